@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from local_shutdown import resources
 from local_shutdown.engines.families import Guess, guess_from_folder, guess_from_name
 from local_shutdown.engines.schema import (
     FamilyRow,
@@ -29,19 +30,6 @@ from local_shutdown.engines.spec import (
     weights_gib,
 )
 from local_shutdown.errors import UsageError
-
-_PACKAGE = Path(__file__).resolve().parents[1]
-
-
-class resources:  # noqa: N801  stands in until local_shutdown.resources is there
-    @staticmethod
-    def models_yaml() -> Path:
-        return _PACKAGE.parent / "models.yaml"
-
-    @staticmethod
-    def data(name: str) -> Path:
-        return _PACKAGE / "data" / name
-
 
 __all__ = ["ModelSpec", "Registry", "cached_folder", "load_registry", "resolve"]
 
@@ -294,7 +282,9 @@ def _kv(row: KvRow | None) -> KvCache | None:
 def _thinking(row: ThinkingRow | str) -> Thinking:
     if isinstance(row, str):
         return Thinking(row)
-    default = {True: "on", False: "off"}.get(row.default, str(row.default))  # type: ignore[call-overload]
+    default = row.default
+    if isinstance(default, bool):
+        default = "on" if default else "off"
     return Thinking(default, row.kwarg, row.efforts, row.effort_kwarg, row.budget_kwarg)
 
 

@@ -143,7 +143,7 @@ class Thinking:
         if budget_tokens is not None:
             if self.budget_kwarg is None:
                 raise UsageError(
-                    f"a thinking budget of {budget_tokens} tokens: the model's chat template has none",
+                    f"a thinking budget of {budget_tokens} tokens: its chat template has none",
                     "Leave the budget out, or limit a whole turn with --max-tokens.",
                 )
             kwargs[self.budget_kwarg] = budget_tokens
@@ -154,7 +154,7 @@ class Thinking:
 
 @dataclass(frozen=True, slots=True)
 class Alternates:
-    """Other parsers this family's checkpoints have been seen to need; named when the probe fails."""
+    """Other parsers checkpoints of the family needed; to be named when the probe fails."""
 
     tool: tuple[str, ...] = ()
     reasoning: tuple[str, ...] = ()
