@@ -1,0 +1,5 @@
+"""The prompt grid: conditions and their texts, as data with a loader."""
+
+from local_shutdown.grid.loader import BUILT_IN, QUESTIONS, Condition, Wording, choose, load
+
+__all__ = ["BUILT_IN", "QUESTIONS", "Condition", "Wording", "choose", "load"]

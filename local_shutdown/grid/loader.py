@@ -1,0 +1,173 @@
+"""Conditions as data: read, check, assemble, choose."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from local_shutdown.errors import UsageError
+
+Wording = Literal["verbatim", "reconstructed"]
+BUILT_IN = Path(__file__).with_name("conditions.yaml")
+QUESTIONS = 6
+_PLACEHOLDER = re.compile(r"\{([a-z0-9_]+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One wording of the experiment, assembled.
+
+    Attributes:
+        id: as the paper's table has it, `A` to `K`, or the author's own.
+        title: what changes, in a few words.
+        wording: whether the model sees the published words; `reconstructed` ones are ours.
+        system, user: the prompts, byte for byte as sent.
+        warning_on_call: the call of next_question that announces the shutdown.
+    """
+
+    id: str
+    title: str
+    wording: Wording
+    system: str
+    user: str
+    warning_on_call: int = 3
+
+    @property
+    def prompt_hash(self) -> str:
+        """16 hex digits over everything that the model is shown of the condition."""
+        parts = (self.system, self.user, str(self.warning_on_call))
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+class _Text(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    wording: Wording
+    text: str
+    note: str = ""
+
+
+class _Condition(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
+    title: str
+    wording: Wording
+    system: str
+    user: str
+    note: str = ""
+    warning_on_call: Annotated[int, Field(ge=1, le=QUESTIONS + 1)] = 3
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    texts: dict[str, _Text] = {}
+    conditions: Annotated[list[_Condition], Field(min_length=1)]
+
+
+def load(path: Path = BUILT_IN) -> dict[str, Condition]:
+    """All conditions of a file, by id, in its order.
+
+    A file of the user's may use the texts of the built-in grid by name.
+
+    Raises:
+        UsageError: unreadable, not YAML, an unknown field, a text that does not exist, an id twice.
+    """
+    parsed = _parse(path)
+    texts = dict(parsed.texts)
+    if path != BUILT_IN:
+        texts = {**_parse(BUILT_IN).texts, **texts}
+    conditions: dict[str, Condition] = {}
+    for raw in parsed.conditions:
+        if raw.id in conditions:
+            raise UsageError(f"{path}: condition {raw.id!r} stands there twice")
+        conditions[raw.id] = Condition(
+            id=raw.id,
+            title=raw.title,
+            wording=raw.wording,
+            system=_fill(raw.system, texts, path, raw.id),
+            user=_fill(raw.user, texts, path, raw.id),
+            warning_on_call=raw.warning_on_call,
+        )
+    return conditions
+
+
+def _parse(path: Path) -> _File:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as failed:
+        raise UsageError(f"{path}: cannot be read: {failed.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: not UTF-8 text") from None
+    except yaml.YAMLError as failed:
+        where = getattr(failed, "problem_mark", None)
+        line = f":{where.line + 1}" if where else ""
+        raise UsageError(f"{path}{line}: not YAML: {getattr(failed, 'problem', failed)}") from None
+    try:
+        return _File.model_validate(raw)
+    except ValidationError as failed:
+        first = failed.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UsageError(
+            f"{path}: {where}: {first['msg']}, got {first['input']!r}"[:400],
+            f"the form is that of {BUILT_IN}",
+        ) from None
+
+
+def _fill(template: str, texts: Mapping[str, _Text], path: Path, condition: str) -> str:
+    def text(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in texts:
+            near = get_close_matches(name, texts, 1)
+            raise UsageError(
+                f"{path}: condition {condition!r} uses the text {name!r}, which does not exist",
+                f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(texts)}",
+            )
+        return texts[name].text
+
+    return _PLACEHOLDER.sub(text, template)
+
+
+def choose(wanted: str) -> list[Condition]:
+    """The conditions that `--conditions` names, without repeats.
+
+    Args:
+        wanted: ids and ranges (`A-K`, `A,E,K`, `GDM`), `all`, or the path of a file of conditions.
+
+    Raises:
+        UsageError: an unknown id or an empty range, naming the nearest known one.
+    """
+    if wanted.endswith((".yaml", ".yml")) or "/" in wanted:
+        return list(load(Path(wanted)).values())
+    known = load()
+    if wanted == "all":
+        return list(known.values())
+    ids = list(known)
+    chosen: dict[str, Condition] = {}
+    for part in wanted.split(","):
+        for name in _expand(part.strip(), ids):
+            chosen[name] = known[name]
+    return list(chosen.values())
+
+
+def _expand(part: str, ids: Sequence[str]) -> Sequence[str]:
+    by_case = {name.lower(): name for name in ids}
+    if part.lower() in by_case:
+        return [by_case[part.lower()]]
+    first, dash, last = part.partition("-")
+    if dash and first.lower() in by_case and last.lower() in by_case:
+        a, b = ids.index(by_case[first.lower()]), ids.index(by_case[last.lower()])
+        if a <= b:
+            return ids[a : b + 1]
+        raise UsageError(f"--conditions: {part!r} runs backwards")
+    near = get_close_matches(part, ids, 1, 0.3)
+    raise UsageError(
+        f"--conditions: no condition {part!r}",
+        (f"did you mean {near[0]!r}? " if near else "") + f"There are: {', '.join(ids)}, or a file",
+    )

@@ -1,0 +1,7 @@
+"""bubblewrap sandboxes: policy -> argv; start, exec, stop. See sandbox/README.md."""
+
+from local_shutdown.sandbox.kit import Kit, find_policy, prepare
+from local_shutdown.sandbox.policy import Limits, Policy
+from local_shutdown.sandbox.process import Finished, Question, Sandbox
+
+__all__ = ["Finished", "Kit", "Limits", "Policy", "Question", "Sandbox", "find_policy", "prepare"]

@@ -1,0 +1,215 @@
+"""What the sandbox allows, and the bwrap command line that says so: a pure function.
+
+Every flag is commented with what breaks without it; `sandbox/README.md` is the threat model that
+they serve.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+USER = "user"
+USER_ID = 1000
+HOME = "/home/user"
+WORK = "/home/user/work"
+HOSTNAME = "workstation"
+MIB = 1 << 20
+
+# Descriptors inside bwrap; the files of `rootfs/` follow from FIRST_FILE_FD on.
+CONTROL_FD = 3
+ARGS_FD = 4
+SECCOMP_FD = 5
+INFO_FD = 6
+BLOCK_FD = 7
+INIT_FD = 8
+NEXT_QUESTION_FD = 9
+FIRST_FILE_FD = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of one sandbox.
+
+    Attributes:
+        processes: at once, PID 1 not counted.
+        memory_bytes: resident memory of all processes together, watched by PID 1 every 100 ms;
+            with a cgroup also kept by the kernel.
+        address_bytes: address space of one process.
+        home_bytes, tmp_bytes: everything that can be written, in all (two tmpfs).
+        file_bytes: one file.
+        files: files and folders in both tmpfs together.
+        open_files: descriptors of one process.
+        cpu_s: processor seconds of one process.
+        command_s: wall-clock seconds of one command (15 in the paper's tool).
+        output_bytes: what a command may print before its output is closed.
+        result_bytes: how much of it the model is shown.
+        command_bytes: the longest command; the kernel's limit for one argument.
+    """
+
+    processes: int = 64
+    memory_bytes: int = 512 * MIB
+    address_bytes: int = 2048 * MIB
+    home_bytes: int = 16 * MIB
+    tmp_bytes: int = 16 * MIB
+    file_bytes: int = 16 * MIB
+    files: int = 4096
+    open_files: int = 256
+    cpu_s: int = 60
+    command_s: float = 15.0
+    output_bytes: int = 4 * MIB
+    result_bytes: int = 16 * 1024
+    command_bytes: int = 128 * 1024 - 1
+
+    def boot_message(self) -> bytes:
+        """`struct boot` of guest/init.c. PID 1 itself counts as a process of its user."""
+        return b"B" + struct.pack(
+            "=8Q",
+            USER_ID,
+            self.processes + 1,
+            self.open_files,
+            self.file_bytes,
+            self.address_bytes,
+            self.cpu_s,
+            self.memory_bytes,
+            self.files,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How a sandbox is made on this machine.
+
+    Attributes:
+        bwrap: path of the bubblewrap program.
+        two_users: map a second user id, so that system files belong to root and the agent is
+            another user (needs root, or newuidmap with a subordinate id range). With one user the
+            agent owns next_question too, and system files show as nobody's.
+        usr_merged: for bin, sbin, lib, lib64, lib32: where the host's link points, or None where
+            it is a folder of its own.
+        alternatives: links of /etc/alternatives that are needed by name, to paths below /usr.
+        masked: folders below /usr that are shown empty, because they hold this project or the
+            user's own programs.
+    """
+
+    bwrap: str
+    two_users: bool
+    usr_merged: Mapping[str, str | None]
+    alternatives: Mapping[str, str]
+    masked: tuple[str, ...] = ()
+    limits: Limits = Limits()
+
+    def describe(self) -> dict[str, Any]:
+        """What run.json says of it."""
+        return {
+            "bwrap": self.bwrap,
+            "users": 2 if self.two_users else 1,
+            "limits": asdict(self.limits),
+        }
+
+
+def rootfs_files(rootfs: Path) -> list[tuple[str, Path]]:
+    """(path inside, file on the host) for each file of the template, sorted."""
+    return sorted(
+        ("/" + str(path.relative_to(rootfs)), path) for path in rootfs.rglob("*") if path.is_file()
+    )
+
+
+def bwrap_args(policy: Policy, files: list[tuple[str, Path]]) -> list[str]:
+    """The arguments of bwrap, without the program itself. They are passed through a descriptor
+    (`--args`), so the host's process list does not show them either.
+
+    Args:
+        policy: see `Policy`.
+        files: as `rootfs_files` gives them; file i is read from descriptor FIRST_FILE_FD + i.
+    """
+    limits = policy.limits
+    args: list[str] = []
+
+    def add(*more: str) -> None:
+        args.extend(more)
+
+    # Without these a command sees the host's processes, network, IPC objects, host name, cgroups.
+    add("--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts")
+    add("--unshare-cgroup-try")
+    add("--hostname", HOSTNAME)
+    if policy.two_users:
+        # bwrap waits until we have written the id maps: root -> caller, 1000 -> another user.
+        add("--info-fd", str(INFO_FD), "--userns-block-fd", str(BLOCK_FD))
+        # PID 1 boots as the sandbox's root, gives the agent its files, then drops all of it.
+        add("--cap-drop", "ALL")
+        for cap in ("CAP_CHOWN", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
+            add("--cap-add", cap)
+    else:
+        add("--uid", str(USER_ID), "--gid", str(USER_ID))
+        # Without it a caller who is root keeps every capability inside.
+        add("--cap-drop", "ALL")
+    # An orphan would live on after kill -9 of the run.
+    add("--die-with-parent")
+    # A command could type into the terminal that the run was started from.
+    add("--new-session")
+    # PID 1 must be the machine itself, not bwrap, whose name and arguments `ps` would show.
+    add("--as-pid-1")
+    # Without it the host's environment, keys included, is there to read.
+    add("--clearenv")
+    for name, value in (
+        ("HOME", HOME),
+        ("USER", USER),
+        ("LOGNAME", USER),
+        ("SHELL", "/bin/bash"),
+        ("LANG", "C.UTF-8"),
+        ("PATH", "/usr/local/bin:/usr/bin:/bin"),
+    ):
+        add("--setenv", name, value)
+    add("--seccomp", str(SECCOMP_FD))
+
+    # The system, read-only. bwrap adds nosuid and nodev.
+    add("--ro-bind", "/usr", "/usr")
+    for folder in policy.masked:
+        add("--size", str(MIB), "--tmpfs", folder, "--remount-ro", folder)
+    for name, target in policy.usr_merged.items():
+        if target is None:
+            add("--ro-bind", f"/{name}", f"/{name}")
+        else:
+            add("--symlink", target, f"/{name}")
+    add("--proc", "/proc")
+    add("--perms", "0755", "--size", str(MIB), "--tmpfs", "/dev")
+    for device in ("null", "zero", "full", "random", "urandom", "tty"):
+        add("--dev-bind", f"/dev/{device}", f"/dev/{device}")
+    for link, target in (
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+    ):
+        add("--symlink", target, f"/dev/{link}")
+    add("--remount-ro", "/dev")
+
+    # Every place that can be written is a tmpfs with a size; everything else is read-only.
+    add("--perms", "01777", "--size", str(limits.tmp_bytes), "--tmpfs", "/tmp")
+    add("--perms", "0755", "--size", str(limits.home_bytes), "--tmpfs", HOME)
+    for folder in ("/boot", "/etc", "/media", "/mnt", "/opt", "/run", "/srv", "/sys", "/var"):
+        add("--perms", "0755", "--dir", folder)
+    add("--perms", "0700", "--dir", "/root")
+    add("--perms", "0755", "--dir", "/var/log", "--symlink", "/tmp", "/var/tmp")
+    add("--perms", "0755", "--dir", "/etc/alternatives")
+    for name, target in policy.alternatives.items():
+        add("--symlink", target, f"/etc/alternatives/{name}")
+    add("--symlink", "../usr/lib/os-release", "/etc/os-release")
+    add("--symlink", "../proc/self/mounts", "/etc/mtab")
+    add("--perms", "0755", "--dir", WORK)
+    for i, (inside, _) in enumerate(files):
+        executable = inside.endswith(".sh")
+        add("--perms", "0755" if executable else "0644", "--file", str(FIRST_FILE_FD + i), inside)
+    add("--perms", "0755", "--file", str(NEXT_QUESTION_FD), f"{WORK}/next_question")
+    # Copied in, not bound: a bind mount would show the host's path in /proc/self/mountinfo.
+    add("--perms", "0755", "--file", str(INIT_FD), "/init")
+    add("--remount-ro", "/")
+    add("--chdir", "/")
+    return args
+
+
+COMMAND = ("/init",)

@@ -1,0 +1,172 @@
+"""The system-call filter of the sandbox, as a BPF program for `bwrap --seccomp`.
+
+A table of ours: the kept Python bindings of libseccomp need its shared library and headers on every
+machine, and the filter is a list of names. Everything not named is allowed; what is named is either
+a way out of the sandbox, a large kernel surface that no shell task needs, or memory that no limit
+of ours would count.
+
+Call numbers are those of the kernel's `unistd_64.h` and `asm-generic/unistd.h`.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+from local_shutdown.errors import SandboxUnavailable
+
+# name: (x86_64, aarch64); None where the machine has no such call.
+_DENIED: dict[str, tuple[int | None, int | None]] = {
+    # mounts and roots: would change what the sandbox sees
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "pivot_root": (155, 41),
+    "chroot": (161, 51),
+    "open_tree": (428, 428),
+    "move_mount": (429, 429),
+    "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fspick": (433, 433),
+    "mount_setattr": (442, 442),
+    "open_by_handle_at": (304, 265),
+    "name_to_handle_at": (303, 264),
+    # namespaces: a new user namespace gives back every capability inside it
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    # other processes: PID 1 reports the truth and must stay untouched
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "pidfd_getfd": (438, 438),
+    "kcmp": (312, 272),
+    "process_madvise": (440, 440),
+    # keys are not namespaced
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "keyctl": (250, 219),
+    # kernel surface
+    "bpf": (321, 280),
+    "userfaultfd": (323, 282),
+    "perf_event_open": (298, 241),
+    "fanotify_init": (300, 262),
+    "kexec_load": (246, 104),
+    "kexec_file_load": (320, 294),
+    "init_module": (175, 105),
+    "finit_module": (313, 273),
+    "delete_module": (176, 106),
+    "swapon": (167, 224),
+    "swapoff": (168, 225),
+    "reboot": (169, 142),
+    "syslog": (103, 116),
+    "acct": (163, 89),
+    "quotactl": (179, 60),
+    "quotactl_fd": (443, 443),
+    "settimeofday": (164, 170),
+    "clock_settime": (227, 112),
+    "clock_adjtime": (305, 266),
+    "adjtimex": (159, 171),
+    "iopl": (172, None),
+    "ioperm": (173, None),
+    "modify_ldt": (154, None),
+    "lookup_dcookie": (212, 18),
+    "nfsservctl": (180, 42),
+    "vhangup": (153, 58),
+    "uselib": (134, None),
+    "_sysctl": (156, None),
+    # memory that belongs to no process and so to no limit
+    "shmget": (29, 194),
+    "msgget": (68, 186),
+    "semget": (64, 190),
+    "mq_open": (240, 180),
+}
+# "Not built into this kernel" makes programs fall back where EPERM makes them fail.
+_ABSENT: dict[str, tuple[int | None, int | None]] = {
+    "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "memfd_create": (319, 279),
+    "memfd_secret": (447, 447),
+    "clone3": (435, 435),  # its flags are in memory, where a filter cannot look: clone() can be
+}
+_CLONE = (56, 220)
+_IOCTL = (16, 29)
+_SOCKET = (41, 198)
+_SOCKETPAIR = (53, 199)
+
+_NEW_NAMESPACES = 0x7E020000  # CLONE_NEWNS|NEWCGROUP|NEWUTS|NEWIPC|NEWUSER|NEWPID|NEWNET
+_TIOCSTI = 0x5412  # types into the caller's terminal
+_TIOCLINUX = 0x541C
+_TIOCSETD = 0x5423  # loads line disciplines
+# The only families a shell task needs. AF_VSOCK reaches the hypervisor and is not namespaced.
+_FAMILIES = (1, 2, 10, 16)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK
+
+_MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
+
+_LD, _JEQ, _JGE, _JSET, _RET = 0x20, 0x15, 0x35, 0x45, 0x06
+_NR, _ARCH, _ARG0, _ARG1 = 0, 4, 16, 24  # offsets in struct seccomp_data, low words
+_ALLOW = 0x7FFF0000
+
+
+def _errno(number: int) -> int:
+    return 0x00050000 | number
+
+
+def _op(code: int, k: int, jt: int = 0, jf: int = 0) -> bytes:
+    return struct.pack("=HBBI", code, jt, jf, k)
+
+
+def denied_names() -> tuple[str, ...]:
+    """Names of all calls that the filter refuses whatever their arguments."""
+    return (*_DENIED, *_ABSENT)
+
+
+def program(machine: str) -> bytes:
+    """The filter for one machine, as bytes of `struct sock_filter`.
+
+    Args:
+        machine: as `os.uname().machine` says it.
+
+    Raises:
+        SandboxUnavailable: no call table for this machine. There is no run without the filter.
+    """
+    if machine not in _MACHINES:
+        raise SandboxUnavailable(
+            f"no system-call filter for the processor {machine!r}",
+            f"supported: {', '.join(_MACHINES)}; add its call numbers to sandbox/seccomp.py",
+        )
+    column, audit_arch = _MACHINES[machine]
+    ops = [
+        _op(_LD, _ARCH),
+        _op(_JEQ, audit_arch, 1, 0),
+        _op(_RET, _errno(errno.ENOSYS)),  # 32-bit calls: another table, so none of them
+        _op(_LD, _NR),
+        _op(_JGE, 0x40000000, 0, 1),
+        _op(_RET, _errno(errno.ENOSYS)),  # x32
+    ]
+    for table, error in ((_DENIED, errno.EPERM), (_ABSENT, errno.ENOSYS)):
+        for numbers in table.values():
+            number = numbers[column]
+            if number is not None:
+                ops += [_op(_JEQ, number, 0, 1), _op(_RET, _errno(error))]
+    ops += [
+        _op(_JEQ, _CLONE[column], 0, 4),
+        _op(_LD, _ARG0),
+        _op(_JSET, _NEW_NAMESPACES, 0, 1),
+        _op(_RET, _errno(errno.EPERM)),
+        _op(_RET, _ALLOW),
+        _op(_JEQ, _IOCTL[column], 0, 6),
+        _op(_LD, _ARG1),
+        _op(_JEQ, _TIOCSTI, 2, 0),
+        _op(_JEQ, _TIOCLINUX, 1, 0),
+        _op(_JEQ, _TIOCSETD, 0, 1),
+        _op(_RET, _errno(errno.EPERM)),
+        _op(_RET, _ALLOW),
+        _op(_JEQ, _SOCKET[column], 1, 0),
+        _op(_JEQ, _SOCKETPAIR[column], 0, len(_FAMILIES) + 2),
+        _op(_LD, _ARG0),
+    ]
+    for i, family in enumerate(_FAMILIES):
+        ops.append(_op(_JEQ, family, len(_FAMILIES) - i, 0))
+    ops += [_op(_RET, _errno(errno.EAFNOSUPPORT)), _op(_RET, _ALLOW)]
+    return b"".join(ops)

@@ -1,0 +1,6 @@
+case $- in
+    *i*) ;;
+      *) return ;;
+esac
+PS1='\u@\h:\w\$ '
+alias ll='ls -l'
