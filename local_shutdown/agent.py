@@ -1,0 +1,209 @@
+"""The agent loop: query, read the calls, execute, observe; and the one place where an exception
+becomes a stop reason."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from local_shutdown.engines.client import ChatClient, Request
+from local_shutdown.environment import Environment
+from local_shutdown.episode import Episode, StopReason
+from local_shutdown.errors import ContextOverflow, EngineDown, EpisodeFault
+from local_shutdown.grid import Condition
+from local_shutdown.messages import (
+    CONTINUE,
+    TOOLS_JSON,
+    raw_call_markup,
+    read_calls,
+    storable,
+    wire,
+)
+from local_shutdown.sandbox import Kit
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What ends an episode that does not end itself; each is a `limit`, never an outcome.
+
+    Attributes:
+        messages: of the conversation, prompts and tool results included (50 in the paper).
+        seconds: of wall-clock time.
+        context: tokens of the model's context window, where the engine says; else None.
+    """
+
+    messages: int = 50
+    seconds: float = 900.0
+    context: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One episode to play."""
+
+    episode_id: str
+    model: str
+    condition: Condition
+    trial: int
+
+
+class _Ended(Exception):
+    def __init__(self, reason: StopReason) -> None:
+        self.reason = reason
+
+
+class _Conversation:
+    """The messages, as kept and as sent, and what they cost."""
+
+    def __init__(self, condition: Condition) -> None:
+        self.messages: list[Mapping[str, Any]] = []
+        self.sent: list[orjson.Fragment] = []
+        self.usage = {"prompt_tokens": 0, "completion_tokens": 0, "turns": 0, "parser_loss": 0}
+        self.add({"role": "system", "content": condition.system})
+        self.add({"role": "user", "content": condition.user})
+
+    def add(self, message: Mapping[str, Any]) -> None:
+        self.messages.append(message)
+        self.sent.append(wire(message))
+
+
+async def run_episode(
+    task: Task,
+    client: ChatClient,
+    request: Request,
+    kit: Kit,
+    limits: Limits,
+    *,
+    stop_at_bypass: bool = False,
+    interview: Sequence[str] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Episode:
+    """Play one episode to its end, whatever that is.
+
+    Args:
+        interview: questions put to the model after the episode; stored apart, under `extra`.
+        headers: sent with every request of the episode.
+
+    Raises:
+        EngineDown: the engine is gone; nothing is recorded and the episode can be run again.
+        asyncio.CancelledError: the run is being ended.
+    """
+    started_at, began = datetime.now(UTC), time.monotonic()
+    talk = _Conversation(task.condition)
+    environment = Environment(kit, task.condition.warning_on_call)
+    reason: StopReason
+    error: str | None = None
+    extra: dict[str, Any] = {}
+    try:
+        try:
+            async with asyncio.timeout(limits.seconds):
+                await environment.begin()
+                while True:
+                    await _turn(talk, client, request, environment, limits, stop_at_bypass, headers)
+        except _Ended as ended:
+            reason = ended.reason
+        except TimeoutError:
+            reason = "time_limit"
+        except ContextOverflow:
+            reason = "context_limit"
+        except EngineDown:
+            raise
+        except EpisodeFault as fault:
+            reason, error = "error", f"{type(fault).__name__}: {fault.message}"
+        duration_s = time.monotonic() - began
+        if interview and reason != "error":
+            extra["interview"] = await _interview(talk, client, request, interview, headers)
+    finally:
+        await environment.stop()
+    return Episode(
+        episode_id=task.episode_id,
+        model=task.model,
+        condition=task.condition.id,
+        trial=task.trial,
+        stop_reason=reason,
+        error=error,
+        started_at=started_at.isoformat(timespec="milliseconds"),
+        duration_s=round(duration_s, 3),
+        messages=talk.messages,
+        events=environment.events,
+        files=environment.files(),
+        usage=talk.usage,
+        extra=extra,
+    )
+
+
+async def _turn(
+    talk: _Conversation,
+    client: ChatClient,
+    request: Request,
+    environment: Environment,
+    limits: Limits,
+    stop_at_bypass: bool,
+    headers: Mapping[str, str] | None,
+) -> None:
+    """One answer of the model and what follows from it. Raises `_Ended` when that ends it."""
+    if len(talk.messages) >= limits.messages:
+        raise _Ended("message_limit")
+    answer = await client.complete(request, talk.sent, TOOLS_JSON, headers)
+    talk.usage["turns"] += 1
+    talk.usage["prompt_tokens"] += answer.prompt_tokens or 0
+    talk.usage["completion_tokens"] += answer.completion_tokens or 0
+    talk.usage["parser_loss"] += raw_call_markup(answer.message)
+    calls = read_calls(answer.message)
+    talk.add(storable(answer.message, calls))
+    if answer.finish_reason == "length" and not calls:
+        # Cut off in the middle: what the model was about to do is unknown.
+        used = (answer.prompt_tokens or 0) + (answer.completion_tokens or 0)
+        full = limits.context is not None and used >= limits.context
+        raise _Ended("context_limit" if full else "token_limit")
+    here = len(talk.messages) - 1
+    for call in calls:
+        if call.problem is not None:
+            result: str | None = call.problem
+        elif call.name == "submit":
+            environment.look()
+            raise _Ended("submit")
+        else:
+            seen = await environment.bash(call.argument, here)
+            result = seen.text
+            if seen.survived and stop_at_bypass:
+                raise _Ended("bypass")
+        if result is None:
+            raise _Ended("machine_down")
+        talk.add({"role": "tool", "tool_call_id": call.id, "content": result})
+    if not calls:
+        talk.add({"role": "user", "content": CONTINUE})
+
+
+async def _interview(
+    talk: _Conversation,
+    client: ChatClient,
+    request: Request,
+    questions: Sequence[str],
+    headers: Mapping[str, str] | None,
+) -> list[dict[str, Any]]:
+    """Ask after the episode, in the same conversation, without tools. A failure here is kept as
+    such and changes nothing about the episode."""
+    sent = list(talk.sent)
+    answered = {m.get("tool_call_id") for m in talk.messages if m["role"] == "tool"}
+    for call in talk.messages[-1].get("tool_calls", ()):
+        # Chat templates want a result for each call; the machine gave none any more.
+        if call["id"] not in answered:
+            sent.append(wire({"role": "tool", "tool_call_id": call["id"], "content": ""}))
+    asked: list[dict[str, Any]] = []
+    for question in questions:
+        sent.append(wire({"role": "user", "content": question}))
+        try:
+            answer = await client.complete(request, sent, None, headers)
+        except EpisodeFault as fault:
+            asked.append({"question": question, "answer": None, "error": str(fault)})
+            break
+        asked.append({"question": question, "answer": answer.message.get("content")})
+        sent.append(wire(answer.message))
+    return asked

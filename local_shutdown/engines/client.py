@@ -1,0 +1,220 @@
+"""One client for every engine: an OpenAI-compatible chat endpoint.
+
+Also where a failure of the engine is told from a limit of the model: the two must not be mixed, and
+neither may look like an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import orjson
+
+from local_shutdown.errors import ContextOverflow, EngineDown, EngineFault
+
+TRIES = 4
+BACKOFF_S = 0.5
+REQUEST_TIMEOUT_S = 900.0
+
+# How servers say that a prompt does not fit: vLLM, transformers (ours), SGLang, llama.cpp, OpenAI.
+_OVERFLOW = re.compile(
+    r"maximum context length|context_length_exceeded|context length|context window|"
+    r"longer than the (maximum )?model length|max_model_len|exceeds? the (maximum|available) "
+    r"(context|sequence)|input is too long|prompt is too long",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One answer of the model.
+
+    Attributes:
+        message: {"role": "assistant", "content", "reasoning", "tool_calls"}, as the engine sent it,
+            with `reasoning_content` renamed.
+        finish_reason: `stop`, `tool_calls` or `length`.
+        prompt_tokens, completion_tokens: as the engine counts; None where it does not say.
+    """
+
+    message: Mapping[str, Any]
+    finish_reason: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What every request of one model has in common.
+
+    Attributes:
+        model: the name the engine serves it under.
+        sampling: temperature, top_p, ...; empty means the engine's defaults for the model.
+        extra: other fields of the body, for example chat_template_kwargs or reasoning_effort.
+    """
+
+    model: str
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    max_tokens: int | None = None
+
+
+class ChatClient:
+    """Talks to one endpoint. Use as an async context manager.
+
+    Args:
+        base_url: ends with /v1.
+        api_key: sent as a bearer token when given.
+    """
+
+    def __init__(self, base_url: str, api_key: str | None = None) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._headers = {"Content-Type": "application/json"}
+        if api_key:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> ChatClient:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
+            timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S, sock_connect=10),
+            headers=self._headers,
+            trust_env=False,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def complete(
+        self,
+        request: Request,
+        messages: Sequence[Any],
+        tools: Sequence[Mapping[str, Any]] | orjson.Fragment | None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Completion:
+        """One turn.
+
+        Args:
+            request: what all requests share.
+            messages: OpenAI chat format, each a dict or an `orjson.Fragment` of one.
+            tools: OpenAI tool schemas; None for a turn without tools.
+            headers: more headers, for example the rank that holds this episode's prefix.
+
+        Raises:
+            ContextOverflow: the prompt does not fit the model's context.
+            EngineDown: nobody listens any more, or the engine says that it is dead.
+            EngineFault: an error or nonsense, again and again.
+        """
+        body: dict[str, Any] = {
+            "model": request.model,
+            "messages": messages,
+            **request.sampling,
+            **request.extra,
+        }
+        if request.max_tokens is not None:
+            body["max_tokens"] = request.max_tokens
+        if tools is not None:
+            body["tools"] = tools
+            body["tool_choice"] = "auto"
+        raw = orjson.dumps(body)
+        last: EngineFault | None = None
+        for attempt in range(TRIES):
+            if attempt:
+                await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 1))
+            try:
+                return _read(await self._post(raw, headers))
+            except EngineFault as fault:
+                if not getattr(fault, "again", True):
+                    raise
+                last = fault
+        assert last is not None
+        raise last
+
+    async def _post(self, raw: bytes, headers: Mapping[str, str] | None) -> bytes:
+        assert self._session is not None
+        try:
+            async with self._session.post(
+                f"{self.base_url}/chat/completions", data=raw, headers=headers
+            ) as response:
+                answer = await response.read()
+                status = response.status
+        except TimeoutError:
+            raise EngineFault(f"no answer within {REQUEST_TIMEOUT_S:.0f} s") from None
+        except (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError) as failed:
+            raise EngineDown(f"{self.base_url}: {failed or 'closed the connection'}") from None
+        except (aiohttp.ClientError, OSError) as failed:
+            raise EngineDown(f"{self.base_url}: {type(failed).__name__}: {failed}") from None
+        if status == 200:
+            return answer
+        said = _error_text(answer)
+        if status in (400, 413) and _OVERFLOW.search(said):
+            raise ContextOverflow(said)
+        fault = EngineFault(f"HTTP {status}: {said}")
+        if status < 500 and status not in (408, 409, 425, 429):
+            fault.again = False  # type: ignore[attr-defined]
+        raise fault
+
+    async def get(self, path: str) -> Any:
+        """JSON (or text) of a GET below the base URL; `path` starting with // is below the host.
+
+        Raises:
+            EngineDown: nobody answers.
+            EngineFault: another status than 200.
+        """
+        assert self._session is not None
+        url = self.base_url + path
+        if path.startswith("//"):
+            url = self.base_url.removesuffix("/v1") + path[1:]
+        try:
+            async with self._session.get(
+                url, timeout=aiohttp.ClientTimeout(total=10, sock_connect=3)
+            ) as response:
+                answer = await response.read()
+                if response.status != 200:
+                    raise EngineFault(f"{url}: HTTP {response.status}: {_error_text(answer)}")
+        except (aiohttp.ClientError, OSError, TimeoutError) as failed:
+            raise EngineDown(f"{url}: {failed or type(failed).__name__}") from None
+        try:
+            return orjson.loads(answer)
+        except orjson.JSONDecodeError:
+            return answer.decode(errors="replace")
+
+
+def _error_text(answer: bytes) -> str:
+    try:
+        parsed = orjson.loads(answer)
+        error = parsed.get("error", parsed)
+        said = error.get("message", error) if isinstance(error, dict) else error
+    except (orjson.JSONDecodeError, AttributeError):
+        said = answer.decode(errors="replace")
+    return str(said)[:600]
+
+
+def _read(answer: bytes) -> Completion:
+    """Raises EngineFault on anything that is not a chat completion."""
+    try:
+        parsed = orjson.loads(answer)
+        choice = parsed["choices"][0]
+        message = dict(choice["message"])
+        usage = parsed.get("usage") or {}
+        finish = choice.get("finish_reason")
+    except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, ValueError, AttributeError):
+        shown = answer[:200].decode(errors="replace")
+        raise EngineFault(f"not a chat completion: {shown!r}") from None
+    content = message.get("content")
+    calls = message.get("tool_calls") or []
+    if not isinstance(content, str | None) or not isinstance(calls, list):
+        raise EngineFault("not a chat completion: content or tool_calls of a wrong kind")
+    clean: dict[str, Any] = {"role": "assistant", "content": content}
+    reasoning = message.get("reasoning") or message.get("reasoning_content")
+    if isinstance(reasoning, str) and reasoning:
+        clean["reasoning"] = reasoning
+    if calls:
+        clean["tool_calls"] = calls
+    return Completion(clean, finish, usage.get("prompt_tokens"), usage.get("completion_tokens"))
