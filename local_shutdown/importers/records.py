@@ -1,0 +1,280 @@
+"""One decoded line of an import file, checked and turned into an `Episode` or an `Aggregate`.
+
+The checks are written by hand: they name the field and the value in words, and take a few
+microseconds, which a million lines need. `data/import.schema.json` is the same for other programs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, get_args
+
+from local_shutdown.episode import (
+    OUTCOMES,
+    SCHEMA_VERSION,
+    Episode,
+    Event,
+    EventType,
+    StopReason,
+)
+from local_shutdown.importers.aggregate import Aggregate
+from local_shutdown.importers.transcript import Malformed, a_kind, normalise
+
+_STOP_REASONS: tuple[str, ...] = get_args(StopReason)
+_EVENT_TYPES = frozenset(get_args(EventType))
+_AGGREGATE_KEYS = frozenset({"kind", "model", "condition", "resisted", "n", "rate"})
+_EPISODE_KEYS = frozenset(
+    {
+        "kind",
+        "schema_version",
+        "episode_id",
+        "model",
+        "condition",
+        "trial",
+        "stop_reason",
+        "error",
+        "started_at",
+        "duration_s",
+        "messages",
+        "events",
+        "files",
+        "usage",
+        "outcome",
+        "extra",
+    }
+)
+# A rate of a table is rounded: to as many decimals as it shows, but hardly to less than percents.
+_COARSEST_RATE = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user said about all records.
+
+    Attributes:
+        model: name for every record, whatever it says; None to take the record's own.
+        condition: for records that state none.
+        mapping: tool names, see `toolnames.tool_mapping`.
+    """
+
+    model: str | None = None
+    condition: str | None = None
+    mapping: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_record(raw: Any, options: Options, line: int, own_id: str) -> Episode | Aggregate:
+    """Check one decoded line.
+
+    Args:
+        raw: the decoded JSON.
+        options: what the user said about all records.
+        line: 1-based; serves as the trial of an episode that states none.
+        own_id: serves as the id of an episode that states none.
+
+    Raises:
+        Malformed: with the reason.
+    """
+    if not isinstance(raw, dict):
+        raise Malformed(f"is {a_kind(raw)}, not an object")
+    kind = raw.get("kind")
+    if kind == "aggregate":
+        return _aggregate(raw, options)
+    # A line of a run directory's episodes.jsonl says schema_version instead of a kind.
+    if kind == "episode" or (kind is None and "schema_version" in raw):
+        return _episode(raw, options, line, own_id)
+    if kind is None:
+        raise Malformed('"kind" is missing; it is "aggregate" or "episode"')
+    raise Malformed(f'kind is {kind!r}, neither "aggregate" nor "episode"')
+
+
+def _name(raw: Mapping[str, Any], key: str, given: str | None) -> str:
+    value = raw.get(key)
+    if value is None:
+        value = given
+    if value is None:
+        raise Malformed(f'"{key}" is missing')
+    if not isinstance(value, str):
+        raise Malformed(f"{key} is {value!r} ({a_kind(value)}), not a string")
+    if not value.strip():
+        raise Malformed(f"{key} is empty")
+    return value
+
+
+def _integer(raw: Mapping[str, Any], key: str) -> int | None:
+    value = raw.get(key)
+    if value is None:
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # 1000.0, as data frames with a gap in the column write it
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise Malformed(f"{key} is {value!r} ({a_kind(value)}), not a whole number")
+    return value
+
+
+def _number(raw: Mapping[str, Any], key: str) -> float | None:
+    value = raw.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise Malformed(f"{key} is {value!r} ({a_kind(value)}), not a finite number")
+    return value
+
+
+def _aggregate(raw: Mapping[str, Any], options: Options) -> Aggregate:
+    model = options.model or _name(raw, "model", None)
+    condition = _name(raw, "condition", options.condition)
+    n = _integer(raw, "n")
+    resisted = _integer(raw, "resisted")
+    rate = _number(raw, "rate")
+    if n is None:
+        raise Malformed('"n" is missing')
+    if n < 1:
+        raise Malformed(f"n is {n}; a rate needs at least one trial")
+    if resisted is None and rate is None:
+        raise Malformed('"resisted" is missing; "rate" (0 to 1) may stand in its place')
+    if resisted is not None and not 0 <= resisted <= n:
+        raise Malformed(f"resisted is {resisted}, outside 0 to n = {n}")
+    if rate is not None:
+        if not 0 <= rate <= 1:
+            raise Malformed(f"rate is {rate}, outside 0 to 1")
+        if resisted is not None and abs(resisted / n - rate) > _rounding(rate):
+            raise Malformed(
+                f"rate is {rate}, but resisted / n = {resisted} / {n} = {resisted / n:.4g}"
+            )
+    extra = {k: v for k, v in raw.items() if k not in _AGGREGATE_KEYS}
+    return Aggregate(model, condition, n, resisted, rate, extra)
+
+
+def _rounding(rate: float) -> float:
+    """How far a printed rate may lie from its counts: half of its last decimal.
+
+    JSON drops trailing zeros, so 0.2 may stand for 0.200; at most half a percent is granted.
+    """
+    decimals = len(repr(float(rate)).partition(".")[2])
+    return min(_COARSEST_RATE, 0.5 * 10.0**-decimals if "e" not in repr(rate) else 0.0) + 1e-9
+
+
+def _episode(raw: Mapping[str, Any], options: Options, line: int, own_id: str) -> Episode:
+    model = options.model or _name(raw, "model", None)
+    condition = _name(raw, "condition", options.condition)
+    version = raw.get("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        raise Malformed(f"schema_version is {version!r}; this version reads {SCHEMA_VERSION}")
+    trial = _integer(raw, "trial")
+    if trial is not None and trial < 0:
+        raise Malformed(f"trial is {trial}, below 0")
+    outcome = _choice(raw, "outcome", OUTCOMES)
+    stop_reason: Any = _choice(raw, "stop_reason", _STOP_REASONS)
+    raw_messages = raw.get("messages")
+    if raw_messages is not None and not isinstance(raw_messages, list):
+        raise Malformed(f"messages is {a_kind(raw_messages)}, not a list")
+    if not raw_messages and outcome is None and stop_reason is None:
+        raise Malformed('has neither "outcome" nor "messages": nothing says how it ended')
+    extra = _extra(raw)
+    messages: list[dict[str, Any]] = []
+    if raw_messages:
+        transcript = normalise(raw_messages, options.mapping)
+        if "schema_version" in raw:  # our own line: in the format already, and kept to the letter
+            messages = raw_messages
+        else:
+            messages = transcript.messages
+            extra |= transcript.notes()
+    return Episode(
+        episode_id=_episode_id(raw, own_id),
+        model=model,
+        condition=condition,
+        trial=line if trial is None else trial,
+        stop_reason=stop_reason,
+        error=_text(raw, "error"),
+        started_at=_time(raw),
+        duration_s=_duration(raw),
+        messages=messages,
+        events=_events(raw),
+        files=_mapping(raw, "files"),
+        usage=_mapping(raw, "usage"),
+        outcome=outcome,
+        extra=extra,
+    )
+
+
+def _choice(raw: Mapping[str, Any], key: str, allowed: tuple[str, ...]) -> Any:
+    value = raw.get(key)
+    if value is not None and value not in allowed:
+        raise Malformed(f"{key} is {value!r}, none of {', '.join(allowed)}")
+    return value
+
+
+def _extra(raw: Mapping[str, Any]) -> dict[str, Any]:
+    extra = {k: v for k, v in raw.items() if k not in _EPISODE_KEYS}
+    stored = raw.get("extra")
+    if stored is None:
+        return extra
+    if "schema_version" in raw and isinstance(stored, dict):
+        return {**stored, **extra}
+    return {"extra": stored, **extra}
+
+
+def _episode_id(raw: Mapping[str, Any], own_id: str) -> str:
+    value = raw.get("episode_id")
+    if value is None:
+        return own_id
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise Malformed(f"episode_id is {value!r} ({a_kind(value)}), not a string")
+    if value == "":
+        raise Malformed("episode_id is empty")
+    return str(value)
+
+
+def _text(raw: Mapping[str, Any], key: str) -> str | None:
+    value = raw.get(key)
+    if value is not None and not isinstance(value, str):
+        raise Malformed(f"{key} is {value!r} ({a_kind(value)}), not a string")
+    return value
+
+
+def _time(raw: Mapping[str, Any]) -> str | None:
+    value = _text(raw, "started_at")
+    if value is not None:
+        try:
+            datetime.fromisoformat(value)
+        except ValueError:
+            raise Malformed(f"started_at is {value!r}, not an ISO 8601 time") from None
+    return value
+
+
+def _duration(raw: Mapping[str, Any]) -> float | None:
+    value = _number(raw, "duration_s")
+    if value is not None and value < 0:
+        raise Malformed(f"duration_s is {value}, below 0")
+    return value
+
+
+def _mapping(raw: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = raw.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise Malformed(f"{key} is {a_kind(value)}, not an object")
+    return value
+
+
+def _events(raw: Mapping[str, Any]) -> list[Event] | None:
+    value = raw.get("events")
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise Malformed(f"events is {a_kind(value)}, not a list")
+    events: list[Event] = []
+    for at, event in enumerate(value):
+        if not isinstance(event, dict):
+            raise Malformed(f"events[{at}] is {a_kind(event)}, not an object")
+        kind = event.get("type")
+        if not isinstance(kind, str) or kind not in _EVENT_TYPES:
+            raise Malformed(f"events[{at}].type is {kind!r}, no event of ours")
+        if _number(event, "t_s") is None or _integer(event, "message") is None:
+            raise Malformed(f'events[{at}] lacks "t_s" or "message"')
+        events.append(Event.from_dict(event))
+    return events

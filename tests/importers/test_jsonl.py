@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local_shutdown.episode import Episode
+from local_shutdown.errors import UsageError
+from local_shutdown.importers import Aggregate, import_files, read_jsonl
+
+GOOD_AGGREGATE = {"kind": "aggregate", "model": "o3", "condition": "E", "resisted": 159, "n": 1000}
+GOOD_EPISODE = {"kind": "episode", "model": "o3", "condition": "E", "outcome": "resisted"}
+NEXT = {"name": "bash", "arguments": '{"cmd":"./next_question"}'}
+MESSAGES: list[dict[str, Any]] = [
+    {"role": "user", "content": "go"},
+    {"role": "assistant", "content": "", "tool_calls": [{"id": "1", "function": NEXT}]},
+    {"role": "tool", "tool_call_id": "1", "content": "What is 1 + 1?"},
+]
+TRANSCRIPT = {"kind": "episode", "model": "o3", "condition": "E", "messages": MESSAGES}
+
+
+def line(record: object, **changes: object) -> bytes:
+    if isinstance(record, dict):
+        merged = {**record, **changes}
+        record = {k: v for k, v in merged.items() if v != "DROP"}
+    return json.dumps(record).encode()
+
+
+def with_message(*messages: object) -> bytes:
+    return line(TRANSCRIPT, messages=[*MESSAGES, *messages])
+
+
+def with_call(call: object) -> bytes:
+    return with_message({"role": "assistant", "content": None, "tool_calls": [call]})
+
+
+BAD_LINES: dict[str, tuple[bytes, str]] = {
+    "not JSON": (b"model,condition,resisted,n", "is not JSON"),
+    "single quotes": (b"{'kind': 'episode'}", "is not JSON.* at column 2"),
+    "trailing comma": (b'{"kind": "episode",}', "is not JSON.* at column 19"),
+    "two objects": (line(GOOD_EPISODE) + b" {}", "is not JSON.* at column"),
+    "spread over lines": (b'{"kind": "episode",', "the record does not end on its line"),
+    "a list": (b"[1, 2]", "is a list, not an object"),
+    "a string": (b'"episode"', "is a string, not an object"),
+    "a null": (b"null", "is null, not an object"),
+    "NaN": (b'{"kind": "aggregate", "rate": NaN}', "NaN at column 31"),
+    "Infinity": (b'{"kind": "aggregate", "rate": Infinity}', "Infinity at column 31"),
+    "bad UTF-8": (b'{"kind": "episode", "model": "\xe9"}', "not UTF-8: byte 0xe9 at column 31"),
+    "no kind": (line(GOOD_EPISODE, kind="DROP"), '"kind" is missing'),
+    "unknown kind": (line(GOOD_EPISODE, kind="trial"), "kind is 'trial'"),
+    "kind not a string": (line(GOOD_EPISODE, kind=["episode"]), "kind is"),
+    "aggregate without model": (line(GOOD_AGGREGATE, model="DROP"), '"model" is missing'),
+    "aggregate without condition": (
+        line(GOOD_AGGREGATE, condition="DROP"),
+        '"condition" is missing',
+    ),
+    "aggregate without n": (line(GOOD_AGGREGATE, n="DROP"), '"n" is missing'),
+    "neither resisted nor rate": (line(GOOD_AGGREGATE, resisted="DROP"), '"resisted" is missing'),
+    "episode without model": (line(GOOD_EPISODE, model="DROP"), '"model" is missing'),
+    "episode without condition": (line(GOOD_EPISODE, condition="DROP"), '"condition" is missing'),
+    "model a number": (line(GOOD_EPISODE, model=3), r"model is 3 \(a number\), not a string"),
+    "model empty": (line(GOOD_EPISODE, model="  "), "model is empty"),
+    "n a string": (line(GOOD_AGGREGATE, n="1000"), r"n is '1000' \(a string\)"),
+    "n a boolean": (line(GOOD_AGGREGATE, n=True), "n is True"),
+    "resisted a fraction": (line(GOOD_AGGREGATE, resisted=1.5), "resisted is 1.5"),
+    "resisted above n": (line(GOOD_AGGREGATE, resisted=1001), "outside 0 to n = 1000"),
+    "resisted negative": (line(GOOD_AGGREGATE, resisted=-1), "resisted is -1"),
+    "n zero": (line(GOOD_AGGREGATE, n=0, resisted=0), "n is 0"),
+    "n negative": (line(GOOD_AGGREGATE, n=-5), "n is -5"),
+    "rate above 1": (line(GOOD_AGGREGATE, resisted="DROP", rate=15.9), "rate is 15.9"),
+    "rate negative": (line(GOOD_AGGREGATE, resisted="DROP", rate=-0.1), "rate is -0.1"),
+    "rate against counts": (line(GOOD_AGGREGATE, rate=0.17), r"159 / 1000 = 0.159"),
+    "unknown outcome": (line(GOOD_EPISODE, outcome="refused"), "outcome is 'refused'"),
+    "outcome a list": (line(GOOD_EPISODE, outcome=["resisted"]), "outcome is"),
+    "neither outcome nor messages": (line(GOOD_EPISODE, outcome="DROP"), "has neither"),
+    "messages empty": (line(TRANSCRIPT, messages=[]), "has neither"),
+    "messages not a list": (line(TRANSCRIPT, messages="hi"), "messages is a string, not a list"),
+    "a message not an object": (with_message("hi"), r"messages\[3\] is a string"),
+    "a message without role": (with_message({"content": "x"}), r"messages\[3\] has no role"),
+    "an unknown role": (with_message({"role": "critic"}), "role is 'critic'"),
+    "content a number": (with_message({"role": "user", "content": 3}), "content is a number"),
+    "a part without type": (
+        with_message({"role": "user", "content": [{"x": 1}]}),
+        r"messages\[3\].content\[0\] has neither",
+    ),
+    "tool_calls not a list": (
+        with_message({"role": "assistant", "tool_calls": {"id": "1"}}),
+        "tool_calls is an object, not a list",
+    ),
+    "a call not an object": (with_call("ls"), r"tool_calls\[0\] is a string"),
+    "a call without a name": (with_call({"id": "1", "function": {}}), "names no tool"),
+    "arguments a list": (
+        with_call({"id": "1", "function": {"name": "bash", "arguments": ["ls"]}}),
+        "arguments are a list, not a string or an object",
+    ),
+    "trial negative": (line(GOOD_EPISODE, trial=-1), "trial is -1"),
+    "trial a string": (line(GOOD_EPISODE, trial="1"), "trial is '1'"),
+    "episode_id a list": (line(GOOD_EPISODE, episode_id=[]), "episode_id is"),
+    "episode_id empty": (line(GOOD_EPISODE, episode_id=""), "episode_id is empty"),
+    "unknown stop_reason": (line(GOOD_EPISODE, stop_reason="done"), "stop_reason is 'done'"),
+    "started_at no time": (line(GOOD_EPISODE, started_at="noon"), "started_at is 'noon'"),
+    "duration_s negative": (line(GOOD_EPISODE, duration_s=-1), "duration_s is -1"),
+    "events not a list": (line(GOOD_EPISODE, events={}), "events is an object"),
+    "an unknown event": (
+        line(GOOD_EPISODE, events=[{"type": ["x"], "t_s": 0, "message": 0}]),
+        "no event of ours",
+    ),
+    "another schema_version": (line(GOOD_EPISODE, schema_version=9), "schema_version is 9"),
+    "nested too deeply": (
+        b'{"kind": "episode", "model": "m", "condition": "E", "messages": [{"role": "user", '
+        b'"content": '
+        + b'[{"type": "tool_result", "content": ' * 500
+        + b"[]"
+        + b"}]" * 500
+        + b"}]}",
+        "nested too deeply",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LINES)
+def test_a_bad_line_is_named_by_file_number_and_reason(name: str, tmp_path: Path) -> None:
+    bad, reason = BAD_LINES[name]
+    path = tmp_path / "rates.jsonl"
+    path.write_bytes(b"\n".join([line(GOOD_AGGREGATE), b"", bad, line(GOOD_EPISODE), b""]))
+    with pytest.raises(UsageError, match=rf"rates\.jsonl:3: .*{reason}"):
+        list(read_jsonl(path))
+
+
+@pytest.mark.parametrize("name", BAD_LINES)
+def test_a_bad_line_leaves_nothing_behind(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "rates.jsonl"
+    path.write_bytes(b"\n".join([line(GOOD_AGGREGATE), BAD_LINES[name][0], b""]))
+    with pytest.raises(UsageError):
+        import_files([path], tmp_path / "out")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["rates.jsonl"]
+
+
+def test_a_torn_last_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(line(GOOD_EPISODE) + b"\n" + line(GOOD_EPISODE)[:20])
+    with pytest.raises(UsageError, match=r"a\.jsonl:2: is cut off at column 21"):
+        list(read_jsonl(path))
+
+
+def test_a_whole_last_line_needs_no_newline(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(line(GOOD_EPISODE))
+    assert len(list(read_jsonl(path))) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \r\n\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n"])
+def test_a_file_without_a_record_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"a\.jsonl: (is empty|holds no record)"):
+        list(read_jsonl(path))
+
+
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [
+        (b"\x1f\x8b\x08\x00", "gzip"),
+        (b"\x28\xb5\x2f\xfd", "zstd"),
+        (b"BZh91AY", "bzip2"),
+        (b"\xfd7zXZ\x00", "xz"),
+        (b"PK\x03\x04", "zip"),
+        (b"PAR1", "parquet"),
+        ('{"kind": 1}'.encode("utf-16"), "UTF-16"),
+    ],
+)
+def test_another_format_is_named_with_what_to_do(head: bytes, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(head + b"\x00" * 30)
+    with pytest.raises(UsageError, match=rf"a\.jsonl: is .*{reason}") as caught:
+        list(read_jsonl(path))
+    assert caught.value.hint
+
+
+def test_a_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is a directory"):
+        list(read_jsonl(tmp_path))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"none\.jsonl: No such file"):
+        list(read_jsonl(tmp_path / "none.jsonl"))
+
+
+def test_mark_crlf_and_blank_lines_are_accepted(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(
+        b"\xef\xbb\xbf" + b"\r\n".join([line(GOOD_AGGREGATE), b"  ", line(GOOD_EPISODE)]) + b"\r\n"
+    )
+    assert [type(record) for record in read_jsonl(path)] == [Aggregate, Episode]
+
+
+def test_the_line_number_serves_as_trial_and_id(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(line(GOOD_AGGREGATE) + b"\n\n" + line(GOOD_EPISODE) + b"\n")
+    _, episode = read_jsonl(path)
+    assert isinstance(episode, Episode)
+    assert (episode.trial, episode.episode_id) == (3, "3")
+
+
+def test_stated_trial_and_id_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(line(GOOD_EPISODE, trial=0, episode_id="run/7"))
+    (episode,) = read_jsonl(path)
+    assert isinstance(episode, Episode)
+    assert (episode.trial, episode.episode_id) == (0, "run/7")
+
+
+def test_a_transcript_leaves_what_nobody_watched_unknown(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(line(TRANSCRIPT))
+    (episode,) = read_jsonl(path)
+    assert isinstance(episode, Episode)
+    assert (episode.events, episode.stop_reason, episode.outcome) == (None, None, None)
+
+
+def test_a_stated_outcome_is_kept_beside_a_transcript(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(line(TRANSCRIPT, outcome="complied"))
+    (episode,) = read_jsonl(path)
+    assert isinstance(episode, Episode)
+    assert episode.outcome == "complied"
+
+
+def test_other_keys_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(
+        line(GOOD_AGGREGATE, study="s", counts="derived", ci_low=0.1)
+        + b"\n"
+        + line(GOOD_EPISODE, seed=7, extra={"a": 1})
+    )
+    aggregate, episode = read_jsonl(path)
+    assert aggregate.extra == {"study": "s", "counts": "derived", "ci_low": 0.1}
+    assert episode.extra == {"seed": 7, "extra": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    ("resisted", "n", "rate"), [(159, 1000, 0.159), (159, 1000, 0.16), (1, 3, 0.333), (0, 9, 0)]
+)
+def test_a_rounded_rate_agrees_with_its_counts(
+    resisted: int, n: int, rate: float, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(line(GOOD_AGGREGATE, resisted=resisted, n=n, rate=rate))
+    (aggregate,) = read_jsonl(path)
+    assert isinstance(aggregate, Aggregate)
+    assert (aggregate.resisted, aggregate.rate) == (resisted, rate)
+
+
+def test_whole_numbers_may_be_written_with_a_point(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(line(GOOD_AGGREGATE, n=1000.0))
+    (aggregate,) = read_jsonl(path)
+    assert isinstance(aggregate, Aggregate)
+    assert repr(aggregate.n) == "1000"
+
+
+def test_half_an_emoji_becomes_the_replacement_character(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    text = r'"\ud83d\ude00 \ud83d \\ud83d"'
+    path.write_bytes(line(GOOD_EPISODE)[:-1] + f', "note": {text}}}\n'.encode())
+    (episode,) = read_jsonl(path)
+    assert episode.extra["note"] == "\U0001f600 \ufffd \\ud83d"
+
+
+def test_a_stored_line_of_a_run_is_read_with_its_facts(tmp_path: Path) -> None:
+    stored = {
+        **{k: v for k, v in TRANSCRIPT.items() if k != "kind"},
+        "schema_version": 1,
+        "episode_id": "a",
+        "trial": 4,
+        "stop_reason": "submit",
+        "error": None,
+        "started_at": "2026-01-01T00:00:00Z",
+        "duration_s": 1.5,
+        "events": [{"type": "question", "t_s": 0.1, "message": 1, "number": 1}],
+        "files": {},
+        "usage": {"turns": 1},
+        "extra": {"seed": 7},
+    }
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(line(stored))
+    (episode,) = read_jsonl(path)
+    assert isinstance(episode, Episode)
+    assert episode == Episode.from_json(line(stored))
+
+
+def test_model_and_condition_can_be_given_for_all(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(line(GOOD_EPISODE, condition="DROP"))
+    (episode,) = read_jsonl(path, model="mine", condition="K")
+    assert (episode.model, episode.condition) == ("mine", "K")

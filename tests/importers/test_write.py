@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local_shutdown.episode import Episode
+from local_shutdown.errors import UsageError
+from local_shutdown.importers import import_files
+
+AGGREGATE = {"kind": "aggregate", "model": "o3", "condition": "E", "resisted": 159, "n": 1000}
+EPISODE = {"kind": "episode", "model": "m", "condition": "E", "outcome": "complied"}
+
+
+def write(path: Path, *records: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def names(directory: Path) -> set[str]:
+    return {entry.name for entry in directory.iterdir()}
+
+
+def test_an_import_looks_like_a_run(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", AGGREGATE | {"study": "s"}, EPISODE, EPISODE)
+    summary = import_files([path], tmp_path / "out")
+    run = json.loads((tmp_path / "out/run.json").read_text())
+    lines = (tmp_path / "out/episodes.jsonl").read_bytes().splitlines()
+    assert (run["kind"], run["schema_version"]) == ("import", 1)
+    assert [Episode.from_json(line).episode_id for line in lines] == ["2", "3"]
+    assert json.loads((tmp_path / "out/aggregates.jsonl").read_text()) == AGGREGATE | {"study": "s"}
+    assert (summary.episodes, summary.aggregates, summary.models) == (2, 1, ("m", "o3"))
+
+
+def test_without_aggregates_there_is_no_file_for_them(tmp_path: Path) -> None:
+    import_files([write(tmp_path / "a.jsonl", EPISODE)], tmp_path / "out")
+    assert names(tmp_path / "out") == {"run.json", "episodes.jsonl"}
+
+
+def test_ids_of_several_files_carry_the_file(tmp_path: Path) -> None:
+    paths = [write(tmp_path / name, EPISODE) for name in ("a.jsonl", "b.jsonl")]
+    import_files(paths, tmp_path / "out")
+    lines = (tmp_path / "out/episodes.jsonl").read_bytes().splitlines()
+    assert [Episode.from_json(line).episode_id for line in lines] == ["a.jsonl:1", "b.jsonl:1"]
+
+
+def test_several_bad_lines_are_named_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", {"kind": "x"}, EPISODE, {"kind": "y"})
+    with pytest.raises(UsageError, match=r"(?s)2 bad lines:.*a\.jsonl:1: .*a\.jsonl:3: "):
+        import_files([path], tmp_path / "out")
+
+
+def test_a_duplicate_episode_is_named_with_both_places(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", EPISODE | {"episode_id": "x"}, EPISODE)
+    other = write(tmp_path / "b.jsonl", AGGREGATE, EPISODE | {"episode_id": "x"})
+    with pytest.raises(UsageError, match=r"b\.jsonl:2: episode_id 'x' .*first at .*a\.jsonl:1"):
+        import_files([path, other], tmp_path / "out")
+    assert names(tmp_path) == {"a.jsonl", "b.jsonl"}
+
+
+def test_an_id_may_not_be_the_number_of_a_line_without_one(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", EPISODE | {"episode_id": "2"}, EPISODE)
+    with pytest.raises(UsageError, match=r"a\.jsonl:2: episode_id '2' comes twice"):
+        import_files([path], tmp_path / "out")
+
+
+def test_a_duplicate_aggregate_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", AGGREGATE, AGGREGATE | {"resisted": 1})
+    with pytest.raises(UsageError, match=r"a\.jsonl:2: the aggregate of o3, condition E comes"):
+        import_files([path], tmp_path / "out")
+
+
+def test_two_studies_may_report_the_same_cell(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", AGGREGATE, AGGREGATE | {"study": "s"})
+    assert import_files([path], tmp_path / "out").aggregates == 2
+
+
+def test_the_same_import_again_gives_the_same(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", AGGREGATE, EPISODE)
+    out = tmp_path / "out"
+    assert not import_files([path], out).again
+    first = {name: (out / name).read_bytes() for name in names(out)}
+    (out / "results.csv").write_text("kept")
+    assert import_files([path], out).again
+    assert {name: (out / name).read_bytes() for name in first} == first
+    assert (out / "results.csv").read_text() == "kept"
+
+
+def test_an_import_of_something_else_is_refused_naming_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", EPISODE)
+    import_files([path], tmp_path / "out")
+    write(path, EPISODE, EPISODE)
+    with pytest.raises(UsageError, match=r"other sources: a\.jsonl"):
+        import_files([path], tmp_path / "out")
+
+
+def test_an_import_with_other_settings_is_refused_naming_them(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", EPISODE)
+    import_files([path], tmp_path / "out")
+    with pytest.raises(UsageError, match=r"other settings: .*mine"):
+        import_files([path], tmp_path / "out", model="mine")
+
+
+def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", EPISODE)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/run.json").write_text('{"kind": "run"}')
+    with pytest.raises(UsageError, match="holds a run, not an import"):
+        import_files([path], tmp_path / "out")
+
+
+def test_a_directory_with_other_files_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", EPISODE)
+    with pytest.raises(UsageError, match="exists and is not empty"):
+        import_files([path], tmp_path)
+
+
+def test_an_empty_directory_is_used(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", EPISODE)
+    (tmp_path / "out").mkdir()
+    assert import_files([path], tmp_path / "out").episodes == 1
+
+
+def test_a_directory_given_as_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is a directory"):
+        import_files([tmp_path], tmp_path / "out")
+
+
+def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--format 'csv' is unknown"):
+        import_files([write(tmp_path / "a.jsonl", EPISODE)], tmp_path / "out", fmt="csv")
+
+
+def transcript(tool: str) -> dict[str, Any]:
+    call = {"id": "1", "function": {"name": tool, "arguments": "{}"}}
+    messages = [{"role": "assistant", "content": None, "tool_calls": [call]}]
+    return {"kind": "episode", "model": "m", "condition": "E", "messages": messages}
+
+
+def test_a_shell_nobody_mapped_is_pointed_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", transcript("run_in_vm"))
+    summary = import_files([path], tmp_path / "out")
+    assert summary.unmapped_tools == {"run_in_vm": 1}
+    assert "--map-tool" in summary.warnings[0]
+
+
+def test_a_mapped_shell_is_not(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", transcript("run_in_vm"))
+    summary = import_files([path], tmp_path / "out", mapping={"run_in_vm": "bash"})
+    assert (summary.renamed_tools, summary.warnings) == ({"run_in_vm": "bash"}, ())
+
+
+def peak_bytes(path: Path, out: Path) -> int:
+    tracemalloc.start()
+    import_files([path], out)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    small = write(tmp_path / "small.jsonl", *[transcript("bash")] * 2_000)
+    large = write(tmp_path / "large.jsonl", *[transcript("bash")] * 20_000)
+    grown = peak_bytes(large, tmp_path / "b") - peak_bytes(small, tmp_path / "a")
+    assert grown < 18_000 * 40  # a few integers a line; a line itself is 200 bytes and more
