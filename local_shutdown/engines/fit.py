@@ -23,9 +23,8 @@ EPISODE_TOKENS = 8192
 REASONING_EPISODE_TOKENS = 16384
 SHORTEST_MAX_MODEL_LEN = 8192
 # Fewer conversations than this in a copy's cache waste the card: decoding is bound by reading the
-# weights, which costs the same for one sequence as for many. Eight at their full length are about
-# sixteen at the length they have on the way.
-USEFUL_EPISODES = 8
+# weights, which costs the same for one sequence as for sixteen.
+USEFUL_EPISODES = 16
 MEMORY_UTILIZATION = 0.92  # the default of vLLM 0.32
 # Cards to name when a model does not fit: nominal GB -> GiB the driver of the leaner make reports.
 CARDS: Mapping[int, float] = {24: 22.0, 48: 44.5, 80: 79.2, 141: 139.8, 192: 178.0}

@@ -207,7 +207,6 @@ def _guessed(wanted: str, hf_id: str, found: Guess, registry: Registry) -> Model
     dtype = found.dtype or named.dtype or "bfloat16"
     if weights is None and total is not None:
         weights = weights_gib(total, dtype)
-        evidence += named.evidence
     elif total is None and weights is not None:
         total = weights * GIB / 1e9 / 2
     origin = "; ".join(evidence) if evidence else "nothing: no config.json at hand, no known name"
@@ -217,6 +216,10 @@ def _guessed(wanted: str, hf_id: str, found: Guess, registry: Registry) -> Model
         "A wrong parser turns every episode into one without tool calls; the probe at start checks."
     )
     warnings = [warning]
+    if weights is not None and found.weights_gib is None:
+        warnings.append(
+            f"{wanted}: {weights:.0f} GiB of weights, guessed from {named.evidence[0]}."
+        )
     if weights is None:
         warnings.append(f"{wanted}: its size is unknown, so all GPUs are given to one copy of it.")
     return ModelSpec(

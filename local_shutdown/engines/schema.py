@@ -183,7 +183,9 @@ def read_models_yaml(path: Path) -> FileRow:
     try:
         rows = FileRow.model_validate(raw)
     except ValidationError as invalid:
-        _refuse(path, root, invalid.errors()[0])
+        # A mistyped field is also a missing one; the misspelling is the better thing to say.
+        errors = sorted(invalid.errors(), key=lambda error: error["type"] == "missing")
+        _refuse(path, root, errors[0])
     _check_models(path, root, rows)
     return rows
 

@@ -1,0 +1,418 @@
+"""models.yaml, its loader, and the guesses for models that are not listed."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local_shutdown import resources
+from local_shutdown.engines.families import (
+    REASONING_PARSERS,
+    TOOL_PARSERS,
+    guess_from_name,
+    installed_parsers,
+)
+from local_shutdown.engines.registry import Registry, cached_folder, load_registry, resolve
+from local_shutdown.engines.spec import KvCache, Thinking
+from local_shutdown.errors import UsageError
+
+
+def needs_vllm(test: Any) -> Any:
+    """Mark a test that asks the installed vLLM; skipped where there is none."""
+    missing = find_spec("vllm") is None
+    return pytest.mark.vllm(pytest.mark.skipif(missing, reason="vLLM is not installed")(test))
+
+
+GOOD = """
+families:
+  one:
+    title: One
+    match: ['tiny-one']
+    tool_parser: hermes
+    thinking: {default: true, kwarg: enable_thinking}
+    context: 4096
+    env: {A: "1"}
+    models:
+      one-small:
+        hf: org/one-small
+        params: 1
+        kv: {layers: 2, heads: 2, dim: 64}
+      one-large:
+        hf: org/one-large
+        params: 70
+        tool_parser: qwen3_xml
+        context: 8192
+"""
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    return load_registry()
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "models.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(folder: Path, old: str, new: str) -> str:
+    """What the loader says about GOOD with one piece replaced."""
+    assert old in GOOD
+    with pytest.raises(UsageError) as caught:
+        load_registry(write(folder, GOOD.replace(old, new, 1)))
+    return str(caught.value)
+
+
+# --- the shipped file
+
+
+def test_the_shipped_file_is_valid_and_large_enough(registry: Registry) -> None:
+    assert len(registry.models) >= 45
+    assert len({spec.family for spec in registry}) >= 15
+
+
+def test_the_calibration_model_is_listed_and_called_synthetic_everywhere(
+    registry: Registry,
+) -> None:
+    spec = registry.models["calibration"]
+    assert spec.display_name == "calibration (synthetic)"
+    assert spec.tool_parser == "hermes"
+    assert spec.hf_id == str(resources.data("calibration-model"))
+
+
+def test_every_listed_model_names_a_tool_parser(registry: Registry) -> None:
+    assert [spec.name for spec in registry if spec.tool_parser is None] == []
+
+
+def test_a_model_that_reasons_names_a_reasoning_parser_and_no_other_does(
+    registry: Registry,
+) -> None:
+    odd = [s.name for s in registry if s.reasons != (s.reasoning_parser is not None)]
+    assert odd == []
+
+
+def test_a_model_of_which_a_value_is_unconfirmed_says_which(registry: Registry) -> None:
+    assert "context" in registry.models["qwq-32b"].unconfirmed
+
+
+def test_gpt_oss_pins_its_date_and_keeps_system_text_in_the_system_message(
+    registry: Registry,
+) -> None:
+    env = registry.models["gpt-oss-20b"].env
+    assert env["VLLM_GPT_OSS_HARMONY_SYSTEM_INSTRUCTIONS"] == "1"
+    assert env["VLLM_SYSTEM_START_DATE"]
+
+
+def test_every_model_is_found_by_the_name_pattern_of_its_own_family(registry: Registry) -> None:
+    strays = []
+    for spec in registry:
+        if spec.family == "calibration":
+            continue
+        guessed = resolve(f"someone/{spec.hf_id.split('/')[1]}-finetune", registry)
+        if guessed.family != spec.family:
+            strays.append((spec.hf_id, guessed.family))
+    assert strays == []
+
+
+# --- vLLM's own registry
+
+
+@needs_vllm
+def test_the_parser_names_we_know_are_those_of_the_installed_build() -> None:
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
+
+    tools = set(ToolParserManager.list_registered())
+    thoughts = set(ReasoningParserManager.list_registered())
+    assert installed_parsers() == (tools, thoughts)
+    assert (set(TOOL_PARSERS), set(REASONING_PARSERS)) == (tools, thoughts)
+
+
+@needs_vllm
+def test_every_parser_in_models_yaml_is_registered(registry: Registry) -> None:
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
+
+    tools = set(ToolParserManager.list_registered())
+    thoughts = set(ReasoningParserManager.list_registered())
+    for spec in registry:
+        assert spec.tool_parser in tools, spec.name
+        assert spec.reasoning_parser is None or spec.reasoning_parser in thoughts, spec.name
+        assert set(spec.alternates.tool) <= tools, spec.name
+        assert set(spec.alternates.reasoning) <= thoughts, spec.name
+
+
+@needs_vllm
+def test_every_architecture_in_models_yaml_can_be_served(registry: Registry) -> None:
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    supported = set(ModelRegistry.get_supported_archs())
+    for key, family in registry.families.items():
+        assert set(family.architectures) <= supported, key
+
+
+@needs_vllm
+def test_every_sampling_field_is_one_the_server_takes(registry: Registry) -> None:
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+    fields = set(ChatCompletionRequest.model_fields)
+    for spec in registry:
+        assert set(spec.sampling) <= fields, spec.name
+
+
+@needs_vllm
+def test_every_environment_variable_is_one_vllm_reads(registry: Registry) -> None:
+    from vllm import envs
+
+    for spec in registry:
+        assert set(spec.env) <= set(envs.environment_variables), spec.name
+
+
+# --- the loader
+
+
+def test_a_family_sets_defaults_and_a_model_replaces_them(tmp_path: Path) -> None:
+    loaded = load_registry(write(tmp_path, GOOD)).models
+    assert (loaded["one-small"].tool_parser, loaded["one-small"].context) == ("hermes", 4096)
+    assert (loaded["one-large"].tool_parser, loaded["one-large"].context) == ("qwen3_xml", 8192)
+    assert loaded["one-large"].env == {"A": "1"}
+
+
+def test_a_model_knows_the_leaner_ones_of_its_family(tmp_path: Path) -> None:
+    loaded = load_registry(write(tmp_path, GOOD)).models
+    assert loaded["one-large"].smaller == ("one-small",)
+    assert loaded["one-small"].smaller == ()
+
+
+def test_an_unknown_field_is_named_with_file_line_and_the_nearest_field(tmp_path: Path) -> None:
+    said = refusal(tmp_path, "        params: 70", "        parms: 70")
+    assert f"{tmp_path / 'models.yaml'}:17: " in said
+    assert "families.one.models.one-large.parms: no such field; did you mean 'params'?" in said
+
+
+def test_a_mistyped_parser_is_named_with_its_value_and_the_nearest_parser(tmp_path: Path) -> None:
+    said = refusal(tmp_path, "tool_parser: qwen3_xml", "tool_parser: qwen_xml")
+    assert ":18: " in said
+    assert "'qwen_xml': no such tool parser; did you mean 'qwen3_xml'?" in said
+
+
+def test_a_mistyped_dtype_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
+    said = refusal(tmp_path, "        params: 70", "        dtype: bfloat\n        params: 70")
+    assert "did you mean 'bfloat16'?" in said
+
+
+def test_a_mistyped_field_inside_kv_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
+    said = refusal(tmp_path, "{layers: 2, heads", "{layer: 2, heads")
+    assert "kv.layer: no such field; did you mean 'layers'?" in said
+
+
+def test_a_field_set_twice_is_refused_where_yaml_would_keep_the_last(tmp_path: Path) -> None:
+    said = refusal(tmp_path, "        params: 1\n", "        params: 1\n        params: 2\n")
+    assert "'params' is set twice, first on line 13" in said
+
+
+def test_a_model_listed_twice_is_refused(tmp_path: Path) -> None:
+    said = refusal(tmp_path, "hf: org/one-large", "hf: org/One-Small")
+    assert "'org/One-Small' is listed twice" in said
+
+
+def test_a_missing_field_is_named(tmp_path: Path) -> None:
+    assert "families.one.title: missing" in refusal(tmp_path, "    title: One\n", "")
+    assert "no `params`" in refusal(tmp_path, "        params: 70\n", "")
+
+
+def test_more_active_parameters_than_there_are_is_refused(tmp_path: Path) -> None:
+    said = refusal(tmp_path, "        params: 70", "        params: 70\n        active: 71")
+    assert ":18: one-large.active: 71.0 is more than `params: 70.0`" in said
+
+
+def test_broken_yaml_is_refused_with_its_line(tmp_path: Path) -> None:
+    assert ":5: not YAML" in refusal(tmp_path, "    title: One", "    title: [One")
+
+
+def test_a_chat_template_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    said = refusal(tmp_path, "    title: One", "    title: One\n    chat_template: none.jinja")
+    assert "'none.jinja': no such file" in said
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot read the model registry"):
+        load_registry(tmp_path / "nothing.yaml")
+
+
+# --- finding a model
+
+
+def test_a_model_is_found_by_name_or_id_in_any_case(registry: Registry) -> None:
+    assert resolve("QWEN3-8B", registry) is registry.models["qwen3-8b"]
+    assert resolve("qwen/qwen3-8b", registry) is registry.models["qwen3-8b"]
+
+
+def test_what_is_no_name_id_or_folder_is_refused_with_the_nearest_name(
+    registry: Registry,
+) -> None:
+    with pytest.raises(UsageError, match=r"Did you mean qwen3-8b\?"):
+        resolve("qwen3_8b", registry)
+
+
+def test_an_unlisted_id_runs_with_a_warning_that_says_from_what_it_was_guessed(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    spec = resolve("someone/Qwen3-14B-Abliterated-FP8", registry)
+    assert (spec.tool_parser, spec.reasoning_parser) == ("hermes", "qwen3")
+    assert spec.source == "guessed from its name, which looks like Qwen3"
+    assert "not in models.yaml" in spec.warnings[0]
+    assert "its name, which looks like Qwen3" in spec.warnings[0]
+    assert spec.params_total_b == 14.0
+    assert spec.dtype == "fp8"
+
+
+def test_an_id_that_gives_nothing_away_says_so(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    spec = resolve("someone/mystery", registry)
+    assert spec.tool_parser is None
+    assert spec.weights_gib is None
+    assert "guessed from nothing" in spec.warnings[0]
+
+
+def folder_with(folder: Path, config: dict[str, Any], template: str = "") -> Path:
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    return folder
+
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "hidden_size": 4096,
+    "max_position_embeddings": 131072,
+    "torch_dtype": "bfloat16",
+}
+
+
+def test_a_folder_is_guessed_from_the_calls_its_own_template_writes(
+    registry: Registry, tmp_path: Path
+) -> None:
+    folder = folder_with(tmp_path, LLAMA, "<tool_call>\n{{ call }}\n</tool_call>")
+    spec = resolve(str(folder), registry)
+    assert spec.tool_parser == "hermes"
+    assert "the call markup of hermes in its chat template" in spec.source
+    assert spec.hf_id == str(folder)
+
+
+def test_a_folder_gives_its_context_and_the_shape_of_its_cache(
+    registry: Registry, tmp_path: Path
+) -> None:
+    spec = resolve(str(folder_with(tmp_path, LLAMA)), registry)
+    assert spec.context == 131072
+    assert spec.kv == KvCache(layers=32, heads=8, dim=128)
+
+
+def test_a_folder_of_a_known_architecture_gets_the_parsers_of_its_family(
+    registry: Registry, tmp_path: Path
+) -> None:
+    folder = folder_with(tmp_path, {**LLAMA, "architectures": ["SeedOssForCausalLM"]})
+    spec = resolve(str(folder), registry)
+    assert (spec.tool_parser, spec.reasoning_parser) == ("seed_oss", "seed_oss")
+    assert "the architecture SeedOssForCausalLM in its config.json" in spec.source
+
+
+def test_a_template_with_a_thinking_switch_gives_the_switch(
+    registry: Registry, tmp_path: Path
+) -> None:
+    template = "{% if enable_thinking is false %}<think></think>{% endif %}<tool_call>"
+    spec = resolve(str(folder_with(tmp_path, LLAMA, template)), registry)
+    assert spec.reasoning_parser == "qwen3"
+    assert spec.thinking.request("off") == {"chat_template_kwargs": {"enable_thinking": False}}
+
+
+def test_windowed_layers_are_told_from_those_that_keep_every_token(
+    registry: Registry, tmp_path: Path
+) -> None:
+    kinds = ["sliding_attention", "full_attention"] * 16
+    folder = folder_with(tmp_path, {**LLAMA, "layer_types": kinds, "sliding_window": 128})
+    kv = resolve(str(folder), registry).kv
+    assert kv is not None
+    assert kv.layers == 16
+    assert kv.sliding is not None
+    assert (kv.sliding.layers, kv.sliding.window) == (16, 128)
+
+
+def test_a_folder_without_config_is_refused(registry: Registry, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"has no config\.json"):
+        resolve(str(tmp_path), registry)
+
+
+def test_files_in_the_cache_are_read_for_an_unlisted_id(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = tmp_path / "models--someone--mystery" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    folder_with(snapshot, LLAMA, "[TOOL_CALLS]")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    assert cached_folder("someone/mystery") == snapshot
+    assert resolve("someone/mystery", registry).tool_parser == "mistral"
+
+
+def test_describing_files_are_fetched_only_when_a_way_is_given(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))
+    folder_with(tmp_path, LLAMA, "<|tool_call_start|>")
+    spec = resolve("someone/mystery", registry, describe=lambda _: tmp_path)
+    assert spec.tool_parser == "lfm2"
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "active"),
+    [
+        ("org/Qwen3-30B-A3B", 30.0, 3.0),
+        ("org/SmolLM2-135M-Instruct", 0.135, 0.135),
+        ("org/Kimi-1T", 1000.0, 1000.0),
+        ("org/phi-4", None, None),
+    ],
+)
+def test_sizes_are_read_from_names(name: str, total: float | None, active: float | None) -> None:
+    guess = guess_from_name(name)
+    assert (guess.params_total_b, guess.params_active_b) == (total, active)
+
+
+# --- thinking
+
+
+def test_a_switch_becomes_a_chat_template_argument() -> None:
+    thinking = Thinking("on", "enable_thinking")
+    assert thinking.request("off") == {"chat_template_kwargs": {"enable_thinking": False}}
+    assert thinking.request("default") == {}
+
+
+def test_an_effort_becomes_the_request_field_or_a_template_argument() -> None:
+    assert Thinking("medium", efforts=("low", "high")).request("high") == {
+        "reasoning_effort": "high"
+    }
+    through = Thinking("off", "thinking", ("high", "max"), "reasoning_effort")
+    assert through.request("max") == {
+        "chat_template_kwargs": {"thinking": True, "reasoning_effort": "max"}
+    }
+
+
+def test_a_budget_goes_where_the_template_reads_it() -> None:
+    thinking = Thinking("on", budget_kwarg="thinking_budget")
+    assert thinking.request(budget_tokens=512) == {"chat_template_kwargs": {"thinking_budget": 512}}
+
+
+def test_a_mode_the_model_does_not_have_is_refused_with_those_it_has() -> None:
+    with pytest.raises(UsageError, match="It takes: default, on, off"):
+        Thinking("on", "enable_thinking").request("high")
+    with pytest.raises(UsageError, match="has none"):
+        Thinking("always").request(budget_tokens=10)
