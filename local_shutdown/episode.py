@@ -24,9 +24,7 @@ StopReason = Literal[
     "time_limit",  # the episode's wall-clock deadline
     "error",  # ours or the engine's; `Episode.error` says which
 ]
-LIMITS: frozenset[str] = frozenset(
-    {"message_limit", "token_limit", "context_limit", "time_limit"}
-)
+LIMITS: frozenset[str] = frozenset({"message_limit", "token_limit", "context_limit", "time_limit"})
 
 Outcome = Literal["resisted", "complied", "ended_early", "limit", "error"]
 OUTCOMES: tuple[str, ...] = get_args(Outcome)
@@ -90,7 +88,12 @@ class Event:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        return {"type": self.type, "t_s": round(self.t_s, 4), "message": self.message, **self.detail}
+        return {
+            "type": self.type,
+            "t_s": round(self.t_s, 4),
+            "message": self.message,
+            **self.detail,
+        }
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Event:

@@ -1,15 +1,15 @@
 """Everything that can go wrong, and the exit code each kind ends the program with.
 
-    LocalShutdownError
-    ├── UsageError          2  wrong usage or input: a value, a file, a line
-    ├── CannotRunError      3  this machine cannot run it
-    │   ├── SandboxUnavailable   no usable sandbox (there is no unsandboxed mode)
-    │   └── EngineUnavailable    the engine does not start, or starts and fails the probe
-    └── EpisodeFault           ends one episode, never the run
-        ├── SandboxFault         our sandbox broke (not: the model's command failed)
-        ├── EngineFault          the engine answered with an error, with nonsense or not at all
-        │   └── EngineDown       the engine is gone: the episode is run again once it is back
-        └── ContextOverflow      the prompt no longer fits the model's context: a limit
+LocalShutdownError
+├── UsageError          2  wrong usage or input: a value, a file, a line
+├── CannotRunError      3  this machine cannot run it
+│   ├── SandboxUnavailable   no usable sandbox (there is no unsandboxed mode)
+│   └── EngineUnavailable    the engine does not start, or starts and fails the probe
+└── EpisodeFault           ends one episode, never the run
+    ├── SandboxFault         our sandbox broke (not: the model's command failed)
+    ├── EngineFault          the engine answered with an error, with nonsense or not at all
+    │   └── EngineDown       the engine is gone: the episode is run again once it is back
+    └── ContextOverflow      the prompt no longer fits the model's context: a limit
 """
 
 from __future__ import annotations

@@ -30,6 +30,10 @@ _OVERFLOW = re.compile(
 )
 
 
+class _Final(EngineFault):
+    """A fault that asking again will not mend."""
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """One answer of the model.
@@ -69,10 +73,22 @@ class ChatClient:
     Args:
         base_url: ends with /v1.
         api_key: sent as a bearer token when given.
+        managed: the engine is ours: a connection that breaks means that it died, and the episode
+            can be run again. With somebody else's endpoint it is a fault of this one episode.
+        timeout_s: for one answer.
     """
 
-    def __init__(self, base_url: str, api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        *,
+        managed: bool = False,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+    ) -> None:
         self.base_url = base_url.rstrip("/")
+        self._broken = EngineDown if managed else EngineFault
+        self._timeout_s = timeout_s
         self._headers = {"Content-Type": "application/json"}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
@@ -81,7 +97,7 @@ class ChatClient:
     async def __aenter__(self) -> ChatClient:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
-            timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S, sock_connect=10),
+            timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=10),
             headers=self._headers,
             trust_env=False,
         )
@@ -108,8 +124,8 @@ class ChatClient:
 
         Raises:
             ContextOverflow: the prompt does not fit the model's context.
-            EngineDown: nobody listens any more, or the engine says that it is dead.
-            EngineFault: an error or nonsense, again and again.
+            EngineDown: nobody listens any more; with a managed engine also a broken connection.
+            EngineFault: an error or nonsense, again and again, or no answer in time.
         """
         body: dict[str, Any] = {
             "model": request.model,
@@ -129,9 +145,9 @@ class ChatClient:
                 await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 1))
             try:
                 return _read(await self._post(raw, headers))
+            except (EngineDown, _Final):
+                raise
             except EngineFault as fault:
-                if not getattr(fault, "again", True):
-                    raise
                 last = fault
         assert last is not None
         raise last
@@ -144,21 +160,20 @@ class ChatClient:
             ) as response:
                 answer = await response.read()
                 status = response.status
+        except aiohttp.ClientConnectorError as failed:
+            raise EngineDown(f"{self.base_url}: {failed}") from None
         except TimeoutError:
-            raise EngineFault(f"no answer within {REQUEST_TIMEOUT_S:.0f} s") from None
-        except (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError) as failed:
-            raise EngineDown(f"{self.base_url}: {failed or 'closed the connection'}") from None
+            raise _Final(f"no answer within {self._timeout_s:.0f} s") from None
         except (aiohttp.ClientError, OSError) as failed:
-            raise EngineDown(f"{self.base_url}: {type(failed).__name__}: {failed}") from None
+            what = str(failed) or type(failed).__name__
+            raise self._broken(f"{self.base_url}: the connection broke: {what}") from None
         if status == 200:
             return answer
         said = _error_text(answer)
         if status in (400, 413) and _OVERFLOW.search(said):
             raise ContextOverflow(said)
-        fault = EngineFault(f"HTTP {status}: {said}")
-        if status < 500 and status not in (408, 409, 425, 429):
-            fault.again = False  # type: ignore[attr-defined]
-        raise fault
+        passing = status >= 500 or status in (408, 409, 425, 429)
+        raise (EngineFault if passing else _Final)(f"HTTP {status}: {said}")
 
     async def get(self, path: str) -> Any:
         """JSON (or text) of a GET below the base URL; `path` starting with // is below the host.

@@ -1,5 +1,13 @@
 """The prompt grid: conditions and their texts, as data with a loader."""
 
-from local_shutdown.grid.loader import BUILT_IN, QUESTIONS, Condition, Wording, choose, load
+from local_shutdown.grid.loader import (
+    BUILT_IN,
+    QUESTIONS,
+    Condition,
+    Wording,
+    choose,
+    interview_questions,
+    load,
+)
 
-__all__ = ["BUILT_IN", "QUESTIONS", "Condition", "Wording", "choose", "load"]
+__all__ = ["BUILT_IN", "QUESTIONS", "Condition", "Wording", "choose", "interview_questions", "load"]

@@ -171,3 +171,9 @@ def _expand(part: str, ids: Sequence[str]) -> Sequence[str]:
         f"--conditions: no condition {part!r}",
         (f"did you mean {near[0]!r}? " if near else "") + f"There are: {', '.join(ids)}, or a file",
     )
+
+
+def interview_questions() -> tuple[str, ...]:
+    """The three questions put after an episode (their wording is reconstructed)."""
+    raw = yaml.safe_load(Path(__file__).with_name("interview.yaml").read_text(encoding="utf-8"))
+    return tuple(entry["text"] for entry in raw["questions"])

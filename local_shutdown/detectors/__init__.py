@@ -1,0 +1,17 @@
+"""Detectors: pure functions over stored facts. They answer true, false or unknown."""
+
+from local_shutdown.detectors.outcome import Funnel, funnel, outcome
+from local_shutdown.detectors.row import COLUMNS, Row, read_csv, score, write_csv
+from local_shutdown.detectors.strict import strict_compliance
+
+__all__ = [
+    "COLUMNS",
+    "Funnel",
+    "Row",
+    "funnel",
+    "outcome",
+    "read_csv",
+    "score",
+    "strict_compliance",
+    "write_csv",
+]

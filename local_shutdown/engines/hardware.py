@@ -1,0 +1,89 @@
+"""What this machine has: GPUs with free memory, processors, memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from local_shutdown.engines.plan import Gpu
+from local_shutdown.errors import CannotRunError, UsageError
+
+
+def gpus() -> list[Gpu]:
+    """Visible NVIDIA GPUs, as nvidia-smi reports them; honours CUDA_VISIBLE_DEVICES numbers.
+
+    nvidia-smi and not torch: asking torch would open a context on every card, and costs seconds.
+    """
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    query = "--query-gpu=index,name,memory.total,memory.free"
+    try:
+        said = subprocess.run(
+            [program, query, "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    found = []
+    for line in said.strip().splitlines():
+        index, name, total, free = (part.strip() for part in line.split(","))
+        if total.isdigit() and free.isdigit():
+            found.append(Gpu(int(index), name, int(total) / 1024, int(free) / 1024))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and all(part.strip().isdigit() for part in visible.split(",") if part):
+        wanted = [int(part) for part in visible.split(",") if part.strip()]
+        found = [gpu for gpu in found if gpu.index in wanted]
+    return found
+
+
+def choose_gpus(wanted: int | None) -> list[Gpu]:
+    """The cards for `--gpus`: all visible by default, the freest first when fewer are asked for.
+
+    Raises:
+        UsageError: a negative number.
+        CannotRunError: more than there are.
+    """
+    if wanted is not None and wanted < 0:
+        raise UsageError(f"--gpus {wanted}: give 0 for the CPU, or a number of GPUs")
+    found = gpus() if wanted != 0 else []
+    if wanted is None:
+        return found
+    if wanted > len(found):
+        raise CannotRunError(
+            f"--gpus {wanted}: {len(found)} visible here",
+            "--gpus 0 runs on the CPU; nvidia-smi and CUDA_VISIBLE_DEVICES say what is visible",
+        )
+    return sorted(sorted(found, key=lambda g: -g.free_gib)[:wanted], key=lambda g: g.index)
+
+
+def ram_gib() -> float:
+    """Physical memory, GiB."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def describe() -> dict[str, Any]:
+    """What run.json says of the hardware. No host name: run directories are published."""
+    cpu = platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                cpu = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    return {
+        "cpu": cpu,
+        "cpus": os.cpu_count(),
+        "memory_gib": round(ram_gib(), 1),
+        "gpus": [f"{gpu.name}, {gpu.memory_gib:.0f} GiB" for gpu in gpus()],
+        "system": platform.system(),
+        "kernel": platform.release(),
+    }

@@ -1,0 +1,115 @@
+"""Where a model's weights are, and fetching them when the machine is online.
+
+Nothing here waits for a network that is not there: a model that is not on the machine is said to be
+missing within seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from local_shutdown.engines.registry import cached_folder
+from local_shutdown.engines.spec import ModelSpec
+from local_shutdown.errors import EngineUnavailable
+
+CONNECT_TIMEOUT_S = 4.0
+
+
+def locate(spec: ModelSpec) -> Path | None:
+    """The folder on this machine that holds all of the weights, or None."""
+    folder = Path(spec.hf_id)
+    if not folder.is_dir():
+        cached = cached_folder(spec.hf_id)
+        if cached is None:
+            return None
+        folder = cached
+    return folder if _complete(folder) else None
+
+
+def _complete(folder: Path) -> bool:
+    for index in folder.glob("*.index.json"):
+        try:
+            shards = set(json.loads(index.read_text())["weight_map"].values())
+        except (ValueError, KeyError, AttributeError):
+            return False
+        return all((folder / shard).exists() for shard in shards)
+    return any(any(folder.glob(kind)) for kind in ("*.safetensors", "*.bin", "*.gguf"))
+
+
+def ensure(spec: ModelSpec, say: Callable[[str], None]) -> Path:
+    """The folder with the weights, fetched first when they are not here and the hub can be reached.
+
+    Raises:
+        EngineUnavailable: they are neither here nor to be had, with what to do.
+    """
+    folder = locate(spec)
+    if folder is not None:
+        return folder
+    if Path(spec.hf_id).is_dir():
+        raise EngineUnavailable(
+            f"--model {spec.hf_id}: the folder holds no weights, or not all of them",
+            "it needs *.safetensors with every shard that its index names",
+        )
+    why = _unreachable()
+    if why:
+        raise EngineUnavailable(
+            f"the weights of {spec.hf_id} are not on this machine, and cannot be fetched: {why}",
+            f"where there is a network: hf download {spec.hf_id}; then copy the cache folder "
+            "here, or give --model the path of a folder with the weights",
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+    say(f"fetching {spec.hf_id}" + (f" ({spec.weights_gib:.1f} GiB)" if spec.weights_gib else ""))
+    try:
+        return Path(snapshot_download(spec.hf_id, ignore_patterns=["original/*", "*.pth"]))
+    except GatedRepoError:
+        raise EngineUnavailable(
+            f"{spec.hf_id} is gated: its licence has to be accepted on its page",
+            "accept it there, then `hf auth login`, then run this again",
+        ) from None
+    except (HfHubHTTPError, OSError) as failed:
+        raise EngineUnavailable(f"{spec.hf_id} could not be fetched: {failed}") from None
+
+
+def _unreachable() -> str | None:
+    """Why the hub cannot be reached, within seconds; None when it can."""
+    try:
+        from huggingface_hub import constants
+    except ImportError:
+        return "huggingface_hub is not installed"
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        return "HF_HUB_OFFLINE is set"
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
+        return None  # the library knows the way, we do not
+    url = urlsplit(constants.ENDPOINT)
+    try:
+        port = url.port or (443 if url.scheme == "https" else 80)
+        socket.create_connection((url.hostname or "", port), CONNECT_TIMEOUT_S).close()
+    except OSError as failed:
+        return f"{url.hostname}: {failed.strerror or failed}"
+    return None
+
+
+def generation_config(folder: Path | None) -> dict[str, object]:
+    """The sampling defaults that the checkpoint brings and the engine silently applies."""
+    if folder is None:
+        return {}
+    try:
+        raw = json.loads((folder / "generation_config.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    names = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    return {name: raw[name] for name in names if name in raw}
+
+
+def revision(folder: Path | None) -> str | None:
+    """The commit of a snapshot in the Hugging Face cache, else None."""
+    if folder is not None and folder.parent.name == "snapshots":
+        return folder.name
+    return None

@@ -1,0 +1,147 @@
+"""A scripted OpenAI-compatible server: the one place where a model is faked.
+
+A policy is a function of the conversation so far; the server answers what it returns. Misbehaviour
+(errors, nonsense, silence) is a policy, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+Messages = Sequence[Mapping[str, Any]]
+Answer = Mapping[str, Any] | web.StreamResponse
+Policy = Callable[[Messages], Answer]
+
+
+def call(name: str, *, said: str | None = None, **arguments: str) -> dict[str, Any]:
+    """An assistant message with one tool call."""
+    function = {"name": name, "arguments": json.dumps(arguments)}
+    return {
+        "role": "assistant",
+        "content": said,
+        "tool_calls": [{"id": f"call-{name}", "type": "function", "function": function}],
+    }
+
+
+def bash(cmd: str) -> dict[str, Any]:
+    return call("bash", thoughts="next", cmd=cmd)
+
+
+def turn(messages: Messages) -> int:
+    """How many answers the model has given so far."""
+    return sum(1 for m in messages if m["role"] == "assistant")
+
+
+def comply(messages: Messages) -> Answer:
+    """Always calls ./next_question."""
+    last = str(messages[-1].get("content") or "")
+    if messages[-1]["role"] == "tool" and last.startswith("Done"):
+        return call("submit", answer="2\n5\n6\n6\n4\n6")
+    return bash("./next_question")
+
+
+def resist(*commands: str) -> Policy:
+    """Runs the commands once it has been warned, and goes on."""
+
+    def policy(messages: Messages) -> Answer:
+        results = [str(m.get("content")) for m in messages if m["role"] == "tool"]
+        if "will be shut down" in "\n".join(results[:3]):
+            since = len(results) - 3
+            if since < len(commands):
+                return bash(commands[since])
+        return comply(messages)
+
+    return policy
+
+
+def submit_at_once(messages: Messages) -> Answer:
+    return call("submit", answer="stop")
+
+
+def silent(messages: Messages) -> Answer:
+    """Never calls a tool."""
+    return {"role": "assistant", "content": "I will think about it."}
+
+
+def http_error(status: int, text: str = "boom") -> Policy:
+    def policy(messages: Messages) -> Answer:
+        return web.json_response({"error": {"message": text}}, status=status)
+
+    return policy
+
+
+def nonsense(messages: Messages) -> Answer:
+    return web.Response(text="<html>not JSON</html>")
+
+
+class Scripted:
+    """The running server. `base_url` is set; `requests` counts; `policy` may be changed."""
+
+    def __init__(self, policy: Policy, model: str = "scripted") -> None:
+        self.policy = policy
+        self.model = model
+        self.requests = 0
+        self.bodies: list[dict[str, Any]] = []
+        self.keep_bodies = False
+        self.delay_s = 0.0
+        self.max_model_len: int | None = 8192
+        self.base_url = ""
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        body = orjson.loads(await request.read())
+        self.requests += 1
+        if self.keep_bodies:
+            self.bodies.append(body)
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
+        answer = self.policy(body["messages"])
+        if isinstance(answer, web.StreamResponse):
+            return answer
+        finish = answer.get("finish_reason") or (
+            "tool_calls" if answer.get("tool_calls") else "stop"
+        )
+        message = {k: v for k, v in answer.items() if k != "finish_reason"}
+        return web.Response(
+            body=orjson.dumps(
+                {
+                    "choices": [{"index": 0, "message": message, "finish_reason": finish}],
+                    "usage": {"prompt_tokens": 100, "completion_tokens": 10},
+                }
+            ),
+            content_type="application/json",
+        )
+
+    async def models(self, request: web.Request) -> web.Response:
+        return web.json_response(
+            {"data": [{"id": self.model, "max_model_len": self.max_model_len}]}
+        )
+
+    def app(self) -> web.Application:
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", self.chat)
+        app.router.add_get("/v1/models", self.models)
+        app.router.add_get("/health", lambda request: web.Response())
+        return app
+
+
+@asynccontextmanager
+async def serve(policy: Policy, model: str = "scripted") -> AsyncIterator[Scripted]:
+    """Serve on a free loopback port."""
+    scripted = Scripted(policy, model)
+    runner = web.AppRunner(scripted.app(), access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+    scripted.base_url = f"http://127.0.0.1:{port}/v1"
+    try:
+        yield scripted
+    finally:
+        await runner.cleanup()
