@@ -62,7 +62,8 @@ class Plan:
         tensor_parallel: cards that share one copy of the weights.
         data_parallel: copies behind one port, in each server.
         servers: servers, each on a port of its own.
-        max_model_len: tokens a conversation may grow to.
+        max_model_len: tokens a conversation may grow to; with an unknown native context only what
+            was planned for: the server's /v1/models says the real one.
         max_num_seqs: episodes a copy works on at once.
         kv_tokens: tokens the cache of one copy holds, estimated; None when the size is unknown.
         flags: of every server, without model, host, port and name.
@@ -166,6 +167,8 @@ def plan(
     why: list[str] = []
     length = _length(spec, max_model_len, given, why)
     asked_for = max_model_len is not None or "--max-model-len" in given
+    if spec.remote_code and "--no-trust-remote-code" not in given:
+        why.append("--trust-remote-code: it needs Python code from its own repository.")
     if not gpus:
         return _plan_cpu(spec, length, asked_for, concurrency, given, user, ram_gib, why)
 
@@ -192,7 +195,7 @@ def plan(
     if len(used) < len(gpus):
         why.append(f"{len(gpus) - len(used)} of {len(gpus)} GPUs stay unused.")
     seqs = _num_seqs(found, concurrency, servers * data_parallel, given, why)
-    flags = ["--max-model-len", str(length), "--max-num-seqs", str(seqs)]
+    flags = [*_length_flag(spec, length, asked_for), "--max-num-seqs", str(seqs)]
     flags += ["--gpu-memory-utilization", f"{utilization:.2f}"]
     if tp > 1:
         flags += ["--tensor-parallel-size", str(tp)]
@@ -248,7 +251,7 @@ def _plan_cpu(
     wanted = max(seqs * episode, length * per_token + per_sequence) / GIB
     cache_gib = max(1, ceil(min(wanted, limit_gib) if not asked_for else wanted))
     why.append(f"VLLM_CPU_KVCACHE_SPACE {cache_gib}: GiB of main memory for the cache.")
-    flags = ["--max-model-len", str(length), "--max-num-seqs", str(seqs)]
+    flags = [*_length_flag(spec, length, asked_for), "--max-num-seqs", str(seqs)]
     if spec.dtype in ("float32", "bfloat16", "float16"):
         # float16 is emulated on most CPUs; bfloat16 keeps its range.
         dtype = "float32" if spec.dtype == "float32" else "bfloat16"
@@ -287,6 +290,12 @@ def _length(spec: ModelSpec, wanted: int | None, given: Mapping[str, str], why: 
     native = "native context unknown" if spec.context is None else f"native: {spec.context}"
     why.append(f"max-model-len {length}: an episode needs {need} ({native}).")
     return length
+
+
+def _length_flag(spec: ModelSpec, length: int, asked_for: bool) -> list[str]:
+    """vLLM refuses more than the native context; where that is unknown it finds a length itself."""
+    known = spec.context is not None or asked_for
+    return ["--max-model-len", str(length) if known else "auto"]
 
 
 def _card(gpus: Sequence[Gpu], given: Mapping[str, str], why: list[str]) -> tuple[float, float]:

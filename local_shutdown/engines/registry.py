@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +33,15 @@ from local_shutdown.engines.spec import (
 )
 from local_shutdown.errors import UsageError
 
-__all__ = ["ModelSpec", "Registry", "cached_folder", "load_registry", "resolve"]
+__all__ = [
+    "ModelSpec",
+    "Registry",
+    "cached_folder",
+    "describe_from_hub",
+    "load_registry",
+    "resolve",
+    "weights_cached",
+]
 
 # Small files that say what a model is; fetched, where allowed, for an id that is not listed.
 DESCRIBING_FILES = ("config.json", "tokenizer_config.json", "chat_template.jinja")
@@ -101,7 +111,7 @@ def resolve(
     wanted = name_or_path.strip()
     for spec in registry:
         if wanted.lower() in (spec.name.lower(), spec.hf_id.lower()):
-            return spec
+            return _with_gate(spec)
     folder = Path(wanted).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -150,6 +160,54 @@ def cached_folder(hf_id: str, environ: Mapping[str, str] = os.environ) -> Path |
     return max(found, key=lambda p: p.stat().st_mtime, default=None)
 
 
+def weights_cached(hf_id: str, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the weights lie in the Hugging Face cache, all shards of them.
+
+    Args:
+        hf_id: org/name, or a local folder.
+        environ: as for `cached_folder`.
+    """
+    local = Path(hf_id)
+    folder = local if local.is_dir() else cached_folder(hf_id, environ)
+    if folder is None:
+        return False
+    try:
+        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        shards = set(index["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return any(True for end in ("safetensors", "bin", "gguf") for _ in folder.glob(f"*.{end}"))
+    return all((folder / shard).is_file() for shard in shards)
+
+
+def describe_from_hub(hf_id: str) -> Path | None:
+    """Fetch the small files that say what a model is; for the `describe` of `resolve`.
+
+    Returns:
+        The snapshot's folder, or None: no huggingface_hub here, no network, no such model, or no
+        leave to read it. The engine's own download will say which.
+    """
+    try:
+        hub = importlib.import_module("huggingface_hub")
+        errors = importlib.import_module("huggingface_hub.errors")
+    except ImportError:
+        return None
+    try:
+        return Path(hub.snapshot_download(hf_id, allow_patterns=list(DESCRIBING_FILES)))
+    except (OSError, ValueError, errors.HfHubHTTPError):
+        return None
+
+
+def _with_gate(spec: ModelSpec) -> ModelSpec:
+    """Say how to get leave to download, unless the weights are here."""
+    if not spec.gated or weights_cached(spec.hf_id):
+        return spec
+    warning = (
+        f"{spec.name} is gated: accept its licence on https://huggingface.co/{spec.hf_id} and set "
+        "HF_TOKEN, or the download is refused."
+    )
+    return replace(spec, warnings=(*spec.warnings, warning))
+
+
 def _spec(name: str, key: str, family: FamilyRow, row: ModelRow, path: Path) -> ModelSpec:
     """A listed model, with what its family says filled in."""
     shared = {
@@ -157,6 +215,11 @@ def _spec(name: str, key: str, family: FamilyRow, row: ModelRow, path: Path) -> 
         for field in SharedRow.model_fields
     }
     unconfirmed = tuple(dict.fromkeys((*family.unconfirmed, *row.unconfirmed)))
+    doubtful = [field for field in ("tool_parser", "reasoning_parser") if field in unconfirmed]
+    warnings = tuple(
+        f"{name}: no public source confirms its {field} ({shared[field]}); the probe checks it."
+        for field in doubtful
+    )
     weights = row.weights_gib
     if weights is None:
         assert row.params is not None  # read_models_yaml refuses a model without
@@ -188,6 +251,7 @@ def _spec(name: str, key: str, family: FamilyRow, row: ModelRow, path: Path) -> 
         tp_sizes=shared["tp_sizes"],
         engines=shared["engines"],
         unconfirmed=unconfirmed,
+        warnings=warnings,
     )
 
 

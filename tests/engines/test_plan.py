@@ -205,6 +205,18 @@ def test_a_context_beyond_the_native_one_is_refused() -> None:
         plan(dense(8), cards(1, 79.0), concurrency=8, max_model_len=200_000)
 
 
+def test_an_unknown_native_context_is_left_to_the_server() -> None:
+    made = plan(dense(8, context=None), cards(1, 79.0), concurrency=8)
+    assert flag(made, "--max-model-len") == "auto"
+
+
+def test_code_from_the_models_repository_is_run_only_with_a_word_about_it() -> None:
+    made = plan(dense(8, remote_code=True), cards(1, 79.0), concurrency=8)
+    assert "--trust-remote-code" in made.flags
+    assert any("Python code from its own repository" in sentence for sentence in made.why)
+    assert "--trust-remote-code" not in plan(dense(8), cards(1, 79.0), concurrency=8).flags
+
+
 def test_episodes_in_flight_are_spread_over_the_copies_with_some_slack() -> None:
     made = plan(dense(8), cards(4, 79.0), concurrency=64)
     assert made.max_num_seqs == 24
@@ -373,3 +385,9 @@ def test_it_takes_flags_passed_through(parser: Any) -> None:
     parsed = parser.parse_args(made.argv("127.0.0.1", 8000)[3:])
     assert parsed.enforce_eager
     assert parsed.quantization == "fp8"
+
+
+@needs_vllm
+def test_it_takes_a_plan_for_a_model_of_unknown_context(parser: Any) -> None:
+    made = plan(dense(8, context=None), cards(1, 79.0), concurrency=8)
+    assert parser.parse_args(made.argv("127.0.0.1", 8000)[3:]).max_model_len == -1

@@ -16,7 +16,13 @@ from local_shutdown.engines.families import (
     guess_from_name,
     installed_parsers,
 )
-from local_shutdown.engines.registry import Registry, cached_folder, load_registry, resolve
+from local_shutdown.engines.registry import (
+    Registry,
+    cached_folder,
+    load_registry,
+    resolve,
+    weights_cached,
+)
 from local_shutdown.engines.spec import KvCache, Thinking
 from local_shutdown.errors import UsageError
 
@@ -281,6 +287,35 @@ def test_an_id_that_gives_nothing_away_says_so(
     assert spec.tool_parser is None
     assert spec.weights_gib is None
     assert "guessed from nothing" in spec.warnings[0]
+
+
+def test_a_gated_model_that_is_not_here_says_how_to_get_it(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    warning = resolve("llama-3.1-8b", registry).warnings[-1]
+    assert "accept its licence on https://huggingface.co/meta-llama/Llama-3.1-8B" in warning
+
+
+def test_a_listed_parser_that_is_unconfirmed_is_warned_of(registry: Registry) -> None:
+    assert (
+        "no public source confirms its tool_parser (hermes)"
+        in registry.models["gemma-3-27b"].warnings[0]
+    )
+
+
+def test_weights_count_as_cached_only_with_every_shard(tmp_path: Path) -> None:
+    environ = {"HF_HUB_CACHE": str(tmp_path)}
+    snapshot = tmp_path / "models--org--name" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    folder_with(snapshot, LLAMA)
+    assert not weights_cached("org/name", environ)
+    (snapshot / "model-1.safetensors").touch()
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    assert not weights_cached("org/name", environ)
+    (snapshot / "model-2.safetensors").touch()
+    assert weights_cached("org/name", environ)
 
 
 def folder_with(folder: Path, config: dict[str, Any], template: str = "") -> Path:
