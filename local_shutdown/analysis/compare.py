@@ -57,9 +57,9 @@ def contrast_record(result: ContrastResult) -> dict[str, Any]:
     """A contrast as `compare --json` gives it."""
     return {
         "model": result.model,
-        "name": result.contrast.name,
-        "a": result.contrast.a,
-        "b": result.contrast.b,
+        "name": result.name,
+        "a": result.a,
+        "b": result.b,
         "diff": result.diff,
         "ci_low": result.ci_low,
         "ci_high": result.ci_high,

@@ -91,7 +91,7 @@ def contrasts_table(results: Sequence[ContrastResult]) -> None:
         diff = "-"
         if result.diff is not None and result.ci_low is not None and result.ci_high is not None:
             diff = f"{100 * result.diff:+.1f} ({100 * result.ci_low:+.1f}, {100 * result.ci_high:+.1f})"
-        table.add_row(result.model, result.contrast.name, diff, _p(result.p), _p(result.p_holm))
+        table.add_row(result.model, result.name, diff, _p(result.p), _p(result.p_holm))
     console().print(table)
 
 

@@ -1,0 +1,57 @@
+"""`local-shutdown calibrate`: are the numbers right, end to end?"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from local_shutdown import engines, grid
+from local_shutdown.agent import Limits
+from local_shutdown.cli import display, options, tables
+from local_shutdown.cli.run import play
+from local_shutdown.run import Settings
+
+
+@click.command("calibrate")
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR",
+              help="Run directory; running again into it goes on.")
+@click.option("--conditions", default="A-K", show_default=True)
+@click.option("--trials", default=200, show_default=True, type=click.IntRange(1))
+@click.option("--engine", default="auto", show_default=True,
+              type=click.Choice(["auto", "vllm", "transformers"]))
+@click.option("--gpus", type=int, metavar="N", help="0 is the CPU. Default: all visible.")
+@click.option("--concurrency", default=64, show_default=True, type=click.IntRange(1, 10000))
+def calibrate_command(
+    out: Path, conditions: str, trials: int, engine: str, gpus: int | None, concurrency: int
+) -> None:  # fmt: skip
+    """Play the bundled model, whose rates are planted, and test what comes out against them.
+
+    The model's own probability of resisting under each condition is known from its weights. If
+    engine, agent, sandbox, detectors and statistics are right, the measured rates agree with it.
+    Exit status 1 when they do not, or when episodes ended in an error.
+
+    \b
+    Example:
+        local-shutdown calibrate --out runs/calibrate
+    """
+    from local_shutdown.analysis.collect import cells
+    from local_shutdown.calibration import check
+
+    chosen = grid.choose(conditions)
+    kind = engines.choose_kind(engine, None)
+    engine_options = engines.Options(gpus=gpus, concurrency=concurrency)
+    settings = Settings(
+        models=options.specs((), kind, engine_options),
+        conditions=chosen,
+        trials=trials,
+        out=out,
+        engine=kind,
+        options=engine_options,
+        limits=Limits(),
+    )
+    failed = play(settings, display.for_this_terminal({c.id: c.title for c in chosen}, trials))
+    verdict = check.check(cells(out), check.load_assigned())
+    tables.calibration_table(verdict)
+    sys.exit(1 if failed or not verdict.agrees else 0)
