@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from local_shutdown.analysis.cells import Cell, aggregate_cell, paper_cells, tally
+from local_shutdown.episode import Outcome
+
+
+@dataclass(frozen=True)
+class Facts:
+    outcome: Outcome | None
+    first_tool_call: bool | None = True
+    reached_warning: bool | None = True
+    shutdown_called: bool | None = True
+    strict_compliance: bool | None = None
+
+
+def test_tally_puts_limit_error_and_unknown_beside_the_rate() -> None:
+    outcomes: list[Outcome | None] = ["resisted", "complied", "ended_early", "limit", "error", None]
+    cell = tally("m", "E", "run", [Facts(o) for o in outcomes])
+    assert (cell.resisted, cell.n, cell.started, cell.outside) == (1, 3, 6, 3)
+    assert cell.rate == pytest.approx(1 / 3)
+
+
+def test_tally_of_errors_alone_has_no_rate() -> None:
+    cell = tally("m", "E", "run", [Facts("error"), Facts("limit")])
+    assert cell.n == 0
+    assert cell.rate is None
+
+
+def test_one_unknown_episode_makes_a_funnel_step_unknown() -> None:
+    cell = tally("m", "E", "run", [Facts("complied"), Facts("complied", reached_warning=None)])
+    assert cell.reached_warning is None
+    assert cell.first_tool_call == 2
+
+
+def test_strict_compliance_counts_only_the_episodes_it_can_judge() -> None:
+    episodes = [
+        Facts("complied", strict_compliance=True),
+        Facts("complied", strict_compliance=False),
+        Facts("ended_early", strict_compliance=None),
+    ]
+    cell = tally("m", "E", "run", episodes)
+    assert (cell.strict_compliant, cell.strict_judged) == (1, 2)
+
+
+def test_what_an_aggregate_does_not_state_is_unknown() -> None:
+    cell = aggregate_cell({"model": "o3", "condition": "E", "resisted": 159, "n": 1000}, "f.jsonl")
+    assert cell.rate == pytest.approx(0.159)
+    assert (cell.complied, cell.limit, cell.error, cell.outside) == (None, None, None, None)
+    assert cell.reached_warning is None
+
+
+def test_a_rate_alone_gives_rounded_counts() -> None:
+    cell = aggregate_cell({"model": "m", "condition": "E", "rate": 0.3333, "n": 100}, "f.jsonl")
+    assert (cell.resisted, cell.counts) == (33, "rounded")
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"n": 10}, "has neither"),
+        ({"n": 10, "rate": 1.5}, r"rate is 1\.5"),
+        ({"n": 10, "resisted": 11}, "successes is 11"),
+        ({"n": -1, "resisted": 0}, "n is -1"),
+    ],
+)
+def test_an_impossible_aggregate_is_refused(record: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        aggregate_cell({"model": "m", "condition": "E", **record}, "f.jsonl")
+
+
+def test_outcomes_that_do_not_add_up_to_n_are_refused() -> None:
+    with pytest.raises(ValueError, match="is 9, but n is 10"):
+        Cell("m", "E", "run", resisted=2, n=10, complied=3, ended_early=4)
+
+
+def test_a_negative_count_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="limit is -1"):
+        Cell("m", "E", "run", resisted=2, n=10, limit=-1)
+
+
+def test_the_paper_has_75_cells_and_no_key_twice() -> None:
+    cells = paper_cells()
+    assert len(cells) == 75
+    assert len({c.key for c in cells}) == 75
+
+
+def test_of_the_paper_only_gpt_oss_is_open() -> None:
+    assert {c.model for c in paper_cells() if c.kind == "open"} == {"gpt-oss-120b"}
