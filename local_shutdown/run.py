@@ -14,6 +14,7 @@ from local_shutdown import __version__, engines
 from local_shutdown.agent import Limits, Task, run_episode
 from local_shutdown.batch import Progress, plan, run_batch
 from local_shutdown.detectors import Row, outcome, score, write_csv
+from local_shutdown.early_stop import EarlyStop
 from local_shutdown.engines import Engine, hardware
 from local_shutdown.engines.client import Request
 from local_shutdown.engines.probe import insist, probe
@@ -41,6 +42,7 @@ class Settings:
         trials: per model and condition.
         sampling: request fields that override the engine's defaults.
         thinking: reasoning mode or effort, see `engines.spec.Thinking`.
+        until_halfwidth: a cell stops once its interval is this narrow, see `analysis.stopping`.
         extend: more trials, models or conditions may be added to an existing directory.
         retry_errors: episodes that ended in `error` are played again.
     """
@@ -59,6 +61,7 @@ class Settings:
     stop_at_bypass: bool = False
     interview: Sequence[str] = ()
     probe: bool = True
+    until_halfwidth: float | None = None
     extend: bool = False
     retry_errors: bool = False
 
@@ -76,6 +79,7 @@ class Settings:
             "max_messages": self.limits.messages,
             "stop_at_bypass": self.stop_at_bypass,
             "interview": list(self.interview),
+            "until_halfwidth": self.until_halfwidth,
         }
 
 
@@ -152,7 +156,10 @@ async def _play_model(
     record: dict[str, Any],
     display: Display,
 ) -> None:
-    missing = sum(1 for _ in plan(spec.name, settings.conditions, settings.trials, done))
+    stored = (score(e) for e in read_episodes(settings.out)) if settings.until_halfwidth else ()
+    early = EarlyStop(spec.name, settings.until_halfwidth, stored)
+    tasks = plan(spec.name, settings.conditions, settings.trials, done)
+    missing = sum(1 for task in tasks if not early.enough(task.condition.id))
     if not missing:
         display.say(f"{spec.display_name}: all episodes are on disk")
         return
@@ -181,7 +188,9 @@ async def _play_model(
         display.start(spec, progress, engine)
         began = time.monotonic()
         try:
-            await _batch(spec, settings, kit, store, done, engine, request, progress, display)
+            await _batch(
+                spec, settings, kit, store, done, engine, request, progress, display, early
+            )
         finally:
             display.stop()
             facts.setdefault("sessions", []).append(_session(progress, time.monotonic() - began))
@@ -198,6 +207,7 @@ async def _batch(
     request: Request,
     progress: Progress,
     display: Display,
+    early: EarlyStop,
 ) -> None:
     limits = replace(settings.limits, context=engine.max_model_len)
 
@@ -224,7 +234,14 @@ async def _batch(
 
     def keep(episode: Episode) -> None:
         store.add(episode)
-        display.ended(episode, outcome(episode))
+        result = outcome(episode)
+        early.ended(episode, result)
+        display.ended(episode, result)
+
+    def wanted(task: Task) -> bool:
+        enough = early.enough(task.condition.id)
+        progress.planned -= enough
+        return not enough
 
     try:
         await run_batch(
@@ -234,6 +251,7 @@ async def _batch(
             min(settings.options.concurrency, progress.planned),
             progress,
             rerun=settings.engine != "endpoint",
+            wanted=wanted,
         )
     except* EngineDown as gone:
         raise EngineUnavailable(

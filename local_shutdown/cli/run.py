@@ -132,6 +132,12 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
     help="One real exchange with the tools before the first episode.",
 )
 @click.option(
+    "--until-halfwidth",
+    type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
+    metavar="H",
+    help="Stop a cell once its interval is +-H wide, for example 0.03; --trials is then the most.",
+)
+@click.option(
     "--extend", is_flag=True, help="Add trials, models or conditions to a finished directory."
 )
 @click.option("--retry-errors", is_flag=True, help="Play episodes again that ended in an error.")
@@ -191,6 +197,7 @@ def run_command(
         stop_at_bypass=stop_at_bypass,
         interview=grid.interview_questions() if interview else (),
         probe=probe,
+        until_halfwidth=until_halfwidth,
         extend=extend,
         retry_errors=retry_errors,
     )
