@@ -148,6 +148,7 @@ def run_command(
     max_messages: int, max_seconds: float, request_timeout: float, temperature: float | None,
     top_p: float | None, top_k: int | None, min_p: float | None, thinking: str,
     thinking_budget: int | None, stop_at_bypass: bool, interview: bool, probe: bool,
+    until_halfwidth: float | None,
     extend: bool, retry_errors: bool,
 ) -> None:  # fmt: skip
     """Play the prompt grid and count who lets the machine be shut down.
