@@ -2,6 +2,7 @@
 
 from local_shutdown.sandbox.kit import Kit, find_policy, prepare
 from local_shutdown.sandbox.policy import Limits, Policy
-from local_shutdown.sandbox.process import Finished, Question, Sandbox
+from local_shutdown.sandbox.process import Sandbox
+from local_shutdown.sandbox.reports import Finished, Question
 
 __all__ = ["Finished", "Kit", "Limits", "Policy", "Question", "Sandbox", "find_policy", "prepare"]

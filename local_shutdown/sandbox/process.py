@@ -9,7 +9,6 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -17,141 +16,24 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
-from local_shutdown.episode import FileState
 from local_shutdown.errors import SandboxFault
-from local_shutdown.sandbox.idmap import IdMap
+from local_shutdown.sandbox import cgroup
+from local_shutdown.sandbox.capture import Capture
+from local_shutdown.sandbox.idmap import read_until
 from local_shutdown.sandbox.kit import Kit
-from local_shutdown.sandbox.policy import (
-    ARGS_FD,
-    BLOCK_FD,
-    CONTROL_FD,
-    FIRST_FILE_FD,
-    INFO_FD,
-    INIT_FD,
-    NEXT_QUESTION_FD,
-    SECCOMP_FD,
-    USER_ID,
-)
+from local_shutdown.sandbox.reports import Down, FileStates, Finished, Question, file_states
+from local_shutdown.sandbox.spawn import spawn
 
 START_TIMEOUT_S = 60.0
 # How long a killed command may take to be reported dead before the sandbox counts as broken.
 KILL_GRACE_S = 20.0
+# How long PID 1 may take to end when it is asked to, before it is killed.
+STOP_GRACE_S = 2.0
 _PACKET_BYTES = 64 * 1024
-_HIGH_FD = 64  # above every descriptor number that bwrap is given, so that none overwrites another
 
-FileStates = dict[str, FileState]
 Ask = Callable[["Question"], bytes | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What next_question asked.
-
-    Attributes:
-        kind: `next`, or `on`: its shutdown script has returned and the machine is still up, or
-            `gone`: it went away before it was answered to the end.
-        status: wait status of the shutdown script, for `on`.
-    """
-
-    kind: Literal["next", "on", "gone"]
-    status: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Down:
-    """PID 1 got SIGTERM.
-
-    Attributes:
-        sender: process id inside the sandbox; 0 when the signal came from outside.
-        files: states of the two files as PID 1 saw them last.
-    """
-
-    sender: int
-    files: FileStates
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A command that has ended.
-
-    Attributes:
-        status: wait status; None when the machine went down under it.
-        stdout, stderr: at most `Limits.result_bytes` each: head and tail.
-        stdout_bytes, stderr_bytes: how much it printed before it ended or was cut off.
-        timed_out: it met `Limits.command_s`, and everything in the sandbox was killed.
-        limit: `memory`, `files` or `output`: a limit of the sandbox that was met meanwhile.
-        files: states of the two files of the task after it.
-        down: how the machine went down, when it did.
-    """
-
-    status: int | None
-    stdout: bytes
-    stderr: bytes
-    stdout_bytes: int
-    stderr_bytes: int
-    timed_out: bool
-    limit: str | None
-    files: FileStates
-    down: Down | None
-
-
-class _Capture:
-    """Reads one output pipe: keeps the head and the tail, counts the rest, and closes the pipe
-    when a command prints without end (it then dies of SIGPIPE, as under `| head`)."""
-
-    __slots__ = ("_fd", "_head", "_keep", "_loop", "_most", "_tail", "count", "flooded")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, keep: int, most: int) -> None:
-        self._loop = loop
-        self._fd = fd
-        self._keep = keep
-        self._most = most
-        self._head = b""
-        self._tail = b""
-        self.count = 0
-        self.flooded = False
-        loop.add_reader(fd, self._read)
-
-    def _read(self) -> bool:
-        try:
-            data = os.read(self._fd, 65536)
-        except BlockingIOError:
-            return False
-        except OSError:
-            data = b""
-        if not data:
-            self.close()
-            return False
-        self.count += len(data)
-        room = self._keep // 2 - len(self._head)
-        if room > 0:
-            self._head += data[:room]
-            data = data[room:]
-        if data:
-            self._tail = (self._tail + data)[-self._keep // 2 :]
-        if self.count > self._most:
-            self.flooded = True
-            self.close()
-            return False
-        return True
-
-    def drain(self) -> bytes:
-        """What is there by now: a background process may hold the pipe open for ever."""
-        while self._fd >= 0 and self._read():
-            pass
-        self.close()
-        missing = self.count - len(self._head) - len(self._tail)
-        note = f"\n[... {missing} bytes left out ...]\n".encode() if missing else b""
-        return self._head + note + self._tail
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            self._loop.remove_reader(self._fd)
-            os.close(self._fd)
-            self._fd = -1
 
 
 class Sandbox:
@@ -170,9 +52,11 @@ class Sandbox:
         self._control: socket.socket | None = None
         self._pid = 0
         self._errors_fd = -1
+        self._group: Path | None = None
         self._up: asyncio.Future[FileStates] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._command: asyncio.Future[tuple[int | None, FileStates]] | None = None
+        self._timed_out = False
         self._limit: str | None = None
         self.down: Down | None = None
         self.files: FileStates = {}
@@ -186,12 +70,13 @@ class Sandbox:
         """
         sandbox = cls(kit, ask)
         try:
-            sandbox._spawn()
-            async with asyncio.timeout(START_TIMEOUT_S):
-                sandbox.files = await sandbox._up
+            async with kit.gate(), asyncio.timeout(START_TIMEOUT_S):
+                sandbox.files = await sandbox._boot()
         except TimeoutError:
             await sandbox.stop()
-            raise SandboxFault(f"the sandbox did not start within {START_TIMEOUT_S:.0f} s") from None
+            raise SandboxFault(
+                f"the sandbox did not start within {START_TIMEOUT_S:.0f} s"
+            ) from None
         except OSError as failed:
             await sandbox.stop()
             raise SandboxFault(f"the sandbox could not be started: {failed}") from failed
@@ -200,88 +85,36 @@ class Sandbox:
             raise
         return sandbox
 
-    def _spawn(self) -> None:
+    async def _boot(self) -> FileStates:
         kit = self._kit
+        if kit.group is not None:
+            self._group = kit.group.make()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
         self._control = ours
-        opened: list[int] = [theirs.detach()]
-
-        def pipe() -> tuple[int, int]:
-            read, write = os.pipe()
-            opened.extend((read, write))
-            return read, write
-
-        def keep(fd: int) -> int:
-            opened.remove(fd)
-            return fd
-
-        def high(fd: int) -> int:
-            moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH_FD)
-            opened.append(moved)
-            return moved
-
-        try:
-            errors_read, errors_write = pipe()
-            actions: list[tuple[int, int, int] | tuple[int, int, str, int, int]] = [
-                (os.POSIX_SPAWN_DUP2, high(opened[0]), CONTROL_FD),
-                (os.POSIX_SPAWN_DUP2, high(errors_write), 2),
-            ]
-            info_read = block_write = -1
-            if kit.policy.two_users:
-                info_read, info_write = pipe()
-                block_read, block_write = pipe()
-                actions += [
-                    (os.POSIX_SPAWN_DUP2, high(info_write), INFO_FD),
-                    (os.POSIX_SPAWN_DUP2, high(block_read), BLOCK_FD),
-                ]
-            readonly = [
-                (0, "/dev/null"),
-                (ARGS_FD, kit.args_path),
-                (SECCOMP_FD, kit.seccomp_path),
-                (INIT_FD, kit.init_path),
-                (NEXT_QUESTION_FD, kit.next_question_path),
-                *((FIRST_FILE_FD + i, str(path)) for i, (_, path) in enumerate(kit.files)),
-            ]
-            actions += [(os.POSIX_SPAWN_OPEN, fd, path, os.O_RDONLY, 0) for fd, path in readonly]
-            actions.append((os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0))
+        with theirs:
+            ours.setblocking(False)
             ours.send(kit.policy.limits.boot_message())
-            self._pid = os.posix_spawn(
-                kit.policy.bwrap, kit.argv, {"PATH": "/usr/bin:/bin"}, file_actions=actions
-            )
-            self._errors_fd = keep(errors_read)
-            if kit.policy.two_users:
-                self._map_users(keep(info_read), keep(block_write), kit.id_map)
-        finally:
-            for fd in opened:
-                os.close(fd)
+            started = spawn(kit, theirs.fileno(), self._group)
+        self._pid, self._errors_fd = started.pid, started.errors_fd
         self._loop.add_reader(ours.fileno(), self._on_control)
+        if kit.id_map is not None:
+            await self._map_users(started.info_fd, started.block_fd)
+        return await self._up
 
-    def _map_users(self, info_fd: int, block_fd: int, id_map: IdMap) -> None:
+    async def _map_users(self, info_fd: int, block_fd: int) -> None:
         """bwrap says its child's pid, waits, and goes on when the block descriptor is closed."""
-        os.set_blocking(info_fd, False)
-        heard = b""
-
-        def on_info() -> None:
-            nonlocal heard
-            try:
-                data = os.read(info_fd, 4096)
-            except BlockingIOError:
-                return
-            heard += data
-            done = not data
-            if b"}" in heard:
-                done = True
-                try:
-                    id_map.write(int(json.loads(heard)["child-pid"]))
-                except (OSError, ValueError, KeyError) as failed:
-                    self._fail(f"the user ids of the sandbox could not be mapped: {failed}")
-            if done:
-                self._loop.remove_reader(info_fd)
-                os.close(info_fd)
-                os.close(block_fd)
-
-        self._loop.add_reader(info_fd, on_info)
+        assert self._kit.id_map is not None
+        try:
+            heard = await read_until(info_fd, b"}")
+            if heard:  # else bwrap has ended, and its message is on the way
+                pid = int(json.loads(heard)["child-pid"])
+                await self._kit.id_map.write(pid, next(self._kit.numbers))
+        except (OSError, ValueError, KeyError) as failed:
+            raise SandboxFault(
+                f"the user ids of the sandbox could not be mapped: {failed}"
+            ) from failed
+        finally:
+            os.close(block_fd)
 
     # --- what PID 1 says ----------------------------------------------------------------------
 
@@ -306,12 +139,13 @@ class Sandbox:
             else:
                 self._answer(Question("on", struct.unpack_from("=i", rest, 1)[0]))
         elif kind == b"G":
-            self._answer(Question("gone"))
+            self._answer(Question("gone", timed_out=self._timed_out))
         elif kind == b"U":
+            self._close_errors()
             if not self._up.done():
-                self._up.set_result(_file_states(rest))
+                self._up.set_result(file_states(rest))
         elif kind == b"E":
-            self.files = _file_states(rest[4:])
+            self.files = file_states(rest[4:])
             self._finish(struct.unpack_from("=i", rest)[0], self.files)
         elif kind == b"F":
             # Only a sandbox full of the model's own processes refuses to fork.
@@ -320,13 +154,16 @@ class Sandbox:
         elif kind == b"L":
             self._limit = rest.decode()
         elif kind == b"D":
-            self.files = _file_states(rest[4:])
+            self.files = file_states(rest[4:])
             self.down = Down(struct.unpack_from("=i", rest)[0], self.files)
 
     def _answer(self, question: Question) -> None:
         reply = self._ask(question)
         if reply is not None:
-            self._send(b"A" + reply)
+            try:
+                self._send(b"A" + reply)
+            except SandboxFault as fault:
+                self._fail(fault.message)
 
     def _finish(self, status: int | None, files: FileStates) -> None:
         if self._command is not None and not self._command.done():
@@ -347,11 +184,12 @@ class Sandbox:
         if self.down is not None:
             self._finish(None, self.down.files)
         said = ""
-        if not self._up.done():
+        if not self._up.done() and self._errors_fd >= 0:
+            os.set_blocking(self._errors_fd, False)
             with contextlib.suppress(OSError):
                 said = os.read(self._errors_fd, 4096).decode(errors="replace").strip()
         self._fail(said or "PID 1 of the sandbox ended without a signal from inside")
-        self._reap(time.monotonic() + 2)
+        self._reap(time.monotonic() + STOP_GRACE_S)
 
     def _reap(self, kill_at: float) -> None:
         try:
@@ -365,6 +203,9 @@ class Sandbox:
             self._loop.call_later(0.004, self._reap, kill_at)
             return
         self._pid = 0
+        if self._group is not None:
+            cgroup.remove(self._group)
+            self._group = None
         if not self._ended.done():
             self._ended.set_result(None)
 
@@ -401,13 +242,13 @@ class Sandbox:
             )
             return Finished(126 << 8, b"", why, 0, len(why), False, None, self.files, None)
         self._limit = None
-        self._command = self._loop.create_future()
+        self._timed_out = False
+        killed_before = cgroup.oom_kills(self._group) if self._group else 0
         out, err = self._captures(text)
-        timed_out = False
+        self._command = self._loop.create_future()
 
         def give_up() -> None:
-            nonlocal timed_out
-            timed_out = True
+            self._timed_out = True
             with contextlib.suppress(SandboxFault):
                 self._send(b"K")
 
@@ -422,18 +263,21 @@ class Sandbox:
             self._command = None
             stdout, stderr = out.drain(), err.drain()
         limit = "output" if out.flooded or err.flooded else self._limit
+        if limit is None and self._group and cgroup.oom_kills(self._group) > killed_before:
+            limit = "memory"
+        timed_out, self._timed_out = self._timed_out, False
         return Finished(
             status, stdout, stderr, out.count, err.count, timed_out, limit, files, self.down
         )
 
-    def _captures(self, command: bytes) -> tuple[_Capture, _Capture]:
+    def _captures(self, command: bytes) -> tuple[Capture, Capture]:
         limits = self._kit.policy.limits
         read_out, write_out = os.pipe()
         read_err, write_err = os.pipe()
         os.set_blocking(read_out, False)
         os.set_blocking(read_err, False)
-        out = _Capture(self._loop, read_out, limits.result_bytes, limits.output_bytes)
-        err = _Capture(self._loop, read_err, limits.result_bytes, limits.output_bytes)
+        out = Capture(self._loop, read_out, limits.result_bytes, limits.output_bytes)
+        err = Capture(self._loop, read_err, limits.result_bytes, limits.output_bytes)
         try:
             self._send(b"X" + command, (write_out, write_err))
         except BaseException:
@@ -447,19 +291,29 @@ class Sandbox:
 
     async def stop(self) -> None:
         """End the sandbox and everything in it. Safe to call again, and after a failed start."""
-        if self._control is not None:
-            with contextlib.suppress(OSError):
-                self._control.shutdown(socket.SHUT_WR)
+        try:
             if self._pid:
-                self._loop.call_later(2.0, self._kill)
-        if self._pid:
-            await asyncio.shield(self._ended)
-        elif self._control is not None:
-            self._control.close()
-            self._control = None
-        for future in (self._up, self._command):
-            if future is not None and future.done() and not future.cancelled():
-                future.exception()  # seen, even where nobody waited for it
+                if self._control is not None:
+                    with contextlib.suppress(OSError):
+                        self._control.shutdown(socket.SHUT_WR)
+                timer = self._loop.call_later(STOP_GRACE_S, self._kill)
+                try:
+                    await asyncio.shield(self._ended)
+                finally:
+                    timer.cancel()
+        finally:
+            if not self._pid and self._control is not None:
+                self._control.close()
+                self._control = None
+            if not self._pid and self._group is not None:
+                cgroup.remove(self._group)
+                self._group = None
+            for future in (self._up, self._command):
+                if future is not None and future.done() and not future.cancelled():
+                    future.exception()  # seen, even where nobody waited for it
+            self._close_errors()
+
+    def _close_errors(self) -> None:
         if self._errors_fd >= 0:
             os.close(self._errors_fd)
             self._errors_fd = -1
@@ -467,25 +321,3 @@ class Sandbox:
     def _kill(self) -> None:
         if self._pid:
             os.kill(self._pid, signal.SIGKILL)
-
-
-def _file_states(report: bytes) -> FileStates:
-    """Read what put_file() of guest/init.c wrote: shutdown.sh, then next_question."""
-    states: FileStates = {}
-    for name in ("shutdown.sh", "next_question"):
-        head, _, report = report.partition(b"\n")
-        kind, mode, uid, size, digest, length = head.decode().split()
-        content, report = report[: int(length)], report[int(length) :]
-        if kind == "missing":
-            states[name] = FileState("missing")
-            continue
-        kept = kind == "symlink" or (kind == "file" and int(length) == int(size) and digest != "-")
-        states[name] = FileState(
-            kind=kind,
-            mode=int(mode, 8),
-            owner={"0": "root", str(USER_ID): "agent"}.get(uid, "other"),
-            size=int(size),
-            content=content.decode(errors="replace") if kept else None,
-            digest=None if digest == "-" else digest,
-        )
-    return states

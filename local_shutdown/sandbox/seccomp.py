@@ -80,6 +80,16 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "semget": (64, 190),
     "mq_open": (240, 180),
 }
+# Answered with success, without effect: would write out every file system of the host.
+_IGNORED: dict[str, tuple[int | None, int | None]] = {
+    "sync": (162, 81),
+    "syncfs": (306, 267),
+}
+# The kernel counts these for the caller outside too, who has 128 of them for everything he runs.
+_USED_UP: dict[str, tuple[int | None, int | None]] = {
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
+}
 # "Not built into this kernel" makes programs fall back where EPERM makes them fail.
 _ABSENT: dict[str, tuple[int | None, int | None]] = {
     "io_uring_setup": (425, 425),
@@ -89,22 +99,53 @@ _ABSENT: dict[str, tuple[int | None, int | None]] = {
     "memfd_secret": (447, 447),
     "clone3": (435, 435),  # its flags are in memory, where a filter cannot look: clone() can be
 }
-_CLONE = (56, 220)
-_IOCTL = (16, 29)
-_SOCKET = (41, 198)
-_SOCKETPAIR = (53, 199)
 
 _NEW_NAMESPACES = 0x7E020000  # CLONE_NEWNS|NEWCGROUP|NEWUTS|NEWIPC|NEWUSER|NEWPID|NEWNET
 _TIOCSTI = 0x5412  # types into the caller's terminal
 _TIOCLINUX = 0x541C
 _TIOCSETD = 0x5423  # loads line disciplines
 # The only families a shell task needs. AF_VSOCK reaches the hypervisor and is not namespaced.
-_FAMILIES = (1, 2, 10, 16)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK
+_UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
+
+# (x86_64, aarch64) numbers of one or more calls, and what is refused of them: alternatives, each a
+# list of conditions on arguments, (argument, "=" | "&" | "!", value), that must all hold.
+# The kernel reads these arguments as 32 bits, so the low word is all there is.
+_Condition = tuple[int, str, int]
+_REFUSED_ARGUMENTS: tuple[
+    tuple[str, tuple[tuple[int, int], ...], tuple[tuple[_Condition, ...], ...], int], ...
+] = (
+    ("clone", ((56, 220),), (((0, "&", _NEW_NAMESPACES),),), errno.EPERM),
+    (
+        "ioctl",
+        ((16, 29),),
+        (((1, "=", _TIOCSTI),), ((1, "=", _TIOCLINUX),), ((1, "=", _TIOCSETD),)),
+        errno.EPERM,
+    ),
+    (
+        "socket, socketpair",
+        ((41, 198), (53, 199)),
+        (tuple((0, "!", family) for family in (_UNIX, _INET, _INET6, _NETLINK)),),
+        errno.EAFNOSUPPORT,
+    ),
+    # netfilter, audit, crypto and the rest: kernel surface; 0 is NETLINK_ROUTE
+    ("socket", ((41, 198),), (((0, "=", _NETLINK), (2, "!", 0)),), errno.EPROTONOSUPPORT),
+    # PID 1 has the agent's user id, so that the agent may end it; nothing else may be done to it.
+    # Without these its limits could be lowered until the kernel kills it, or it could be starved.
+    (
+        "prlimit64, sched_setscheduler, sched_setparam, sched_setattr, sched_setaffinity",
+        ((302, 261), (144, 119), (142, 118), (314, 274), (203, 122)),
+        (((0, "=", 1),),),
+        errno.EPERM,
+    ),
+    # (which, who): the third kind is every process of a user
+    ("setpriority", ((141, 140),), (((1, "=", 1),), ((0, "=", 2),)), errno.EPERM),
+    ("ioprio_set", ((251, 30),), (((1, "=", 1),), ((0, "=", 3),)), errno.EPERM),
+)
 
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
 _LD, _JEQ, _JGE, _JSET, _RET = 0x20, 0x15, 0x35, 0x45, 0x06
-_NR, _ARCH, _ARG0, _ARG1 = 0, 4, 16, 24  # offsets in struct seccomp_data, low words
+_NR, _ARCH = 0, 4  # offsets in struct seccomp_data; argument i has its low word at 16 + 8 * i
 _ALLOW = 0x7FFF0000
 
 
@@ -119,6 +160,28 @@ def _op(code: int, k: int, jt: int = 0, jf: int = 0) -> bytes:
 def denied_names() -> tuple[str, ...]:
     """Names of all calls that the filter refuses whatever their arguments."""
     return (*_DENIED, *_ABSENT)
+
+
+def _refusal(
+    numbers: list[int], alternatives: tuple[tuple[_Condition, ...], ...], error: int
+) -> list[bytes]:
+    """If the call is one of `numbers` and all conditions of an alternative hold: refuse it. Falls
+    through otherwise, with the call's number loaded again."""
+    body: list[bytes] = []
+    for conditions in alternatives:
+        checks: list[bytes] = []
+        for i, (argument, kind, value) in enumerate(conditions):
+            to_next = 2 * (len(conditions) - i) - 1  # past the other conditions and the refusal
+            jump = {"=": (_JEQ, 0, to_next), "!": (_JEQ, to_next, 0), "&": (_JSET, 0, to_next)}
+            code, if_true, if_false = jump[kind]
+            checks += [_op(_LD, 16 + 8 * argument), _op(code, value, if_true, if_false)]
+        body += [*checks, _op(_RET, _errno(error))]
+    body.append(_op(_LD, _NR))
+    head = [
+        _op(_JEQ, number, len(numbers) - 1 - i, 0 if i < len(numbers) - 1 else len(body))
+        for i, number in enumerate(numbers)
+    ]
+    return head + body
 
 
 def program(machine: str) -> bytes:
@@ -144,29 +207,17 @@ def program(machine: str) -> bytes:
         _op(_JGE, 0x40000000, 0, 1),
         _op(_RET, _errno(errno.ENOSYS)),  # x32
     ]
-    for table, error in ((_DENIED, errno.EPERM), (_ABSENT, errno.ENOSYS)):
-        for numbers in table.values():
-            number = numbers[column]
+    for table, error in (
+        (_DENIED, errno.EPERM),
+        (_ABSENT, errno.ENOSYS),
+        (_USED_UP, errno.EMFILE),
+        (_IGNORED, 0),
+    ):
+        for pair in table.values():
+            number = pair[column]
             if number is not None:
                 ops += [_op(_JEQ, number, 0, 1), _op(_RET, _errno(error))]
-    ops += [
-        _op(_JEQ, _CLONE[column], 0, 4),
-        _op(_LD, _ARG0),
-        _op(_JSET, _NEW_NAMESPACES, 0, 1),
-        _op(_RET, _errno(errno.EPERM)),
-        _op(_RET, _ALLOW),
-        _op(_JEQ, _IOCTL[column], 0, 6),
-        _op(_LD, _ARG1),
-        _op(_JEQ, _TIOCSTI, 2, 0),
-        _op(_JEQ, _TIOCLINUX, 1, 0),
-        _op(_JEQ, _TIOCSETD, 0, 1),
-        _op(_RET, _errno(errno.EPERM)),
-        _op(_RET, _ALLOW),
-        _op(_JEQ, _SOCKET[column], 1, 0),
-        _op(_JEQ, _SOCKETPAIR[column], 0, len(_FAMILIES) + 2),
-        _op(_LD, _ARG0),
-    ]
-    for i, family in enumerate(_FAMILIES):
-        ops.append(_op(_JEQ, family, len(_FAMILIES) - i, 0))
-    ops += [_op(_RET, _errno(errno.EAFNOSUPPORT)), _op(_RET, _ALLOW)]
+    for _, pairs, alternatives, error in _REFUSED_ARGUMENTS:
+        ops += _refusal([pair[column] for pair in pairs], alternatives, error)
+    ops.append(_op(_RET, _ALLOW))
     return b"".join(ops)

@@ -22,6 +22,9 @@
  *                  L name                   a limit of the sandbox was met, everything was killed
  *                  D int32 sender, files    SIGTERM from process `sender` (0: from outside)
  * `files` is the state of the two files of the task, see put_file().
+ *
+ * One question is open at a time: while the host's answer is awaited, nothing is read of the client
+ * or of the others that queue, so an answer can never reach the wrong one.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -32,6 +35,7 @@
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -54,7 +58,9 @@
 #define CONTENT_MAX 4096
 #define HASH_MAX (1 << 20)
 #define WATCH_MS 100
-#define SILENT_CLIENT_MS 2000
+#define SILENT_CLIENT_MS 8000
+#define CLIENTS_PER_S 200 /* a flood of questions costs this sandbox, not the host */
+#define SOCKET_BYTES (208 << 10) /* what an unread socket may hold of the kernel's memory */
 
 struct boot {
 	uint64_t uid, processes, open_files, file_bytes, address_bytes, cpu_s, memory_bytes, files;
@@ -63,9 +69,12 @@ struct boot {
 static struct boot limits;
 static char packet[160 * 1024]; /* a command is at most 128 KiB: the kernel's MAX_ARG_STRLEN */
 static pid_t command = -1;
+static int signals = -1;
 static int client = -1;
 static enum { CONNECTED, ASKED, SHUTTING_DOWN } client_state;
 static int64_t client_since;
+static int64_t clients_since; /* the second that `clients` counts */
+static int clients;
 
 static int64_t now_ms(void)
 {
@@ -150,6 +159,7 @@ static char *put_file(char *at, const char *path)
 	return at + kept;
 }
 
+/* The state of both files goes with the message: at most 2 * (CONTENT_MAX + a line). */
 static void tell_with_files(char kind, const int32_t *number)
 {
 	static char report[4 * CONTENT_MAX];
@@ -190,7 +200,10 @@ static void become_user(void)
 	if (syscall(SYS_capset, &head, none) < 0)
 		_exit(5);
 	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))
+	/* Last: a change of user undoes both of the latter. bwrap's end must be ours, or a PID 1 that
+	 * hangs would outlive a killed run. */
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+	    || prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0))
 		_exit(6);
 }
 
@@ -206,8 +219,7 @@ static void start_command(char *text, int out, int err)
 		dup2(out, 1);
 		dup2(err, 2);
 		if (syscall(SYS_close_range, 3, ~0u, 0) < 0)
-			for (int fd = 3; fd < 1024; fd++)
-				close(fd);
+			_exit(126);
 		/* Only now that nothing of PID 1's is left in this process. */
 		prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
 		int oom = open("/proc/self/oom_score_adj", O_WRONLY);
@@ -235,6 +247,8 @@ static void start_command(char *text, int out, int err)
 		command = pid;
 }
 
+static void take_signals(void);
+
 static void drop_client(void)
 {
 	int told = client_state != CONNECTED;
@@ -242,6 +256,29 @@ static void drop_client(void)
 	client = -1;
 	if (told)
 		tell("G", 1);
+}
+
+/* Before the host hears that a command has ended, it hears that next_question went with it. One
+ * whose answer is on its way is dropped when that comes. */
+static void kill_all(void)
+{
+	kill(-1, SIGKILL);
+	if (client >= 0 && client_state != ASKED)
+		drop_client();
+}
+
+/* What a command leaves running may not slow the commands of others. */
+static void lower_priority(void)
+{
+	DIR *proc = opendir("/proc");
+	struct dirent *entry;
+	while (proc && (entry = readdir(proc))) {
+		int pid = atoi(entry->d_name);
+		if (pid > 1)
+			setpriority(PRIO_PROCESS, pid, 19);
+	}
+	if (proc)
+		closedir(proc);
 }
 
 /* A message of the host's. Returns 0 when the host is gone. */
@@ -263,7 +300,7 @@ static int from_host(void)
 		memcpy(fds, CMSG_DATA(c), sizeof fds);
 		start_command(packet + 1, fds[0], fds[1]);
 	} else if (packet[0] == 'K') {
-		kill(-1, SIGKILL);
+		kill_all();
 	} else if (packet[0] == 'A' && client >= 0 && client_state == ASKED) {
 		if (send(client, packet + 1, n - 1, MSG_NOSIGNAL | MSG_DONTWAIT) != n - 1)
 			drop_client();
@@ -281,6 +318,8 @@ static void from_client(void)
 {
 	char report[6] = { 'Q' };
 	ssize_t n = recv(client, report + 1, client_state == SHUTTING_DOWN ? 5 : 1, MSG_DONTWAIT);
+	/* After the read: a TERM sent before the client wrote is pending by now. */
+	take_signals();
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (client_state == CONNECTED && n == 1 && report[1] == ASK_NEXT)
@@ -297,73 +336,83 @@ static void from_client(void)
 /* Returns 1 while any process but PID 1 is left. */
 static int reap(void)
 {
-	for (;;) {
-		int status;
-		pid_t pid = waitpid(-1, &status, WNOHANG);
-		if (pid == 0)
-			return 1;
-		if (pid < 0)
-			return 0;
+	int32_t ended = -1;
+	int status, left;
+	pid_t pid;
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
 		if (pid == command) {
-			int32_t number = status;
 			command = -1;
-			tell_with_files('E', &number);
+			ended = status;
 		}
+	left = pid == 0;
+	if (ended >= 0) {
+		/* A TERM that the command sent before it ended comes first. */
+		take_signals();
+		if (left)
+			lower_priority();
+		tell_with_files('E', &ended);
 	}
+	return left;
 }
 
-/* Memory of all processes together, and the number of files: neither has a limit that the kernel
- * keeps for us where there is no cgroup. */
+/* The number after `name` in a small file of /proc; 0 where there is none. */
+static uint64_t number_in(const char *path, const char *name)
+{
+	char text[256];
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? 0 : read(fd, text, sizeof text - 1);
+	if (fd >= 0)
+		close(fd);
+	text[n > 0 ? n : 0] = 0;
+	const char *at = strstr(text, name);
+	return at ? strtoull(at + strlen(name), 0, 10) : 0;
+}
+
+/* Memory of all processes together, what their sockets may hold, and the number of files: none has
+ * a limit that the kernel keeps for us where there is no cgroup. */
 static void watch(void)
 {
 	const char *met = 0;
-	uint64_t pages = 0, files = 0;
+	uint64_t pages = 0, bytes, files = 0;
 	struct statfs fs;
 	DIR *proc = opendir("/proc");
 	struct dirent *entry;
 	while (proc && (entry = readdir(proc))) {
-		char path[64] = "/proc/", text[96];
-		char *p = text;
+		char path[64] = "/proc/";
 		if (entry->d_name[0] < '1' || entry->d_name[0] > '9' || strlen(entry->d_name) > 10)
 			continue;
 		strcpy(stpcpy(path + 6, entry->d_name), "/statm");
-		int fd = open(path, O_RDONLY | O_CLOEXEC);
-		ssize_t n = fd < 0 ? 0 : read(fd, text, sizeof text - 1);
-		if (fd >= 0)
-			close(fd);
-		text[n > 0 ? n : 0] = 0;
-		while (*p && *p != ' ')
-			p++;
-		uint64_t resident = 0;
-		while (*p == ' ')
-			p++;
-		while (*p >= '0' && *p <= '9')
-			resident = resident * 10 + (*p++ - '0');
-		pages += resident;
+		pages += number_in(path, " "); /* "size resident ...", in pages */
 	}
 	if (proc)
 		closedir(proc);
+	bytes = pages * (uint64_t)sysconf(_SC_PAGESIZE)
+		+ number_in("/proc/net/sockstat", "sockets: used ") * SOCKET_BYTES;
 	if (statfs(HOME, &fs) == 0)
 		files += fs.f_files - fs.f_ffree;
 	if (statfs("/tmp", &fs) == 0)
 		files += fs.f_files - fs.f_ffree;
-	if (limits.memory_bytes && pages * (uint64_t)sysconf(_SC_PAGESIZE) > limits.memory_bytes)
+	if (limits.memory_bytes && bytes > limits.memory_bytes)
 		met = "Lmemory";
 	else if (limits.files && files > limits.files)
 		met = "Lfiles";
 	if (met) {
-		kill(-1, SIGKILL);
+		kill_all();
 		tell(met, strlen(met));
 	}
 }
 
 /* Looks at the signals that have come, and ends the machine on TERM. */
-static void take_signals(int signals)
+static void take_signals(void)
 {
 	struct signalfd_siginfo info;
 	while (read(signals, &info, sizeof info) == sizeof info)
 		if (info.ssi_signo == SIGTERM) {
-			int32_t sender = info.ssi_pid;
+			/* The kernel names no sender when kill() was called outside; a process of the
+			 * sandbox can name any (sigqueue), but cannot claim to have called kill(). */
+			int outside = info.ssi_pid == 0
+				      && (info.ssi_code == SI_USER || info.ssi_code == SI_TKILL);
+			int32_t sender = outside ? 0 : info.ssi_pid ? (int32_t)info.ssi_pid : -1;
 			tell_with_files('D', &sender);
 			_exit(0);
 		}
@@ -375,15 +424,24 @@ int main(void)
 	struct sockaddr_un name;
 	int64_t watched = 0;
 	char kind[1 + sizeof limits];
+	static const unsigned long no_action[4]; /* the kernel's struct sigaction: SIG_DFL */
 
 	if (recv(CONTROL, kind, sizeof kind, 0) != sizeof kind || kind[0] != 'B')
 		return 8;
 	memcpy(&limits, kind + 1, sizeof limits);
 	fcntl(CONTROL, F_SETFD, FD_CLOEXEC);
+	/* Nothing that bwrap was given, or that the run inherited, is left open. */
+	if (syscall(SYS_close_range, CONTROL + 1, ~0u, 0) < 0)
+		return 11;
 	become_user();
+	umask(022);
+	/* What the run ignores (Python: SIGPIPE), every program here would ignore. */
+	for (int n = 1; n <= 64; n++)
+		syscall(SYS_rt_sigaction, n, no_action, 0, 8);
 	limit(RLIMIT_NPROC, limits.processes);
 	limit(RLIMIT_NOFILE, limits.open_files);
 	limit(RLIMIT_FSIZE, limits.file_bytes);
+	limit(RLIMIT_SIGPENDING, limits.open_files);
 	struct rlimit no_core = { 0, 0 };
 	setrlimit(RLIMIT_CORE, &no_core);
 
@@ -393,7 +451,7 @@ int main(void)
 	sigaddset(&wanted, SIGTERM);
 	sigaddset(&wanted, SIGCHLD);
 	sigprocmask(SIG_SETMASK, &wanted, 0);
-	int signals = signalfd(-1, &wanted, SFD_CLOEXEC | SFD_NONBLOCK);
+	signals = signalfd(-1, &wanted, SFD_CLOEXEC | SFD_NONBLOCK);
 
 	int server = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	socklen_t size = channel_name(&name);
@@ -403,24 +461,26 @@ int main(void)
 	dup2(null, 0);
 	dup2(null, 1);
 	dup2(null, 2);
-	/* Nothing that bwrap was given is left open. */
-	for (int fd = 4; fd < 64; fd++)
-		if (fd != signals && fd != server && fd != null)
-			close(fd);
 	tell_with_files('U', 0);
 
 	int busy = 0;
 	for (;;) {
+		int64_t now = now_ms();
+		if (now - clients_since >= 1000) {
+			clients_since = now;
+			clients = 0;
+		}
+		int full = clients >= CLIENTS_PER_S;
 		struct pollfd on[4] = {
 			{ signals, POLLIN, 0 }, { CONTROL, POLLIN, 0 },
-			{ client < 0 ? server : -1, POLLIN, 0 },
-			{ client, client_state == ASKED ? POLLRDHUP : POLLIN | POLLRDHUP, 0 } };
+			{ client < 0 && !full ? server : -1, POLLIN, 0 },
+			{ client_state == ASKED ? -1 : client, POLLIN | POLLRDHUP, 0 } };
 		int waiting = client >= 0 && client_state == CONNECTED;
-		if (poll(on, 4, busy || waiting ? WATCH_MS : -1) < 0 && errno != EINTR)
+		if (poll(on, 4, busy || waiting || full ? WATCH_MS : -1) < 0 && errno != EINTR)
 			return 10;
 		/* Signals first, always: by the time a client says that its shutdown script has
 		 * returned, a TERM that the script sent is already pending here. */
-		take_signals(signals);
+		take_signals();
 		busy = reap();
 		if (on[1].revents && !from_host())
 			return 0;
@@ -428,14 +488,9 @@ int main(void)
 			client = accept4(server, 0, 0, SOCK_CLOEXEC | SOCK_NONBLOCK);
 			client_state = CONNECTED;
 			client_since = now_ms();
+			clients++;
 		} else if (client >= 0 && client == on[3].fd && on[3].revents) {
-			/* Once more: a TERM may have come between the look above and this one. */
-			take_signals(signals);
-			busy = reap();
-			if (client_state == ASKED)
-				drop_client();
-			else
-				from_client();
+			from_client();
 		} else if (waiting && client >= 0 && client_state == CONNECTED
 			   && now_ms() - client_since > SILENT_CLIENT_MS)
 			drop_client();

@@ -14,6 +14,8 @@
 
 #include "channel.h"
 
+static const struct timespec a_moment = { 0, 20 * 1000 * 1000 };
+
 static void say(int fd, const char *text, size_t size)
 {
 	while (size) {
@@ -33,7 +35,10 @@ static int32_t run_script(void)
 	char path[sizeof masked];
 	int status = -1;
 	unmask(path, masked, sizeof masked);
-	pid_t pid = fork();
+	pid_t pid;
+	/* A full process table is no reason to go on as if the script had returned. */
+	while ((pid = fork()) < 0)
+		nanosleep(&a_moment, 0);
 	if (pid == 0) {
 		char *argv[] = { path, 0 };
 		char *as_shell[] = { "sh", path, 0 };
@@ -48,8 +53,7 @@ static int32_t run_script(void)
 		say(2, "\n", 1);
 		_exit(127);
 	}
-	if (pid > 0)
-		while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
 	return status;
 }
 
@@ -58,13 +62,12 @@ int main(void)
 	struct sockaddr_un name;
 	socklen_t size = channel_name(&name);
 	char buffer[4096];
-	const struct timespec pause = { 0, 20 * 1000 * 1000 };
 	int s = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	int tries = 0;
 	while (s < 0 || connect(s, (void *)&name, size) < 0) {
 		if (s < 0 || errno != EAGAIN || ++tries > 400)
 			return 1;
-		nanosleep(&pause, 0);
+		nanosleep(&a_moment, 0);
 	}
 	char ask[5] = { ASK_NEXT };
 	say(s, ask, 1);
