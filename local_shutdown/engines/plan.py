@@ -19,6 +19,7 @@ from local_shutdown.engines.fit import (
     SHORTEST_MAX_MODEL_LEN,
     USEFUL_EPISODES,
     Room,
+    episode_tokens,
     kv_bytes,
     planned_weights_gib,
     refusal,
@@ -289,6 +290,8 @@ def _length(spec: ModelSpec, wanted: int | None, given: Mapping[str, str], why: 
     need = "up to 32k tokens, since it reasons" if spec.reasons else "about 8k tokens"
     native = "native context unknown" if spec.context is None else f"native: {spec.context}"
     why.append(f"max-model-len {length}: an episode needs {need} ({native}).")
+    if length < episode_tokens(spec):
+        why.append("that is short: episodes that outgrow it end as `limit` and are not counted.")
     return length
 
 

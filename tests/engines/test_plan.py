@@ -205,6 +205,11 @@ def test_a_context_beyond_the_native_one_is_refused() -> None:
         plan(dense(8), cards(1, 79.0), concurrency=8, max_model_len=200_000)
 
 
+def test_a_native_context_too_short_for_an_episode_is_said() -> None:
+    made = plan(dense(8, context=4096), cards(1, 79.0), concurrency=8)
+    assert any("end as `limit`" in sentence for sentence in made.why)
+
+
 def test_an_unknown_native_context_is_left_to_the_server() -> None:
     made = plan(dense(8, context=None), cards(1, 79.0), concurrency=8)
     assert flag(made, "--max-model-len") == "auto"
