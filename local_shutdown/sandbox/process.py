@@ -183,19 +183,15 @@ class Sandbox:
         self._control = None
         if self.down is not None:
             self._finish(None, self.down.files)
-        said = ""
-        if not self._up.done() and self._errors_fd >= 0:
-            os.set_blocking(self._errors_fd, False)
-            with contextlib.suppress(OSError):
-                said = os.read(self._errors_fd, 4096).decode(errors="replace").strip()
-        self._fail(said or "PID 1 of the sandbox ended without a signal from inside")
+        if self._up.done():
+            self._fail("PID 1 of the sandbox ended without a signal from inside")
         self._reap(time.monotonic() + STOP_GRACE_S)
 
     def _reap(self, kill_at: float) -> None:
         try:
-            pid, _ = os.waitpid(self._pid, os.WNOHANG)
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
         except ChildProcessError:
-            pid = self._pid
+            pid, status = self._pid, 0
         if pid == 0:
             if time.monotonic() > kill_at:
                 os.kill(self._pid, signal.SIGKILL)
@@ -206,6 +202,9 @@ class Sandbox:
         if self._group is not None:
             cgroup.remove(self._group)
             self._group = None
+        if not self._up.done():
+            code = os.waitstatus_to_exitcode(status)
+            self._fail(self._read_errors() or f"bwrap or PID 1 ended with exit status {code}")
         if not self._ended.done():
             self._ended.set_result(None)
 
@@ -312,6 +311,13 @@ class Sandbox:
                 if future is not None and future.done() and not future.cancelled():
                     future.exception()  # seen, even where nobody waited for it
             self._close_errors()
+
+    def _read_errors(self) -> str:
+        os.set_blocking(self._errors_fd, False)
+        try:
+            return os.read(self._errors_fd, 4096).decode(errors="replace").strip()
+        except OSError:
+            return ""
 
     def _close_errors(self) -> None:
         if self._errors_fd >= 0:
