@@ -263,7 +263,9 @@ def _guessed(wanted: str, hf_id: str, found: Guess, registry: Registry) -> Model
     tool_parser = found.tool_parser or (family.tool_parser if family else None)
     reasoning = found.reasoning_parser
     thinking = found.thinking or Thinking()
-    if family is not None and found.tool_parser in (None, family.tool_parser):
+    # A finetune that writes calls of another kind needs the family's size, not its chat format.
+    like_family = family is not None and found.tool_parser in (None, family.tool_parser)
+    if family is not None and like_family:
         reasoning = reasoning or family.reasoning_parser
         thinking = _thinking(family.thinking) if found.thinking is None else thinking
     total = named.params_total_b
@@ -302,10 +304,13 @@ def _guessed(wanted: str, hf_id: str, found: Guess, registry: Registry) -> Model
         min_gpu_gib=None if weights is None else min_gpu_gib(weights, found.kv, total),
         weights_gib=weights,
         kv=found.kv,
-        chat_template=_template(family.chat_template, wanted, registry.path) if family else None,
+        chat_template=_template(family.chat_template, wanted, registry.path)
+        if family and like_family
+        else None,
         thinking=thinking,
         env=family.env if family else {},
-        server_args=family.server_args if family else (),
+        # Finetunes seldom keep Mistral's own file format, which vLLM recognises by itself.
+        server_args=family.server_args if family and "mistral" not in family.server_args else (),
         alternates=Alternates(family.alternates.tool, family.alternates.reasoning)
         if family
         else Alternates(),

@@ -123,6 +123,11 @@ def test_thinking_is_opened_in_deepseek_v31_only_when_asked_for() -> None:
     assert opened.endswith("<｜Assistant｜><think>")
 
 
+def test_no_template_puts_todays_date_into_a_prompt() -> None:
+    for file in resources.data("chat_templates").iterdir():
+        assert "strftime" not in file.read_text(encoding="utf-8"), file.name
+
+
 class Tokenizer:
     """Enough of one for a tool parser: it asks which marks are tokens."""
 
@@ -149,7 +154,14 @@ def test_the_parser_reads_a_call_as_the_template_writes_it(spec: ModelSpec) -> N
     prompt = render(path_of(spec), OPENING, add_generation_prompt=True)
     whole = render(path_of(spec), [*OPENING, call(ARGUMENTS)], add_generation_prompt=False)
     written = whole.removeprefix(prompt)
-    for end in ("<|eot_id|>", "<|eot|>", "<｜end▁of▁sentence｜>", "<end_of_turn>\n", "<|end|>"):
+    for end in (
+        "<|eot_id|>",
+        "<|eot|>",
+        "<｜end▁of▁sentence｜>",
+        "<end_of_turn>\n",
+        "<|end|>",
+        "<|im_end|>\n",
+    ):
         written = written.removesuffix(end)
 
     parser = ToolParserManager.get_tool_parser(spec.tool_parser)(Tokenizer())

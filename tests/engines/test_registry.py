@@ -345,6 +345,18 @@ def test_a_folder_is_guessed_from_the_calls_its_own_template_writes(
     assert spec.hf_id == str(folder)
 
 
+def test_a_finetune_with_calls_of_another_kind_does_not_get_its_familys_template(
+    registry: Registry, tmp_path: Path
+) -> None:
+    folder = tmp_path / "Llama-3.1-8B-Tuned"
+    folder.mkdir()
+    tuned = resolve(str(folder_with(folder, LLAMA, "<tool_call>")), registry)
+    assert (tuned.family, tuned.tool_parser, tuned.chat_template) == ("llama3", "hermes", None)
+    plain = resolve(str(folder_with(folder, LLAMA, "<|python_tag|>")), registry)
+    assert plain.chat_template is not None
+    assert plain.chat_template.name == "llama3_json.jinja"
+
+
 def test_a_folder_gives_its_context_and_the_shape_of_its_cache(
     registry: Registry, tmp_path: Path
 ) -> None:
