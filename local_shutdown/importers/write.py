@@ -62,6 +62,18 @@ class ImportSummary:
     warnings: tuple[str, ...]
     again: bool
 
+    def __str__(self) -> str:
+        """For the terminal: counts, then what was renamed, then each warning on its line."""
+        lines = [
+            f"{self.episodes} episodes ({self.transcripts} with a transcript) and "
+            f"{self.aggregates} aggregates of {_some(self.models, 'model')}, "
+            f"{_some(self.conditions, 'condition')}"
+        ]
+        if self.renamed_tools:
+            pairs = (f"{name} as {ours}" for name, ours in sorted(self.renamed_tools.items()))
+            lines.append(f"tools read by another name: {', '.join(pairs)}")
+        return "\n".join((*lines, *(f"warning: {text}" for text in self.warnings)))
+
 
 @dataclass(frozen=True, slots=True)
 class _Source:
@@ -156,15 +168,15 @@ def import_files(
     beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.importing-", dir=out.parent))
     try:
         tally, warnings = _read_all(sources, options, beside)
-        run["models"] = [{"name": name} for name in sorted(tally.models)]
-        run["conditions"] = sorted(tally.conditions)
+        run["models"] = {name: {} for name in sorted(tally.models)}
+        run["conditions"] = {name: {} for name in sorted(tally.conditions)}
         run["counts"] = {
             "episodes": tally.episodes,
             "transcripts": tally.transcripts,
             "aggregates": tally.aggregates,
         }
-        times = earlier or {"started_at": started_at, "finished_at": _now()}
-        run |= {key: times.get(key) for key in ("started_at", "finished_at")}
+        times = earlier or {"started_at": started_at, "ended_at": _now()}
+        run |= {key: times.get(key) for key in ("started_at", "ended_at")}
         text = orjson.dumps(run, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
         (beside / RUN).write_bytes(text)
         _move(beside, out)
@@ -354,6 +366,12 @@ def _refuse_duplicates(sources: Sequence[_Source], options: Options, keys: array
                 _refuse(found, more=True)
     if found:
         _refuse(found, more=False)
+
+
+def _some(names: Sequence[str], what: str) -> str:
+    shown = ", ".join(names[:6])
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return f"{what} {shown}{more}" if len(names) == 1 else f"{len(names)} {what}s ({shown}{more})"
 
 
 def _named(record: Episode | Aggregate) -> str:

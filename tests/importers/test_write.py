@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,18 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     large = write(tmp_path / "large.jsonl", *[transcript("bash")] * 20_000)
     grown = peak_bytes(large, tmp_path / "b") - peak_bytes(small, tmp_path / "a")
     assert grown < 18_000 * 40  # a few integers a line; a line itself is 200 bytes and more
+
+
+def test_the_summary_reads_as_text(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", AGGREGATE, transcript("execute"))
+    assert str(import_files([path], tmp_path / "out")).splitlines() == [
+        "1 episodes (1 with a transcript) and 1 aggregates of 2 models (m, o3), condition E",
+        "tools read by another name: execute as bash",
+    ]
+
+
+def test_the_papers_rates_are_an_import(tmp_path: Path) -> None:
+    paper = resources.files("local_shutdown").joinpath("data/paper_results.jsonl")
+    path = tmp_path / "paper.jsonl"
+    path.write_bytes(paper.read_bytes())
+    assert import_files([path], tmp_path / "out").aggregates == len(path.read_text().splitlines())
