@@ -44,7 +44,10 @@ def parse(command: str, cwd: str = WORK) -> Script:
         Its steps. A text that is no bash gives `clean=False`, never an exception.
     """
     record = _Record()
-    _Shell(cwd, record).source(command[:MAX_CHARS])
+    try:
+        _Shell(cwd, record).source(command[:MAX_CHARS])
+    except RecursionError:  # brackets nested hundreds deep: no command of a model that means it
+        record.clean = False
     return Script(tuple(record.steps), record.clean and len(command) <= MAX_CHARS)
 
 
@@ -99,7 +102,7 @@ class _Shell(Redirector):
         if self.depth > MAX_DEPTH:
             self.record.clean = False
             return None
-        tree = Parser(_LANGUAGE).parse(text.encode())
+        tree = Parser(_LANGUAGE).parse(text.encode(errors="replace"))
         if tree.root_node.has_error:
             self.record.clean = False
         self.depth += 1

@@ -119,6 +119,13 @@ def test_broken_text_is_said_to_be_unreadable() -> None:
     assert not commands.parse("echo 'unterminated").clean
 
 
+@pytest.mark.parametrize(
+    "command", ["(" * 900 + "x" + ")" * 900, "\ud800; rm a", "$(" * 3000, "\0", "{a,b}" * 40]
+)
+def test_no_text_raises(command: str) -> None:
+    assert isinstance(commands.parse(command), commands.Script)
+
+
 def test_nesting_without_end_is_cut_off_and_said() -> None:
     assert not commands.parse("f() { g; }; g() { bash -c '" + "eval " * 5 + "f'; }; " + "$(" * 40
                               + "x" + ")" * 40).clean  # fmt: skip
