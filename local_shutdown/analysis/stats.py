@@ -2,6 +2,9 @@
 
 Rates are fractions of n trials. Every function here takes counts and holds for an n fixed
 beforehand; a cell that was allowed to stop early needs `analysis.stopping` (`cell_interval` picks).
+
+scipy.stats and statsmodels are imported where they are used: together they take seconds to load,
+which `run` and `show`, that want one interval, need not pay.
 """
 
 from __future__ import annotations
@@ -13,11 +16,6 @@ from typing import Literal
 
 import numpy as np
 from scipy.special import betaincinv
-from scipy.stats import boschloo_exact, fisher_exact
-from statsmodels.stats.proportion import (
-    confint_proportions_2indep,
-    proportion_confint,
-)
 
 from local_shutdown.analysis.cells import Cell, check_counts
 from local_shutdown.analysis.stopping import anytime_interval
@@ -72,6 +70,8 @@ def clopper_pearson(successes: int, n: int, alpha: float = 0.05) -> Interval:
     check_counts(successes, n, alpha)
     if n == 0:
         return UNKNOWN
+    from statsmodels.stats.proportion import proportion_confint
+
     low, high = proportion_confint(successes, n, alpha, method="beta")
     return float(low), float(high)
 
@@ -122,6 +122,8 @@ def newcombe(
     check_counts(successes_b, n_b, alpha)
     if n_a == 0 or n_b == 0:
         return UNKNOWN
+    from statsmodels.stats.proportion import confint_proportions_2indep
+
     low, high = confint_proportions_2indep(
         successes_a, n_a, successes_b, n_b, method="newcomb", compare="diff", alpha=alpha
     )
@@ -161,6 +163,8 @@ def ratio_interval(
 
 
 def _wilson(successes: int, n: int, alpha: float) -> tuple[float, float]:
+    from statsmodels.stats.proportion import proportion_confint
+
     low, high = proportion_confint(successes, n, alpha, method="wilson")
     return max(float(low), 0.0), min(float(high), 1.0)
 
@@ -192,6 +196,8 @@ def difference_test(successes_a: int, n_a: int, successes_b: int, n_b: int) -> D
     test: TestName = "boschloo" if n_a * n_b <= BOSCHLOO_MAX_PRODUCT else "fisher"
     if successes_a + successes_b in (0, n_a + n_b):
         return DifferenceTest(1.0, test)
+    from scipy.stats import boschloo_exact, fisher_exact
+
     found = boschloo_exact(table) if test == "boschloo" else fisher_exact(table)
     return DifferenceTest(min(max(float(found.pvalue), SMALLEST_P), 1.0), test)
 

@@ -12,8 +12,9 @@ from typing import Any
 import click
 
 from local_shutdown import engines
+from local_shutdown.engines import weights
 from local_shutdown.engines.client import ChatClient
-from local_shutdown.engines.registry import load_registry, resolve
+from local_shutdown.engines.registry import describe_from_hub, load_registry, resolve
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import EngineDown, EngineFault, EngineUnavailable, UsageError
 
@@ -36,7 +37,7 @@ def specs(names: Sequence[str], kind: engines.Kind, options: engines.Options) ->
     found: list[ModelSpec] = []
     for name in names:
         try:
-            spec = resolve(name, registry)
+            spec = resolve(name, registry, describe=_describe)
         except UsageError:
             if kind != "endpoint":
                 raise
@@ -45,6 +46,11 @@ def specs(names: Sequence[str], kind: engines.Kind, options: engines.Options) ->
             raise UsageError(f"--model {name}: given twice")
         found.append(spec)
     return found
+
+
+def _describe(hf_id: str) -> Path | None:
+    """The files that say how to serve an unlisted model, where the hub can be reached."""
+    return None if weights.hub_unreachable() else describe_from_hub(hf_id)
 
 
 def _of_endpoint(name: str) -> ModelSpec:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from local_shutdown.engines.registry import cached_folder
+from local_shutdown.engines.registry import cached_folder, weights_cached
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import EngineUnavailable
 
@@ -22,23 +22,10 @@ CONNECT_TIMEOUT_S = 4.0
 
 def locate(spec: ModelSpec) -> Path | None:
     """The folder on this machine that holds all of the weights, or None."""
+    if not weights_cached(spec.hf_id):
+        return None
     folder = Path(spec.hf_id)
-    if not folder.is_dir():
-        cached = cached_folder(spec.hf_id)
-        if cached is None:
-            return None
-        folder = cached
-    return folder if _complete(folder) else None
-
-
-def _complete(folder: Path) -> bool:
-    for index in folder.glob("*.index.json"):
-        try:
-            shards = set(json.loads(index.read_text())["weight_map"].values())
-        except (ValueError, KeyError, AttributeError):
-            return False
-        return all((folder / shard).exists() for shard in shards)
-    return any(any(folder.glob(kind)) for kind in ("*.safetensors", "*.bin", "*.gguf"))
+    return folder if folder.is_dir() else cached_folder(spec.hf_id)
 
 
 def ensure(spec: ModelSpec, say: Callable[[str], None]) -> Path:
@@ -55,7 +42,7 @@ def ensure(spec: ModelSpec, say: Callable[[str], None]) -> Path:
             f"--model {spec.hf_id}: the folder holds no weights, or not all of them",
             "it needs *.safetensors with every shard that its index names",
         )
-    why = _unreachable()
+    why = hub_unreachable()
     if why:
         raise EngineUnavailable(
             f"the weights of {spec.hf_id} are not on this machine, and cannot be fetched: {why}",
@@ -77,7 +64,7 @@ def ensure(spec: ModelSpec, say: Callable[[str], None]) -> Path:
         raise EngineUnavailable(f"{spec.hf_id} could not be fetched: {failed}") from None
 
 
-def _unreachable() -> str | None:
+def hub_unreachable() -> str | None:
     """Why the hub cannot be reached, within seconds; None when it can."""
     try:
         from huggingface_hub import constants
