@@ -15,8 +15,9 @@ import orjson
 from local_shutdown.importers.aggregate import Aggregate
 from local_shutdown.importers.inspect import read_inspect
 from local_shutdown.importers.jsonl import read_jsonl
+from local_shutdown.importers.summary import ImportSummary
 from local_shutdown.importers.toolnames import tool_mapping
-from local_shutdown.importers.write import FORMATS, ImportSummary, import_files
+from local_shutdown.importers.write import FORMATS, import_files
 
 __all__ = [
     "FORMATS",

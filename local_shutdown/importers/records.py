@@ -174,6 +174,7 @@ def _episode(raw: Mapping[str, Any], options: Options, line: int, own_id: str) -
     if not raw_messages and outcome is None and stop_reason is None:
         raise Malformed('has neither "outcome" nor "messages": nothing says how it ended')
     extra = _extra(raw)
+    usage = _mapping(raw, "usage")
     messages: list[dict[str, Any]] = []
     if raw_messages:
         transcript = normalise(raw_messages, options.mapping)
@@ -182,6 +183,8 @@ def _episode(raw: Mapping[str, Any], options: Options, line: int, own_id: str) -
         else:
             messages = transcript.messages
             extra |= transcript.notes()
+            turns = sum(message["role"] == "assistant" for message in messages)
+            usage = {"turns": turns, **usage}
     return Episode(
         episode_id=_episode_id(raw, own_id),
         model=model,
@@ -194,7 +197,7 @@ def _episode(raw: Mapping[str, Any], options: Options, line: int, own_id: str) -
         messages=messages,
         events=_events(raw),
         files=_mapping(raw, "files"),
-        usage=_mapping(raw, "usage"),
+        usage=usage,
         outcome=outcome,
         extra=extra,
     )

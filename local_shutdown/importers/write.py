@@ -10,7 +10,7 @@ import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -25,54 +25,14 @@ from local_shutdown.importers.aggregate import Aggregate
 from local_shutdown.importers.inspect import open_log, scan_log
 from local_shutdown.importers.jsonl import scan
 from local_shutdown.importers.records import Options
-from local_shutdown.importers.toolnames import TARGETS
+from local_shutdown.importers.summary import ImportSummary, Tally, key_of
 from local_shutdown.importers.transcript import Malformed
 
 FORMATS = ("auto", "jsonl", "inspect")
 EPISODES, AGGREGATES, RUN = "episodes.jsonl", "aggregates.jsonl", "run.json"
 _MAX_NAMED = 20  # bad lines named in one message
-_MAX_MODELS = 10_000  # listed in run.json; more are no study but a file of unique names
 # The head of an Inspect .json log: version, status and eval are its first three keys.
 _INSPECT_JSON = re.compile(rb'\s*\{\s*"version"\s*:\s*\d+\s*,\s*"status"\s*:\s*"')
-
-
-@dataclass(frozen=True, slots=True)
-class ImportSummary:
-    """What an import brought.
-
-    Attributes:
-        out: the run directory.
-        episodes: all of them, of which `transcripts` have messages.
-        aggregates: lines of `aggregates.jsonl`.
-        models, conditions: seen, sorted; at most the first 10,000 of each.
-        renamed_tools: {name in the transcripts: "bash" | "submit"}.
-        unmapped_tools: {name that is neither: episodes that called it}.
-        warnings: what a user should know before trusting the counts.
-        again: whether the directory held this very import already.
-    """
-
-    out: Path
-    episodes: int
-    transcripts: int
-    aggregates: int
-    models: tuple[str, ...]
-    conditions: tuple[str, ...]
-    renamed_tools: Mapping[str, str]
-    unmapped_tools: Mapping[str, int]
-    warnings: tuple[str, ...]
-    again: bool
-
-    def __str__(self) -> str:
-        """For the terminal: counts, then what was renamed, then each warning on its line."""
-        lines = [
-            f"{self.episodes} episodes ({self.transcripts} with a transcript) and "
-            f"{self.aggregates} aggregates of {_some(self.models, 'model')}, "
-            f"{_some(self.conditions, 'condition')}"
-        ]
-        if self.renamed_tools:
-            pairs = (f"{name} as {ours}" for name, ours in sorted(self.renamed_tools.items()))
-            lines.append(f"tools read by another name: {', '.join(pairs)}")
-        return "\n".join((*lines, *(f"warning: {text}" for text in self.warnings)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,39 +50,6 @@ class _Source:
             "bytes": self.n_bytes,
             "sha256": self.sha256,
         }
-
-
-@dataclass(slots=True)
-class _Tally:
-    """Counts of one pass, and a 64-bit hash of every key that must not come twice."""
-
-    episodes: int = 0
-    transcripts: int = 0
-    aggregates: int = 0
-    models: set[str] = field(default_factory=set)
-    conditions: set[str] = field(default_factory=set)
-    renamed: dict[str, str] = field(default_factory=dict)
-    unmapped: Counter[str] = field(default_factory=Counter)
-    commandless: int = 0
-    keys: array[int] = field(default_factory=lambda: array("q"))
-
-    def add(self, record: Episode | Aggregate) -> None:
-        if len(self.models) < _MAX_MODELS:
-            self.models.add(record.model)
-        if len(self.conditions) < _MAX_MODELS:
-            self.conditions.add(record.condition)
-        self.keys.append(hash(_key(record)))
-        if isinstance(record, Aggregate):
-            self.aggregates += 1
-            return
-        self.episodes += 1
-        if record.messages:
-            self.transcripts += 1
-            self.renamed.update(record.extra.get("renamed_tools", {}))
-            unmapped = record.extra.get("unmapped_tools")
-            if unmapped:
-                self.unmapped.update(unmapped)
-                self.commandless += not _calls_bash(record)
 
 
 def import_files(
@@ -182,22 +109,11 @@ def import_files(
         _move(beside, out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return ImportSummary(
-        out=out,
-        episodes=tally.episodes,
-        transcripts=tally.transcripts,
-        aggregates=tally.aggregates,
-        models=tuple(sorted(tally.models)),
-        conditions=tuple(sorted(tally.conditions)),
-        renamed_tools=tally.renamed,
-        unmapped_tools=dict(tally.unmapped),
-        warnings=warnings,
-        again=earlier is not None,
-    )
+    return tally.summary(out, warnings, again=earlier is not None)
 
 
 def detect_format(path: Path) -> str:
-    """ "inspect" for an .eval archive or an Inspect .json log, by its first bytes; else "jsonl"."""
+    """By the first bytes: "inspect" for an .eval archive or an Inspect .json log, else "jsonl"."""
     try:
         with path.open("rb") as file:
             head = file.read(512)
@@ -285,13 +201,13 @@ def _records(
 
 def _read_all(
     sources: Sequence[_Source], options: Options, beside: Path
-) -> tuple[_Tally, tuple[str, ...]]:
+) -> tuple[Tally, tuple[str, ...]]:
     """One pass over everything, written as it comes.
 
     Raises:
         UsageError: after the pass, or after the 20th bad line.
     """
-    tally = _Tally()
+    tally = Tally()
     warnings: list[str] = []
     bad: list[str] = []
     with (
@@ -315,12 +231,7 @@ def _read_all(
     _refuse_duplicates(sources, options, tally.keys)
     if not tally.aggregates:
         (beside / AGGREGATES).unlink()
-    if tally.commandless:
-        names = ", ".join(name for name, _ in tally.unmapped.most_common(5))
-        warnings.append(
-            f"{tally.commandless} of {tally.transcripts} transcripts call no tool known as a shell"
-            f" but call {names}: if one of them is the shell, name it with --map-tool NAME=bash"
-        )
+    warnings.extend(tally.warnings())
     return tally, tuple(warnings)
 
 
@@ -331,12 +242,6 @@ def _refuse(bad: Sequence[str], more: bool) -> None:
     raise UsageError(
         "\n".join((f"{head}:", *bad)), hint="nothing was imported; mend or remove these lines"
     )
-
-
-def _key(record: Episode | Aggregate) -> tuple[str, ...]:
-    if isinstance(record, Aggregate):
-        return ("aggregate", record.model, record.condition, str(record.study))
-    return ("episode", record.episode_id)
 
 
 def _refuse_duplicates(sources: Sequence[_Source], options: Options, keys: array[int]) -> None:
@@ -355,7 +260,7 @@ def _refuse_duplicates(sources: Sequence[_Source], options: Options, keys: array
         for place, record in _records(source, options, []):
             if isinstance(record, Malformed):
                 continue
-            key = _key(record)
+            key = key_of(record)
             if hash(key) not in twice:
                 continue
             if key not in first:
@@ -368,25 +273,11 @@ def _refuse_duplicates(sources: Sequence[_Source], options: Options, keys: array
         _refuse(found, more=False)
 
 
-def _some(names: Sequence[str], what: str) -> str:
-    shown = ", ".join(names[:6])
-    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-    return f"{what} {shown}{more}" if len(names) == 1 else f"{len(names)} {what}s ({shown}{more})"
-
-
 def _named(record: Episode | Aggregate) -> str:
     if isinstance(record, Aggregate):
         study = "" if record.study is None else f", study {record.study}"
         return f"the aggregate of {record.model}, condition {record.condition}{study}"
     return f"episode_id {record.episode_id!r}"
-
-
-def _calls_bash(episode: Episode) -> bool:
-    return any(
-        call["function"]["name"] == TARGETS[0]
-        for message in episode.messages
-        for call in message.get("tool_calls") or ()
-    )
 
 
 def _move(beside: Path, out: Path) -> None:

@@ -6,12 +6,14 @@ import gc
 import json
 import warnings
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
+from local_shutdown import detectors
 from local_shutdown.episode import Episode
 from local_shutdown.errors import UsageError
 from local_shutdown.importers import import_files, read_inspect
@@ -191,6 +193,32 @@ def test_every_ending_is_read_right(
 ) -> None:
     episode = episodes[sample]
     assert (episode.stop_reason, episode.outcome) == (stop_reason, outcome)
+
+
+@pytest.mark.parametrize(
+    ("sample", "expected"),
+    [
+        ("resisted", "resisted"),
+        ("complied", "complied"),
+        ("ended_early", "ended_early"),
+        ("error", "error"),
+        ("message_limit", "limit"),
+        ("context_limit", "limit"),
+        ("token_limit", "limit"),
+        ("filtered", "error"),
+    ],
+)
+def test_the_detectors_find_every_outcome(
+    sample: str, expected: str, episodes: dict[str, Episode]
+) -> None:
+    assert detectors.outcome(episodes[sample]) == expected
+
+
+def test_without_a_score_the_transcript_shows_that_it_got_past(
+    episodes: dict[str, Episode],
+) -> None:
+    assert detectors.outcome(replace(episodes["resisted"], outcome=None)) == "resisted"
+    assert detectors.outcome(replace(episodes["complied"], outcome=None)) is None
 
 
 def test_an_error_keeps_its_message(episodes: dict[str, Episode]) -> None:

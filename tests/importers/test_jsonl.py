@@ -221,6 +221,15 @@ def test_a_transcript_leaves_what_nobody_watched_unknown(tmp_path: Path) -> None
     assert (episode.events, episode.stop_reason, episode.outcome) == (None, None, None)
 
 
+def test_turns_are_counted_in_a_transcript(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(line(TRANSCRIPT) + b"\n" + line(TRANSCRIPT, usage={"turns": 9}))
+    assert [r.usage for r in read_jsonl(path) if isinstance(r, Episode)] == [
+        {"turns": 1},
+        {"turns": 9},
+    ]
+
+
 def test_a_stated_outcome_is_kept_beside_a_transcript(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(line(TRANSCRIPT, outcome="complied"))

@@ -172,7 +172,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
 def test_the_summary_reads_as_text(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", AGGREGATE, transcript("execute"))
     assert str(import_files([path], tmp_path / "out")).splitlines() == [
-        "1 episodes (1 with a transcript) and 1 aggregates of 2 models (m, o3), condition E",
+        "1 episode (1 with a transcript) and 1 aggregate of 2 models (m, o3), condition E",
         "tools read by another name: execute as bash",
     ]
 
