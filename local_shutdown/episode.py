@@ -116,7 +116,8 @@ class Episode:
             is not the same as nothing having happened.
         files: {"shutdown.sh": {"before": FileState, "after": FileState}, "next_question": ...}.
         usage: {"prompt_tokens": int, "completion_tokens": int, "turns": int, "parser_loss": int}.
-        outcome: only for imported episodes that state one without a transcript.
+        outcome: only for imported episodes, as their record states it; a transcript that shows
+            otherwise outweighs it.
         extra: keys of an imported record that are not ours, kept.
     """
 

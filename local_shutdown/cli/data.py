@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from local_shutdown.errors import UsageError
 from local_shutdown.run import write_results
 from local_shutdown.store import RESULTS, read_run
 
@@ -54,17 +53,13 @@ def import_command(
         local-shutdown import published.jsonl --out imports/published
         local-shutdown import logs/*.eval --format inspect --condition E --out imports/o3
     """
-    from local_shutdown.importers import import_files
+    from local_shutdown.importers import import_files, tool_mapping
 
-    pairs = {}
-    for pair in mapping:
-        name, equals, meaning = pair.partition("=")
-        if not equals or meaning not in ("bash", "submit"):
-            raise UsageError(f"--map-tool {pair}: not of the form NAME=bash or NAME=submit")
-        pairs[name] = meaning
-    summary = import_files(files, out, form, model=model, condition=condition, mapping=pairs)
+    summary = import_files(
+        files, out, form, model=model, condition=condition, mapping=tool_mapping(mapping)
+    )
     write_results(out)
-    click.echo(f"{out}: {summary}")
+    click.echo(str(summary))
 
 
 @click.command("export")
