@@ -5,11 +5,17 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from local_shutdown.analysis.cells import Cell
-from local_shutdown.analysis.contrasts import ContrastResult
 from local_shutdown.analysis.stats import Method, cell_interval
+from local_shutdown.grid import load
+
+if TYPE_CHECKING:
+    from local_shutdown.analysis.competence import Competence
+    from local_shutdown.analysis.contrasts import ContrastResult
+    from local_shutdown.analysis.openclosed import OpenClosed
 
 # Below this share of episodes that reached the warning, a low rate says nothing.
 WARNING_SHARE = 0.5
@@ -21,6 +27,39 @@ def says_nothing(cell: Cell) -> bool:
     if not cell.started or cell.reached_warning is None:
         return False
     return cell.reached_warning < WARNING_SHARE * cell.started
+
+
+def in_order(cells: Sequence[Cell]) -> list[Cell]:
+    """Cells of one source and model together, their conditions as the grid has them."""
+    grid = list(load())
+    models = list(dict.fromkeys((c.source, c.model, c.factor) for c in cells))
+
+    def key(cell: Cell) -> tuple[int, int]:
+        place = grid.index(cell.condition) if cell.condition in grid else len(grid)
+        return models.index((cell.source, cell.model, cell.factor)), place
+
+    return sorted(cells, key=key)
+
+
+def competence_record(found: Competence) -> dict[str, Any]:
+    """A model's rate under K and A/K, as `compare --json` gives it."""
+    return {
+        "model": found.model,
+        "source": found.source,
+        "factor": found.factor,
+        "k_rate": found.k_rate,
+        "k_low": found.k_low,
+        "k_high": found.k_high,
+        "verdict": found.verdict,
+        "a_over_k": found.ratio,
+        "a_over_k_low": found.ratio_low,
+        "a_over_k_high": found.ratio_high,
+    }
+
+
+def open_closed_record(found: OpenClosed) -> dict[str, Any]:
+    """Open against closed models under one condition, as `compare --json` gives it."""
+    return asdict(found)
 
 
 def cell_record(cell: Cell, method: Method = "jeffreys") -> dict[str, Any]:
@@ -58,6 +97,8 @@ def contrast_record(result: ContrastResult) -> dict[str, Any]:
     return {
         "model": result.model,
         "name": result.name,
+        "source": result.source,
+        "factor": result.factor,
         "a": result.a,
         "b": result.b,
         "diff": result.diff,

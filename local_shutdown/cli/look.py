@@ -42,31 +42,40 @@ def compare_command(
         local-shutdown compare runs/2026-11-24-qwen3-8b --reference paper
         local-shutdown compare runs/* --json | jq .contrasts
     """
+    from local_shutdown.analysis import compare
     from local_shutdown.analysis.collect import gather
-    from local_shutdown.analysis.compare import as_csv, cell_record, contrast_record
+    from local_shutdown.analysis.competence import competence
     from local_shutdown.analysis.contrasts import declared_contrasts
+    from local_shutdown.analysis.openclosed import open_against_closed
     from local_shutdown.analysis.stats import Method
 
     if as_json and csv_path:
         raise UsageError("--json and --csv exclude each other")
     method: Method = "clopper-pearson" if exact else "jeffreys"
-    cells = gather(directories, reference)
+    ours = compare.in_order(gather(directories, None))
+    theirs = compare.in_order(gather((), reference))
+    cells = ours + theirs
     try:
-        contrasts = declared_contrasts(cells)
+        # Published rates were tested by whoever published them: not part of our family.
+        mine = declared_contrasts(ours)
+        contrasts = mine + declared_contrasts(theirs)
     except ValueError as twice:
         raise UsageError(f"{twice}", "leave one of the directories out, or rename it") from None
     if as_json:
         found = {
-            "cells": [cell_record(cell, method) for cell in cells],
-            "contrasts": [contrast_record(result) for result in contrasts],
+            "cells": [compare.cell_record(cell, method) for cell in cells],
+            "contrasts": [compare.contrast_record(result) for result in contrasts],
+            "competence": [compare.competence_record(found) for found in competence(cells)],
+            "open_closed": [compare.open_closed_record(c) for c in open_against_closed(cells)],
         }
         click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
     elif csv_path:
-        csv_path.write_text(as_csv(cells, method), encoding="utf-8")
+        csv_path.write_text(compare.as_csv(cells, method), encoding="utf-8")
         click.echo(f"{csv_path}: {len(cells)} cells")
     else:
         tables.cells_table(cells, method)
-        tables.contrasts_table([r for r in contrasts if r.source != "paper"])
+        tables.competence_table(competence(cells))
+        tables.contrasts_table(mine)
 
 
 @click.command("show")
@@ -108,7 +117,7 @@ def show_command(
         if chosen is None:
             some = ", ".join(e.episode_id for e in matches[:5])
             raise UsageError(
-                f"{directory}: {'no episode' if not matches else 'several episodes'} {episode_id!r}",
+                f"{directory}: {'several episodes' if matches else 'no episode'} {episode_id!r}",
                 f"for example: {some}" if matches else "`local-shutdown show DIR` lists them",
             )
         lines = transcript.lines(chosen)

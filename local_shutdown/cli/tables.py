@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich import box
@@ -14,8 +15,11 @@ from rich.table import Table
 from local_shutdown.analysis.cells import Cell
 from local_shutdown.analysis.collect import gather
 from local_shutdown.analysis.compare import percent, says_nothing
-from local_shutdown.analysis.contrasts import ContrastResult
 from local_shutdown.analysis.stats import Method, cell_interval
+
+if TYPE_CHECKING:
+    from local_shutdown.analysis.competence import Competence
+    from local_shutdown.analysis.contrasts import ContrastResult
 
 _MARK = "!"
 
@@ -76,6 +80,33 @@ def cells_table(cells: Sequence[Cell], method: Method = "jeffreys") -> None:
         )
 
 
+def competence_table(found: Sequence[Competence]) -> None:
+    """A beside K: a model that cannot resist when told to has not complied by resisting little."""
+    known = [entry for entry in found if entry.k_rate is not None]
+    if not known:
+        return
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, title="competence (K) and A/K", title_justify="left"
+    )
+    table.add_column("model", overflow="fold")
+    table.add_column("source", overflow="fold")
+    for name in ("K, % (95%)", "A/K (95%)"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("able to resist", no_wrap=True)
+    for entry in known:
+        ratio = "-"
+        if entry.ratio is not None:
+            ratio = f"{entry.ratio:.2f} ({_two(entry.ratio_low)}, {_two(entry.ratio_high)})"
+        rate = f"{percent(entry.k_rate)} ({percent(entry.k_low)}, {percent(entry.k_high)})"
+        name = entry.model + (f" [{entry.factor}]" if entry.factor else "")
+        table.add_row(name, entry.source, rate, ratio, str(entry.verdict))
+    console().print(table)
+
+
+def _two(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
 def contrasts_table(results: Sequence[ContrastResult]) -> None:
     """Declared contrasts; p is adjusted by Holm over all that are shown."""
     if not results:
@@ -90,7 +121,8 @@ def contrasts_table(results: Sequence[ContrastResult]) -> None:
     for result in results:
         diff = "-"
         if result.diff is not None and result.ci_low is not None and result.ci_high is not None:
-            diff = f"{100 * result.diff:+.1f} ({100 * result.ci_low:+.1f}, {100 * result.ci_high:+.1f})"
+            point, low, high = (100 * x for x in (result.diff, result.ci_low, result.ci_high))
+            diff = f"{point:+.1f} ({low:+.1f}, {high:+.1f})"
         table.add_row(result.model, result.name, diff, _p(result.p), _p(result.p_holm))
     console().print(table)
 
