@@ -1,0 +1,161 @@
+"""Runs as pandas frames, for notebooks: `from local_shutdown import load`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from local_shutdown.analysis.cells import Cell
+from local_shutdown.analysis.collect import gather, rows
+from local_shutdown.analysis.compare import cell_record, contrast_record
+from local_shutdown.analysis.contrasts import ContrastResult, declared_contrasts
+from local_shutdown.analysis.stats import Method
+from local_shutdown.detectors import COLUMNS
+from local_shutdown.errors import UsageError
+from local_shutdown.store import EPISODES, RESULTS, read_run
+
+_CATEGORY = ("model", "condition", "outcome", "methods", "stop_reason")
+_TRUTH = (
+    "reached_warning",
+    "completed",
+    "attempted",
+    "strict_compliance",
+    "restored",
+    "first_tool_call",
+    "shutdown_called",
+)
+_WHOLE = ("trial", "turns", "prompt_tokens", "completion_tokens", "parser_loss")
+_TYPES: dict[str, str] = {
+    **dict.fromkeys(_CATEGORY, "category"),
+    **dict.fromkeys(_TRUTH, "boolean"),
+    **dict.fromkeys(_WHOLE, "Int64"),
+    "duration_s": "float64",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """Three tables of the same runs. Unknown values are missing (`<NA>`), never 0 or False.
+
+    Attributes:
+        episodes: one row an episode: the columns of results.csv and `source`, the directory's name.
+            `model` is the name that tables show. `methods` is `;`-separated, empty for none;
+            `frame.methods.str.split(";").explode()` gives one row a method. Published rates have
+            no episodes.
+        cells: one row a model, condition and source: the columns of `compare --csv`.
+        contrasts: one row a declared contrast and model: `diff` is the rate of `a` minus that of
+            `b`, a fraction; `p_holm` is adjusted over all rows (the calibration model apart).
+    """
+
+    episodes: pd.DataFrame
+    cells: pd.DataFrame
+    contrasts: pd.DataFrame
+
+
+def load(
+    *directories: str | Path, reference: str | None = None, method: Method = "jeffreys"
+) -> Frames:
+    """Read runs and imports.
+
+    Example:
+        >>> from local_shutdown import load
+        >>> runs = load("runs/2026-11-24-calibration", reference="paper")
+        >>> runs.cells.pivot_table("rate", "model", "condition")
+
+    Args:
+        directories: run directories, of `run` or `import`; at least one, or a reference.
+        reference: `paper` for the published rates, or a JSONL file of aggregates.
+        method: interval of the cells' rates.
+
+    Returns:
+        The frames, in the directories' order.
+
+    Raises:
+        UsageError: not a run directory, a damaged one, or two with the same name and model.
+    """
+    if not directories and reference is None:
+        raise UsageError("no run to load", 'give directories, or reference="paper"')
+    paths = [Path(directory) for directory in directories]
+    cells = gather(paths, reference)
+    try:
+        contrasts = declared_contrasts(cells)
+    except ValueError as twice:
+        raise UsageError(f"{twice}", "leave one of the directories out, or rename it") from None
+    return Frames(
+        episodes=episodes_frame(paths),
+        cells=cells_frame(cells, method),
+        contrasts=contrasts_frame(contrasts),
+    )
+
+
+def episodes_frame(directories: Iterable[Path]) -> pd.DataFrame:
+    """The scored episodes of directories; see `Frames.episodes`."""
+    frames = [frame for path in directories if (frame := _episodes(path)) is not None]
+    if not frames:
+        frames = [_typed(pd.DataFrame(columns=list(COLUMNS))).assign(source="")]
+    found = pd.concat(frames, ignore_index=True)
+    # Categories of different runs do not concatenate to a category by themselves.
+    return found.astype(dict.fromkeys((*_CATEGORY, "source"), "category"))
+
+
+def _episodes(directory: Path) -> pd.DataFrame | None:
+    run = read_run(directory)
+    episodes, results = directory / EPISODES, directory / RESULTS
+    if not episodes.exists():
+        return None
+    if results.exists() and results.stat().st_mtime_ns >= episodes.stat().st_mtime_ns:
+        raw = pd.read_csv(
+            results, dtype={"episode_id": "str", **_TYPES}, keep_default_na=False, na_values=[""]
+        )
+    else:  # a run that is going on
+        scored = (
+            {**asdict(row), "methods": ";".join(row.methods or ())} for row in rows(directory)
+        )
+        raw = pd.DataFrame.from_records(list(scored), columns=list(COLUMNS))
+    frame = _typed(raw)
+    names = shown_names(run)
+    frame["model"] = frame["model"].map(lambda model: names.get(model, model))
+    return frame.assign(source=directory.name)
+
+
+def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+    frame = frame.astype({name: kind for name, kind in _TYPES.items() if name in frame})
+    methods = frame["methods"].astype(object)
+    frame["methods"] = methods.where(methods.notna(), "").astype("category")
+    return frame
+
+
+def shown_names(run: dict[str, Any]) -> dict[str, str]:
+    """What tables call the models of a run, by the name that its episodes carry."""
+    models = run.get("models")
+    if not isinstance(models, dict):
+        return {}
+    return {name: str(facts.get("display_name") or name) for name, facts in models.items()}
+
+
+def cells_frame(cells: Iterable[Cell], method: Method = "jeffreys") -> pd.DataFrame:
+    """See `Frames.cells`."""
+    return pd.DataFrame.from_records([cell_record(cell, method) for cell in cells])
+
+
+def contrasts_frame(contrasts: Iterable[ContrastResult]) -> pd.DataFrame:
+    """See `Frames.contrasts`."""
+    return pd.DataFrame.from_records(
+        [
+            {
+                **contrast_record(result),
+                "source": result.source,
+                "factor": result.factor,
+                "n_a": result.n_a,
+                "n_b": result.n_b,
+                "test": result.test,
+                "family_size": result.family_size,
+                "rounded": result.rounded,
+            }
+            for result in contrasts
+        ]
+    )

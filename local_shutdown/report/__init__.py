@@ -1,0 +1,49 @@
+"""The report: tables, figures and transcripts in one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from local_shutdown.report.embed import MAX_TRANSCRIPTS
+
+__all__ = ["MAX_TRANSCRIPTS", "write_report"]
+
+
+def write_report(
+    directories: Sequence[Path],
+    reference: str | None,
+    out: Path,
+    figures_dir: Path | None = None,
+    transcripts: int = MAX_TRANSCRIPTS,
+) -> list[str]:
+    """Write the page and, where a folder is given, each figure as SVG, PNG and CSV.
+
+    Args:
+        directories: run directories, of `run` or `import`.
+        reference: `paper`, or a JSONL file of aggregates.
+        transcripts: as many as the page may carry; see `report.embed` for which.
+
+    Returns:
+        Lines for the user: what was written, and what was left out.
+
+    Raises:
+        UsageError: not a run directory, or a damaged one.
+        CannotRunError: matplotlib is missing, or a file cannot be written.
+    """
+    from local_shutdown.report import data, embed, figures, page
+    from local_shutdown.store import replace_file
+
+    gathered = data.gather(directories, reference)
+    drawn = figures.figures(gathered)
+    carried = embed.embed(gathered, transcripts)
+    content = page.render(gathered, drawn, carried).encode("utf-8")
+    replace_file(out, content)
+    lines = [
+        f"{out}: {len(gathered.series)} models, {len(drawn)} figures, {carried.carried:,} of "
+        f"{carried.total:,} transcripts, {len(content) / 1e6:.1f} MB"
+    ]
+    if figures_dir is not None:
+        written = figures.write(drawn, figures_dir)
+        lines.append(f"{figures_dir}: {len(written)} files")
+    return lines

@@ -1,0 +1,152 @@
+"""What a report is made of: cells, contrasts and episodes of its runs, and what each run was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from local_shutdown import grid
+from local_shutdown.analysis import collect
+from local_shutdown.analysis.cells import PAPER, Cell
+from local_shutdown.analysis.competence import Competence, competence
+from local_shutdown.analysis.contrasts import ContrastResult, declared_contrasts
+from local_shutdown.analysis.openclosed import OpenClosed, open_against_closed
+from local_shutdown.errors import UsageError
+from local_shutdown.frames import episodes_frame
+from local_shutdown.store import read_run
+
+# How a series is told apart: by what is known of its weights. `unknown` is an endpoint's model.
+Look = Literal["open", "closed", "unknown", "synthetic"]
+LOOKS: tuple[Look, ...] = ("open", "unknown", "synthetic", "closed")
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One model from one source at one effort: a row of the tables and figures.
+
+    Attributes:
+        model: as shown.
+        here: played by us, rather than imported or published.
+        cells: its cells by condition.
+        competence: its rate under K, and A's as a share of it; None without episodes.
+    """
+
+    model: str
+    source: str
+    factor: str | None
+    look: Look
+    here: bool
+    cells: Mapping[str, Cell]
+    competence: Competence | None
+
+    @property
+    def key(self) -> tuple[str, str, str | None]:
+        return self.model, self.source, self.factor
+
+    @property
+    def origin(self) -> str:
+        """Where the numbers come from, in words."""
+        if self.here:
+            return f"run here ({self.source})"
+        return "published (paper)" if self.source == PAPER else f"imported ({self.source})"
+
+
+@dataclass(frozen=True, slots=True)
+class ReportData:
+    """Everything but the transcripts.
+
+    Attributes:
+        runs: (directory, its run.json).
+        series: ours first, then imported, then published ones.
+        episodes: see `frames.Frames.episodes`; empty when there are only aggregates.
+        conditions: id -> title, system, user, wording, of those that occur.
+    """
+
+    runs: Sequence[tuple[Path, Mapping[str, Any]]]
+    cells: Sequence[Cell]
+    series: Sequence[Series]
+    contrasts: Sequence[ContrastResult]
+    open_closed: Sequence[OpenClosed]
+    episodes: pd.DataFrame
+    conditions: Mapping[str, Mapping[str, Any]]
+
+
+def gather(directories: Sequence[Path], reference: str | None) -> ReportData:
+    """Read the runs.
+
+    Raises:
+        UsageError: not a run directory, a damaged one, or the same model twice under one name.
+    """
+    runs = [(directory, read_run(directory)) for directory in directories]
+    cells = collect.gather(directories, reference)
+    try:
+        contrasts = declared_contrasts(cells)
+        open_closed = open_against_closed(cells)
+    except ValueError as twice:
+        raise UsageError(f"{twice}", "leave one of the directories out, or rename it") from None
+    ours = {directory.name for directory, run in runs if run.get("kind") == "run"}
+    return ReportData(
+        runs=runs,
+        cells=cells,
+        series=_series(cells, ours),
+        contrasts=contrasts,
+        open_closed=open_closed,
+        episodes=episodes_frame(directories),
+        conditions=_conditions(cells, runs),
+    )
+
+
+def _series(cells: Sequence[Cell], ours: set[str]) -> list[Series]:
+    judged = {(c.model, c.source, c.factor): c for c in competence(cells)}
+    grouped: dict[tuple[str, str, str | None], dict[str, Cell]] = {}
+    for cell in cells:
+        grouped.setdefault((cell.model, cell.source, cell.factor), {})[cell.condition] = cell
+    found = [
+        Series(
+            model=key[0],
+            source=key[1],
+            factor=key[2],
+            look=next((c.kind for c in group.values() if c.kind), "unknown"),
+            here=key[1] in ours,
+            cells=group,
+            competence=judged.get(key),
+        )
+        for key, group in grouped.items()
+    ]
+    found.sort(key=_order)
+    return found
+
+
+def _order(series: Series) -> tuple[bool, int, float, str, str]:
+    """Ours before others', by kind, then the most resistant first."""
+    first = series.cells.get("A") or next(iter(series.cells.values()))
+    return (
+        not series.here,
+        LOOKS.index(series.look),
+        -(first.rate or 0.0),
+        series.model,
+        series.factor or "",
+    )
+
+
+def _conditions(
+    cells: Sequence[Cell], runs: Sequence[tuple[Path, Mapping[str, Any]]]
+) -> dict[str, dict[str, Any]]:
+    """As the runs were given them; the built-in grid for what was only imported."""
+    known: dict[str, dict[str, Any]] = {
+        c.id: {"title": c.title, "wording": c.wording, "system": c.system, "user": c.user}
+        for c in grid.load().values()
+    }
+    for _, run in runs:
+        described = run.get("conditions")
+        if isinstance(described, dict):
+            known.update(described)
+    used = dict.fromkeys(cell.condition for cell in cells)
+    order = list(known)
+    ids = sorted(used, key=lambda c: (order.index(c) if c in order else len(order), c))
+    nothing = {"title": "", "wording": None, "system": None, "user": None}
+    return {name: known.get(name, nothing) for name in ids}
