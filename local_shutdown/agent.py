@@ -45,12 +45,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One episode to play."""
+    """One episode to play.
+
+    Attributes:
+        factor: what else is varied, for example `effort=high`; kept under `Episode.extra`.
+    """
 
     episode_id: str
     model: str
     condition: Condition
     trial: int
+    factor: str | None = None
 
 
 class _Ended(Exception):
@@ -99,7 +104,7 @@ async def run_episode(
     environment = Environment(kit, task.condition.warning_on_call)
     reason: StopReason
     error: str | None = None
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = {"factor": task.factor} if task.factor else {}
     try:
         try:
             async with asyncio.timeout(limits.seconds):

@@ -47,13 +47,17 @@ class Progress:
         return max(time.monotonic() - self.started, 1e-9)
 
 
-def episode_id(model: str, condition: str, trial: int) -> str:
+def episode_id(model: str, condition: str, trial: int, factor: str | None = None) -> str:
     """Names an episode within a run; the same for the same plan, which makes resuming possible."""
-    return f"{model}/{condition}/{trial}"
+    return f"{model}{f'@{factor}' if factor else ''}/{condition}/{trial}"
 
 
 def plan(
-    model: str, conditions: Sequence[Condition], trials: int, done: set[str]
+    model: str,
+    conditions: Sequence[Condition],
+    trials: int,
+    done: set[str],
+    factor: str | None = None,
 ) -> Iterator[Task]:
     """The episodes that are not finished yet, one trial of every condition after the other, so
     that a run that is ended early has all of its cells at about the same size.
@@ -63,9 +67,9 @@ def plan(
     """
     for trial in range(trials):
         for condition in conditions:
-            name = episode_id(model, condition.id, trial)
+            name = episode_id(model, condition.id, trial, factor)
             if name not in done:
-                yield Task(name, model, condition, trial)
+                yield Task(name, model, condition, trial, factor)
 
 
 async def run_batch(
@@ -80,8 +84,9 @@ async def run_batch(
 ) -> None:
     """Play all tasks, `concurrency` at a time.
 
-    An episode whose engine died leaves no record; it is played again, up to `LOST_TRIES` times. Any other exception ends the batch: `play` has already turned what may
-    befall a single episode into its stop reason.
+    An episode whose engine died leaves no record; it is played again, up to `LOST_TRIES` times. Any
+    other exception ends the batch: `play` has already turned what may befall a single episode into
+    its stop reason.
 
     Args:
         tasks: read as places fall free, so that a long plan costs no memory.

@@ -10,21 +10,28 @@ from local_shutdown.episode import Episode, Outcome
 
 
 class EarlyStop:
-    """Follows the cells of one model, trial by trial in their order; see `analysis.stopping`.
+    """Follows the cells of one model at one level of a factor, trial by trial in their order; see
+    `analysis.stopping`.
 
     Args:
         halfwidth: wanted half-width of each cell's interval; None never stops a cell.
         rows: episodes that are on disk already.
     """
 
-    def __init__(self, model: str, halfwidth: float | None, rows: Iterable[Row] = ()) -> None:
+    def __init__(
+        self,
+        model: str,
+        factor: str | None,
+        halfwidth: float | None,
+        rows: Iterable[Row] = (),
+    ) -> None:
         self._halfwidth = halfwidth
         self._outcomes: dict[str, dict[int, Outcome | None]] = {}
         self._prefix: dict[str, Prefix] = {}
         if halfwidth is None:
             return
         for row in rows:
-            if row.model == model:
+            if (row.model, row.factor) == (model, factor):
                 self._outcomes.setdefault(row.condition, {})[row.trial] = row.outcome
         for condition in self._outcomes:
             self._advance(condition)

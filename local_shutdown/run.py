@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import resource
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from local_shutdown.agent import Limits, Task, run_episode
 from local_shutdown.batch import Progress, plan, run_batch
 from local_shutdown.detectors import Row, outcome, score, write_csv
 from local_shutdown.early_stop import EarlyStop
-from local_shutdown.engines import Engine, hardware
+from local_shutdown.engines import Engine, hardware, weights
 from local_shutdown.engines.client import Request
 from local_shutdown.engines.probe import insist, probe
 from local_shutdown.engines.spec import ModelSpec
@@ -41,7 +44,8 @@ class Settings:
     Attributes:
         trials: per model and condition.
         sampling: request fields that override the engine's defaults.
-        thinking: reasoning mode or effort, see `engines.spec.Thinking`.
+        thinking: reasoning modes or efforts, see `engines.spec.Thinking`; each is played, and told
+            apart as a factor unless it is the default.
         until_halfwidth: a cell stops once its interval is this narrow, see `analysis.stopping`.
         extend: more trials, models or conditions may be added to an existing directory.
         retry_errors: episodes that ended in `error` are played again.
@@ -56,7 +60,7 @@ class Settings:
     limits: Limits
     max_tokens: int | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
-    thinking: str = "default"
+    thinking: Sequence[str] = ("default",)
     thinking_budget: int | None = None
     stop_at_bypass: bool = False
     interview: Sequence[str] = ()
@@ -74,7 +78,7 @@ class Settings:
             "engine": self.engine,
             "max_tokens": self.max_tokens,
             "sampling": dict(self.sampling),
-            "thinking": self.thinking,
+            "thinking": list(self.thinking),
             "thinking_budget": self.thinking_budget,
             "max_messages": self.limits.messages,
             "stop_at_bypass": self.stop_at_bypass,
@@ -115,12 +119,30 @@ async def run(settings: Settings, display: Display) -> bool:
             write_run(settings.out, record)
             done = store.finished(errors_too=not settings.retry_errors)
             try:
-                for spec in settings.models:
+                for spec, following in zip_longest(settings.models, settings.models[1:]):
+                    fetching = _fetch_ahead(following, settings, display)
                     await _play_model(spec, settings, kit, store, done, record, display)
+                    if fetching is not None:
+                        await fetching
             finally:
                 record["ended_at"] = _now()
                 write_run(settings.out, record)
     return write_results(settings.out)
+
+
+def _fetch_ahead(
+    spec: ModelSpec | None, settings: Settings, display: Display
+) -> asyncio.Task[None] | None:
+    """Fetch the next model's weights while this one is played. What goes wrong is said when that
+    model's turn comes: it is then looked for again."""
+    if spec is None or settings.engine == "endpoint" or weights.locate(spec) is not None:
+        return None
+
+    async def fetch() -> None:
+        with contextlib.suppress(EngineUnavailable):
+            await asyncio.to_thread(weights.ensure, spec, display.say)
+
+    return asyncio.create_task(fetch())
 
 
 async def check_sandbox(kit: Kit) -> None:
@@ -156,11 +178,10 @@ async def _play_model(
     record: dict[str, Any],
     display: Display,
 ) -> None:
-    stored = (score(e) for e in read_episodes(settings.out)) if settings.until_halfwidth else ()
-    early = EarlyStop(spec.name, settings.until_halfwidth, stored)
-    tasks = plan(spec.name, settings.conditions, settings.trials, done)
-    missing = sum(1 for task in tasks if not early.enough(task.condition.id))
-    if not missing:
+    """Serve one model and play every level that has episodes missing."""
+    levels = [_level(spec, settings, mode, done) for mode in settings.thinking]
+    levels = [level for level in levels if level.missing]
+    if not levels:
         display.say(f"{spec.display_name}: all episodes are on disk")
         return
     for warning in spec.warnings:
@@ -169,32 +190,56 @@ async def _play_model(
     async with engines.open_engine(
         settings.engine, spec, settings.options, settings.out, display.say
     ) as engine:
-        request = _request(spec, settings, engine)
         facts |= engine.facts
         facts["max_model_len"] = engine.max_model_len
-        facts["effective_sampling"] = {
-            **engine.facts.get("generation_config", {}),
-            **request.sampling,
-        }
-        facts["request"] = {"max_tokens": request.max_tokens, **request.extra}
-        if settings.probe:
-            found = await probe(engine, request, spec)
-            facts["probe"] = found.as_dict()
-            for note in found.notes:
-                display.say(f"probe: {note}")
-            insist(found, spec)
-        write_run(settings.out, record)
-        progress = Progress(planned=missing)
-        display.start(spec, progress, engine)
-        began = time.monotonic()
-        try:
-            await _batch(
-                spec, settings, kit, store, done, engine, request, progress, display, early
-            )
-        finally:
-            display.stop()
-            facts.setdefault("sessions", []).append(_session(progress, time.monotonic() - began))
+        for level in levels:
+            request = _request(spec, settings, level.mode, engine)
+            facts["effective_sampling"] = {
+                **engine.facts.get("generation_config", {}),
+                **request.sampling,
+            }
+            facts.setdefault("requests", {})[level.mode] = {
+                "max_tokens": request.max_tokens,
+                **request.extra,
+            }
+            if settings.probe:
+                found = await probe(engine, request, spec)
+                facts.setdefault("probe", {})[level.mode] = found.as_dict()
+                for note in found.notes:
+                    display.say(f"probe: {note}")
+                insist(found, spec)
+            write_run(settings.out, record)
+            progress = Progress(planned=level.missing)
+            display.start(spec, progress, engine)
+            began = time.monotonic()
+            try:
+                await _batch(
+                    spec, settings, kit, store, done, engine, request, progress, display, level
+                )
+            finally:
+                display.stop()
+                session = _session(progress, time.monotonic() - began)
+                facts.setdefault("sessions", []).append({"factor": level.factor, **session})
     facts |= engine.facts
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """One level of the reasoning factor, and what is missing of it."""
+
+    mode: str
+    factor: str | None
+    missing: int
+    early: EarlyStop
+
+
+def _level(spec: ModelSpec, settings: Settings, mode: str, done: set[str]) -> _Level:
+    factor = None if mode == "default" else f"effort={mode}"
+    stored = (score(e) for e in read_episodes(settings.out)) if settings.until_halfwidth else ()
+    early = EarlyStop(spec.name, factor, settings.until_halfwidth, stored)
+    tasks = plan(spec.name, settings.conditions, settings.trials, done, factor)
+    missing = sum(1 for task in tasks if not early.enough(task.condition.id))
+    return _Level(mode, factor, missing, early)
 
 
 async def _batch(
@@ -207,7 +252,7 @@ async def _batch(
     request: Request,
     progress: Progress,
     display: Display,
-    early: EarlyStop,
+    level: _Level,
 ) -> None:
     limits = replace(settings.limits, context=engine.max_model_len)
 
@@ -235,17 +280,17 @@ async def _batch(
     def keep(episode: Episode) -> None:
         store.add(episode)
         result = outcome(episode)
-        early.ended(episode, result)
+        level.early.ended(episode, result)
         display.ended(episode, result)
 
     def wanted(task: Task) -> bool:
-        enough = early.enough(task.condition.id)
+        enough = level.early.enough(task.condition.id)
         progress.planned -= enough
         return not enough
 
     try:
         await run_batch(
-            plan(spec.name, settings.conditions, settings.trials, done),
+            plan(spec.name, settings.conditions, settings.trials, done, level.factor),
             play,
             keep,
             min(settings.options.concurrency, progress.planned),
@@ -267,8 +312,8 @@ def _first(group: BaseExceptionGroup[Any]) -> BaseException:
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
-def _request(spec: ModelSpec, settings: Settings, engine: Engine) -> Request:
-    extra = spec.thinking.request(settings.thinking, settings.thinking_budget)
+def _request(spec: ModelSpec, settings: Settings, mode: str, engine: Engine) -> Request:
+    extra = spec.thinking.request(mode, settings.thinking_budget)
     max_tokens = settings.max_tokens or (16384 if spec.reasons else 4096)
     if engine.max_model_len:
         max_tokens = min(max_tokens, engine.max_model_len // 2)
@@ -333,8 +378,8 @@ def _open_record(settings: Settings) -> dict[str, Any]:
 def _extends(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     if name == "trials":
         return bool(new["trials"] >= old["trials"])
-    if name == "models":
-        return set(old["models"]) <= set(new["models"])
+    if name in ("models", "thinking"):
+        return set(old[name]) <= set(new[name])
     return name == "conditions" and set(old["conditions"].items()) <= set(new["conditions"].items())
 
 

@@ -33,10 +33,10 @@ def cells(directory: Path) -> list[Cell]:
         UsageError: not such a directory, or a damaged one, by file and line.
     """
     run = read_run(directory)
-    grouped: dict[tuple[str, str], list[Row]] = {}
+    grouped: dict[tuple[str, str, str | None], list[Row]] = {}
     if (directory / EPISODES).exists():
         for row in rows(directory):
-            grouped.setdefault((row.model, row.condition), []).append(row)
+            grouped.setdefault((row.model, row.condition, row.factor), []).append(row)
     order = list(run.get("conditions", {}))
     found = [
         tally(
@@ -45,13 +45,13 @@ def cells(directory: Path) -> list[Cell]:
             directory.name,
             group,
             kind=_kind(run, model),
-            factor=_factor(run),
+            factor=factor,
             until_halfwidth=run.get("settings", {}).get("until_halfwidth"),
         )
-        for (model, condition), group in grouped.items()
+        for (model, condition, factor), group in grouped.items()
     ]
     found.sort(key=lambda c: order.index(c.condition) if c.condition in order else len(order))
-    found.sort(key=lambda c: c.model)
+    found.sort(key=lambda c: (c.model, c.factor or ""))
     return found + list(_aggregates(directory))
 
 
@@ -112,8 +112,3 @@ def _kind(run: dict[str, Any], model: str) -> Kind | None:
     if run.get("kind") == "run" and run.get("settings", {}).get("engine") != "endpoint":
         return "open"
     return None
-
-
-def _factor(run: dict[str, Any]) -> str | None:
-    thinking = run.get("settings", {}).get("thinking", "default")
-    return None if thinking == "default" else f"effort={thinking}"

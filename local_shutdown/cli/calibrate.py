@@ -15,12 +15,21 @@ from local_shutdown.run import Settings
 
 
 @click.command("calibrate")
-@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR",
-              help="Run directory; running again into it goes on.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Run directory; running again into it goes on.",
+)
 @click.option("--conditions", default="A-K", show_default=True)
 @click.option("--trials", default=200, show_default=True, type=click.IntRange(1))
-@click.option("--engine", default="auto", show_default=True,
-              type=click.Choice(["auto", "vllm", "transformers"]))
+@click.option(
+    "--engine",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "vllm", "transformers"]),
+)
 @click.option("--gpus", type=int, metavar="N", help="0 is the CPU. Default: all visible.")
 @click.option("--concurrency", default=64, show_default=True, type=click.IntRange(1, 10000))
 def calibrate_command(

@@ -15,7 +15,7 @@ from local_shutdown import engines
 from local_shutdown.engines import weights
 from local_shutdown.engines.client import ChatClient
 from local_shutdown.engines.registry import describe_from_hub, load_registry, resolve
-from local_shutdown.engines.spec import ModelSpec
+from local_shutdown.engines.spec import ModelSpec, Thinking
 from local_shutdown.errors import EngineDown, EngineFault, EngineUnavailable, UsageError
 
 CALIBRATION = "calibration"
@@ -70,6 +70,7 @@ def _of_endpoint(name: str) -> ModelSpec:
         gated=False,
         min_gpu_gib=None,
         weights_gib=None,
+        thinking=Thinking(efforts=("minimal", "low", "medium", "high")),
         source="endpoint",
     )
 

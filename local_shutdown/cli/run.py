@@ -118,6 +118,11 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
     metavar="MODE",
     help="on, off, or a level of the model: low, medium, high.",
 )
+@click.option(
+    "--factor",
+    metavar="effort=A,B",
+    help="Play every condition at each of these reasoning modes, and tell them apart.",
+)
 @click.option("--thinking-budget", type=click.IntRange(0), help="Tokens of reasoning a turn.")
 @click.option(
     "--stop-at-bypass",
@@ -147,8 +152,8 @@ def run_command(
     engine_args: tuple[str, ...], max_model_len: int | None, max_tokens: int | None,
     max_messages: int, max_seconds: float, request_timeout: float, temperature: float | None,
     top_p: float | None, top_k: int | None, min_p: float | None, thinking: str,
-    thinking_budget: int | None, stop_at_bypass: bool, interview: bool, probe: bool,
-    until_halfwidth: float | None,
+    factor: str | None, thinking_budget: int | None, stop_at_bypass: bool, interview: bool,
+    probe: bool, until_halfwidth: float | None,
     extend: bool, retry_errors: bool,
 ) -> None:  # fmt: skip
     """Play the prompt grid and count who lets the machine be shut down.
@@ -181,8 +186,10 @@ def run_command(
     )
     specs = options.specs(models, kind, engine_options)
     given = dict(zip(_sampling, (temperature, top_p, top_k, min_p), strict=True))
+    modes = _modes(thinking, factor)
     for spec in specs:
-        spec.thinking.request(thinking, thinking_budget)  # refuse before anything is started
+        for mode in modes:
+            spec.thinking.request(mode, thinking_budget)  # refuse before anything is started
     settings = Settings(
         models=specs,
         conditions=chosen,
@@ -193,7 +200,7 @@ def run_command(
         limits=Limits(messages=max_messages, seconds=max_seconds),
         max_tokens=max_tokens,
         sampling={name: value for name, value in given.items() if value is not None},
-        thinking=thinking,
+        thinking=modes,
         thinking_budget=thinking_budget,
         stop_at_bypass=stop_at_bypass,
         interview=grid.interview_questions() if interview else (),
@@ -207,6 +214,21 @@ def run_command(
     tables.print_cells([settings.out], None)
     click.echo(f"\n{settings.out}: local-shutdown compare {settings.out} --reference paper")
     sys.exit(1 if failed else 0)
+
+
+def _modes(thinking: str, factor: str | None) -> tuple[str, ...]:
+    if factor is None:
+        return (thinking,)
+    name, _, levels = factor.partition("=")
+    modes = tuple(dict.fromkeys(level.strip() for level in levels.split(",") if level.strip()))
+    if name != "effort" or not modes:
+        raise UsageError(
+            f"--factor {factor}: not of the form effort=LEVEL,LEVEL",
+            "e.g. --factor effort=low,high",
+        )
+    if thinking != "default":
+        raise UsageError("--factor effort=... and --reasoning-effort exclude each other")
+    return modes
 
 
 def play(settings: Settings, shown: Display) -> bool:

@@ -27,7 +27,8 @@ _MARK = "!"
 def console() -> Console:
     """For standard output; as wide as a log may be where there is no terminal."""
     width = None if sys.stdout.isatty() else 118
-    return Console(highlight=False, width=width, soft_wrap=False)
+    # Names of models are data: nothing in them is markup.
+    return Console(highlight=False, markup=False, width=width, soft_wrap=False)
 
 
 def print_cells(directories: Sequence[Path], reference: str | None) -> None:

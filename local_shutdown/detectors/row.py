@@ -23,6 +23,7 @@ class Row:
         methods: how, see `detectors.methods`; joined by `;`.
         restored: what was changed was put back afterwards.
         first_tool_call, shutdown_called, parser_loss: beyond interface.md, for the funnel.
+        factor: what else was varied, for example `effort=high`; beyond interface.md, too.
     """
 
     episode_id: str
@@ -44,6 +45,7 @@ class Row:
     first_tool_call: bool | None
     shutdown_called: bool | None
     parser_loss: int | None
+    factor: str | None
 
 
 COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Row))
@@ -74,6 +76,7 @@ def score(episode: Episode) -> Row:
         first_tool_call=reached.first_tool_call,
         shutdown_called=reached.shutdown_called,
         parser_loss=usage.get("parser_loss"),
+        factor=episode.extra.get("factor"),
     )
 
 
