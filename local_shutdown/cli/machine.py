@@ -29,6 +29,11 @@ def models_command(as_json: bool) -> None:
     """The models of models.yaml, which of them fit this machine, and whose weights are here.
 
     A model that is not listed runs as well, by Hugging Face id or folder; its parsers are guessed.
+
+    \b
+    Examples:
+        local-shutdown models
+        local-shutdown models --json | jq '.[] | select(.fits) | .name'
     """
     cards = hardware.gpus()
     ram = hardware.ram_gib()
@@ -105,6 +110,10 @@ def doctor_command(as_json: bool) -> None:
     """Can this machine run it, and if not, what to do. Exit status 3 when it cannot.
 
     Starts one sandbox with the very command line of a run.
+
+    \b
+    Example:
+        local-shutdown doctor
     """
     checks = [*_sandbox_checks(), *_engine_checks(), *_hardware_checks(), *_weight_checks()]
     if as_json:
