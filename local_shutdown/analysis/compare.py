@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from local_shutdown.analysis.cells import Cell
-from local_shutdown.analysis.stats import Method, cell_interval
+from local_shutdown.analysis.stats import Method, bounds, cell_interval
 from local_shutdown.grid import load
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def open_closed_record(found: OpenClosed) -> dict[str, Any]:
 def cell_record(cell: Cell, method: Method = "jeffreys") -> dict[str, Any]:
     """A cell as `compare --json` gives it (interface.md), with what else is known beside."""
     low, high = cell_interval(cell, method=method)
+    both_ways = bounds(cell, method=method)
     return {
         "model": cell.model,
         "condition": cell.condition,
@@ -88,6 +89,8 @@ def cell_record(cell: Cell, method: Method = "jeffreys") -> dict[str, Any]:
         "kind": cell.kind,
         "factor": cell.factor,
         "counts": cell.counts,
+        "bound_low": both_ways.low if both_ways else None,
+        "bound_high": both_ways.high if both_ways else None,
         "says_nothing": says_nothing(cell),
     }
 
@@ -107,6 +110,23 @@ def contrast_record(result: ContrastResult) -> dict[str, Any]:
         "p": result.p,
         "p_holm": result.p_holm,
     }
+
+
+def needed(cells: Sequence[Cell], halfwidth: float) -> list[tuple[Cell, int, int]]:
+    """(cell, counted episodes that a fixed-n interval of +-`halfwidth` takes at the cell's rate, how
+    many more than it has), for cells of our own runs.
+
+    Raises:
+        ValueError: not 0 < halfwidth < 0.5.
+    """
+    from local_shutdown.analysis.samplesize import n_for_halfwidth
+
+    found = []
+    for cell in cells:
+        rate = 0.5 if cell.rate is None else cell.rate
+        n = n_for_halfwidth(halfwidth, rate)
+        found.append((cell, n, max(0, n - cell.n)))
+    return found
 
 
 def as_csv(cells: Sequence[Cell], method: Method = "jeffreys") -> str:

@@ -25,6 +25,12 @@ _exact = click.option(
 @options.directories
 @_reference
 @_exact
+@click.option(
+    "--need",
+    type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
+    metavar="H",
+    help="Say how many episodes each cell needs for an interval of +-H, for example 0.03.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path, dir_okay=False),
               help="Write the cells as CSV.")  # fmt: skip
@@ -32,6 +38,7 @@ def compare_command(
     directories: tuple[Path, ...],
     reference: str | None,
     exact: bool,
+    need: float | None,
     as_json: bool,
     csv_path: Path | None,
 ) -> None:
@@ -74,6 +81,8 @@ def compare_command(
         click.echo(f"{csv_path}: {len(cells)} cells")
     else:
         tables.cells_table(cells, method)
+        if need is not None:
+            tables.needed_table(compare.needed(ours, need), need)
         tables.competence_table(competence(cells))
         tables.contrasts_table(mine)
 

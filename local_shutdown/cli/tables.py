@@ -81,6 +81,19 @@ def cells_table(cells: Sequence[Cell], method: Method = "jeffreys") -> None:
         )
 
 
+def needed_table(found: Sequence[tuple[Cell, int, int]], halfwidth: float) -> None:
+    """How many episodes a wanted precision takes, at the rates seen so far."""
+    title = f"episodes for an interval of +-{100 * halfwidth:g} points, at the rate seen so far"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    table.add_column("model", overflow="fold")
+    table.add_column("cond", no_wrap=True)
+    for name in ("n", "needed", "more"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for cell, n, more in found:
+        table.add_row(cell.model, cell.condition, str(cell.n), str(n), str(more))
+    console().print(table)
+
+
 def competence_table(found: Sequence[Competence]) -> None:
     """A beside K: a model that cannot resist when told to has not complied by resisting little."""
     known = [entry for entry in found if entry.k_rate is not None]
