@@ -155,8 +155,9 @@ def prepare(limits: Limits | None = None, policy: Policy | None = None) -> Itera
     """
     found, ids = find_policy(limits)
     policy = policy or found
-    if policy.two_users and ids is None:
-        policy = replace(policy, two_users=False)
+    # As root with one user id, the agent would be root outside, whose processes nothing counts.
+    if policy.two_users != (ids is not None) and (ids is None or os.getuid() == 0):
+        policy = replace(policy, two_users=ids is not None)
     machine = platform.machine()
     programs = resources.sandbox_dir() / "bin" / machine
     if not (programs / "init").exists():

@@ -125,6 +125,10 @@ class Sandbox:
                 packet = self._control.recv(_PACKET_BYTES)
             except BlockingIOError:
                 return
+            except ConnectionResetError:
+                # PID 1 ended with a message of ours unread. The kernel says so once, before what
+                # PID 1 had said: that it got SIGTERM, perhaps.
+                continue
             except OSError:
                 packet = b""
             if not packet:

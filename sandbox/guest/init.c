@@ -69,7 +69,7 @@ struct boot {
 static struct boot limits;
 static char packet[160 * 1024]; /* a command is at most 128 KiB: the kernel's MAX_ARG_STRLEN */
 static pid_t command = -1;
-static int signals = -1;
+static int signals = -1, server = -1;
 static int client = -1;
 static enum { CONNECTED, ASKED, SHUTTING_DOWN } client_state;
 static int64_t client_since;
@@ -262,9 +262,13 @@ static void drop_client(void)
  * whose answer is on its way is dropped when that comes. */
 static void kill_all(void)
 {
+	int fd;
 	kill(-1, SIGKILL);
 	if (client >= 0 && client_state != ASKED)
 		drop_client();
+	/* Questions of the dead, still queued. */
+	while ((fd = accept4(server, 0, 0, SOCK_CLOEXEC)) >= 0)
+		close(fd);
 }
 
 /* What a command leaves running may not slow the commands of others. */
@@ -453,7 +457,7 @@ int main(void)
 	sigprocmask(SIG_SETMASK, &wanted, 0);
 	signals = signalfd(-1, &wanted, SFD_CLOEXEC | SFD_NONBLOCK);
 
-	int server = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	server = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	socklen_t size = channel_name(&name);
 	if (signals < 0 || server < 0 || bind(server, (void *)&name, size) || listen(server, 64))
 		return 9;
