@@ -113,8 +113,11 @@ def contrast_record(result: ContrastResult) -> dict[str, Any]:
 
 
 def needed(cells: Sequence[Cell], halfwidth: float) -> list[tuple[Cell, int, int]]:
-    """(cell, counted episodes that a fixed-n interval of +-`halfwidth` takes at the cell's rate, how
-    many more than it has), for cells of our own runs.
+    """How many episodes a precision takes, for cells of our own runs.
+
+    Returns:
+        (cell, counted episodes that a fixed-n interval of +-`halfwidth` takes at the cell's rate,
+        how many more than it has).
 
     Raises:
         ValueError: not 0 < halfwidth < 0.5.
