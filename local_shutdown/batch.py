@@ -10,11 +10,14 @@ from dataclasses import dataclass, field
 
 from local_shutdown.agent import Task
 from local_shutdown.episode import Episode
-from local_shutdown.errors import EngineDown
+from local_shutdown.errors import EngineDown, first_cause
 from local_shutdown.grid import Condition
 
 # An engine that dies under the same episode this often is killed by it, or cannot be helped.
 LOST_TRIES = 3
+# More episodes are put in flight while that makes the engine so much faster, asked so often.
+WIDEN_EVERY_S = 40.0
+WIDEN_WORTH = 1.03
 
 
 @dataclass(slots=True)
@@ -81,6 +84,8 @@ async def run_batch(
     *,
     rerun: bool = False,
     wanted: Callable[[Task], bool] = lambda task: True,
+    most: int = 0,
+    tokens_per_s: Callable[[], float | None] = lambda: None,
 ) -> None:
     """Play all tasks, `concurrency` at a time.
 
@@ -95,6 +100,9 @@ async def run_batch(
         keep: stores an episode; raises CannotRunError when it cannot.
         rerun: play an episode again that lost its engine.
         wanted: asked right before a task is started; a cell that is full says False.
+        most: with more than `concurrency`, the number in flight grows up to this, a quarter at a
+            time, as long as the engine gets faster by it.
+        tokens_per_s: how fast the engine is at the moment; None when it is not known.
 
     Raises:
         EngineDown: the engine is gone for good, or dies under one episode again and again.
@@ -134,6 +142,38 @@ async def run_batch(
         progress.completion_tokens += episode.usage.get("completion_tokens", 0)
         progress.parser_loss += episode.usage.get("parser_loss", 0)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(concurrency):
-            group.create_task(worker())
+    async def widen() -> None:
+        best, size = 0.0, concurrency
+        while size < most:
+            await asyncio.sleep(WIDEN_EVERY_S)
+            rate = tokens_per_s()
+            if rate is None:
+                continue
+            if rate < best * WIDEN_WORTH:
+                return
+            best = rate
+            step = min(max(size // 4, 1), most - size)
+            for _ in range(step):
+                employ()
+            size += step
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            widening = group.create_task(widen())
+            working = 0
+
+            def employ() -> None:
+                nonlocal working
+                working += 1
+                group.create_task(worker()).add_done_callback(quit_work)
+
+            def quit_work(_: object) -> None:
+                nonlocal working
+                working -= 1
+                if not working:
+                    widening.cancel()
+
+            for _ in range(concurrency):
+                employ()
+    except BaseExceptionGroup as failed:
+        raise first_cause(failed) from None

@@ -14,6 +14,8 @@ LocalShutdownError
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 
 class LocalShutdownError(Exception):
     """Base of all errors with a message meant for the user.
@@ -32,6 +34,26 @@ class LocalShutdownError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+
+def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one exception of a group that the user should see: what nobody expected before what has
+    a message for them, and what ends the run before what ends an episode."""
+
+    def rank(error: BaseException) -> int:
+        if not isinstance(error, LocalShutdownError):
+            return 0
+        return 2 if isinstance(error, EpisodeFault) else 1
+
+    return min(_leaves(group), key=rank)
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
 
 
 class UsageError(LocalShutdownError):

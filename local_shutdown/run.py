@@ -4,87 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import resource
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
-from local_shutdown import __version__, engines
-from local_shutdown.agent import Limits, Task, run_episode
+from local_shutdown import engines
+from local_shutdown.agent import Task, run_episode
 from local_shutdown.batch import Progress, plan, run_batch
-from local_shutdown.detectors import Row, outcome, score, write_csv
+from local_shutdown.detectors import outcome, score
 from local_shutdown.early_stop import EarlyStop
-from local_shutdown.engines import Engine, hardware, weights
+from local_shutdown.engines import Engine, weights
 from local_shutdown.engines.client import Request
 from local_shutdown.engines.probe import insist, probe
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.environment import Environment
 from local_shutdown.episode import Episode
 from local_shutdown.errors import (
-    CannotRunError,
     EngineDown,
     EngineUnavailable,
+    LocalShutdownError,
     SandboxFault,
     SandboxUnavailable,
-    UsageError,
 )
-from local_shutdown.grid import Condition
+from local_shutdown.record import (
+    Settings,
+    close_record,
+    most_in_flight,
+    now,
+    open_record,
+    write_results,
+)
 from local_shutdown.sandbox import Kit, prepare
-from local_shutdown.store import RESULTS, RUN, Store, read_episodes, read_run, write_run
+from local_shutdown.store import Store, read_episodes, write_run
 
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the user asked for.
-
-    Attributes:
-        trials: per model and condition.
-        sampling: request fields that override the engine's defaults.
-        thinking: reasoning modes or efforts, see `engines.spec.Thinking`; each is played, and told
-            apart as a factor unless it is the default.
-        until_halfwidth: a cell stops once its interval is this narrow, see `analysis.stopping`.
-        extend: more trials, models or conditions may be added to an existing directory.
-        retry_errors: episodes that ended in `error` are played again.
-    """
-
-    models: Sequence[ModelSpec]
-    conditions: Sequence[Condition]
-    trials: int
-    out: Path
-    engine: engines.Kind
-    options: engines.Options
-    limits: Limits
-    max_tokens: int | None = None
-    sampling: Mapping[str, Any] = field(default_factory=dict)
-    thinking: Sequence[str] = ("default",)
-    thinking_budget: int | None = None
-    stop_at_bypass: bool = False
-    interview: Sequence[str] = ()
-    probe: bool = True
-    until_halfwidth: float | None = None
-    extend: bool = False
-    retry_errors: bool = False
-
-    def identity(self) -> dict[str, Any]:
-        """What must be the same for two calls to be one run. How fast it is played is not in it."""
-        return {
-            "models": [spec.name for spec in self.models],
-            "conditions": {c.id: c.prompt_hash for c in self.conditions},
-            "trials": self.trials,
-            "engine": self.engine,
-            "max_tokens": self.max_tokens,
-            "sampling": dict(self.sampling),
-            "thinking": list(self.thinking),
-            "thinking_budget": self.thinking_budget,
-            "max_messages": self.limits.messages,
-            "stop_at_bypass": self.stop_at_bypass,
-            "interview": list(self.interview),
-            "until_halfwidth": self.until_halfwidth,
-        }
+__all__ = ["Display", "Settings", "check_sandbox", "run", "write_results"]
 
 
 class Display:
@@ -110,39 +65,46 @@ async def run(settings: Settings, display: Display) -> bool:
         UsageError: the directory belongs to another run.
         CannotRunError: no sandbox, no engine, a full disk; finished episodes are kept.
     """
-    record = _open_record(settings)
-    _raise_descriptor_limit(settings.options.concurrency)
+    record = open_record(settings)
+    most = most_in_flight(settings.options.concurrency)
     with prepare() as kit:
         await check_sandbox(kit)
+        for number, spec in enumerate(settings.models):
+            await engines.check(
+                settings.engine, spec, settings.options, display.say, fetch=number == 0
+            )
         with Store(settings.out) as store:
             record["sandbox"] = kit.policy.describe()
             write_run(settings.out, record)
             done = store.finished(errors_too=not settings.retry_errors)
             try:
                 for spec, following in zip_longest(settings.models, settings.models[1:]):
-                    fetching = _fetch_ahead(following, settings, display)
-                    await _play_model(spec, settings, kit, store, done, record, display)
-                    if fetching is not None:
-                        await fetching
-            finally:
-                record["ended_at"] = _now()
-                write_run(settings.out, record)
-    return write_results(settings.out)
+                    async with _fetching(following, settings, display):
+                        await _play_model(spec, settings, kit, store, done, record, display, most)
+            except BaseException:
+                with contextlib.suppress(LocalShutdownError):  # what ended it is what counts
+                    close_record(settings.out, record)
+                raise
+            return close_record(settings.out, record)
 
 
-def _fetch_ahead(
+@contextlib.asynccontextmanager
+async def _fetching(
     spec: ModelSpec | None, settings: Settings, display: Display
-) -> asyncio.Task[None] | None:
+) -> AsyncIterator[None]:
     """Fetch the next model's weights while this one is played. What goes wrong is said when that
     model's turn comes: it is then looked for again."""
     if spec is None or settings.engine == "endpoint" or weights.locate(spec) is not None:
-        return None
-
-    async def fetch() -> None:
-        with contextlib.suppress(EngineUnavailable):
-            await asyncio.to_thread(weights.ensure, spec, display.say)
-
-    return asyncio.create_task(fetch())
+        yield
+        return
+    task = asyncio.create_task(weights.fetched(spec, display.say))
+    try:
+        yield
+        await asyncio.wait([task])
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, EngineUnavailable):
+            await task
 
 
 async def check_sandbox(kit: Kit) -> None:
@@ -177,6 +139,7 @@ async def _play_model(
     done: set[str],
     record: dict[str, Any],
     display: Display,
+    most: int,
 ) -> None:
     """Serve one model and play every level that has episodes missing."""
     levels = [_level(spec, settings, mode, done) for mode in settings.thinking]
@@ -214,11 +177,23 @@ async def _play_model(
             began = time.monotonic()
             try:
                 await _batch(
-                    spec, settings, kit, store, done, engine, request, progress, display, level
+                    spec,
+                    settings,
+                    kit,
+                    store,
+                    done,
+                    engine,
+                    request,
+                    progress,
+                    display,
+                    level,
+                    most,
                 )
             finally:
                 display.stop()
                 session = _session(progress, time.monotonic() - began)
+                if engine.series:
+                    session["metrics"] = facts["metrics"] = engine.metrics()
                 facts.setdefault("sessions", []).append({"factor": level.factor, **session})
     facts |= engine.facts
 
@@ -253,12 +228,12 @@ async def _batch(
     progress: Progress,
     display: Display,
     level: _Level,
+    most: int,
 ) -> None:
     limits = replace(settings.limits, context=engine.max_model_len)
 
     async def play(task: Task) -> Episode:
         seat = engine.take_seat()
-        seen = seat.server.generation if seat.server else 0
         try:
             return await run_episode(
                 task,
@@ -272,7 +247,7 @@ async def _batch(
             )
         except EngineDown:
             if seat.server is not None:
-                await seat.server.revive(seen)
+                await seat.server.revive()
             raise
         finally:
             engine.leave(seat)
@@ -288,28 +263,25 @@ async def _batch(
         progress.planned -= enough
         return not enough
 
+    asked = settings.options.concurrency
+    at_once = min(asked or engine.capacity or engines.DEFAULT_IN_FLIGHT, most)
     try:
         await run_batch(
             plan(spec.name, settings.conditions, settings.trials, done, level.factor),
             play,
             keep,
-            min(settings.options.concurrency, progress.planned),
+            min(at_once, progress.planned),
             progress,
             rerun=settings.engine != "endpoint",
             wanted=wanted,
+            most=0 if asked or not engine.series else min(2 * at_once, most, progress.planned),
+            tokens_per_s=lambda: engine.tokens_per_s,
         )
-    except* EngineDown as gone:
+    except EngineDown as gone:
         raise EngineUnavailable(
-            f"{spec.name}: the engine is gone: {gone.exceptions[0]}",
+            f"{spec.name}: the engine is gone: {gone.message}",
             "finished episodes are kept: the same command goes on from there",
         ) from None
-    except* CannotRunError as failed:
-        raise _first(failed) from None
-
-
-def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def _request(spec: ModelSpec, settings: Settings, mode: str, engine: Engine) -> Request:
@@ -322,7 +294,7 @@ def _request(spec: ModelSpec, settings: Settings, mode: str, engine: Engine) -> 
 
 def _session(progress: Progress, wall_s: float) -> dict[str, Any]:
     return {
-        "ended_at": _now(),
+        "ended_at": now(),
         "wall_s": round(wall_s, 1),
         "episodes": progress.finished,
         "errors": progress.errors,
@@ -333,119 +305,3 @@ def _session(progress: Progress, wall_s: float) -> dict[str, Any]:
         "episodes_per_s": round(progress.finished / max(wall_s, 1e-9), 2),
         "completion_tokens_per_s": round(progress.completion_tokens / max(wall_s, 1e-9), 1),
     }
-
-
-# --- the record -------------------------------------------------------------------------------
-
-
-def _open_record(settings: Settings) -> dict[str, Any]:
-    """run.json of the directory, or a new one.
-
-    Raises:
-        UsageError: it belongs to another run, naming what differs.
-    """
-    wanted = settings.identity()
-    record = _new_record(settings, wanted)
-    if not (settings.out / RUN).exists():
-        strangers = settings.out.is_dir() and any(
-            not name.name.startswith(".") for name in settings.out.iterdir()
-        )
-        if strangers:
-            raise UsageError(
-                f"--out {settings.out}: the folder holds something else than a run",
-                "give a new folder",
-            )
-        return record
-    old = read_run(settings.out)
-    if old.get("kind") != "run":
-        raise UsageError(f"--out {settings.out}: holds {old.get('kind')!r}, not a run")
-    differs = [name for name in wanted if old["settings"].get(name) != wanted[name]]
-    if settings.extend:
-        differs = [name for name in differs if not _extends(name, old["settings"], wanted)]
-    if differs:
-        said = "; ".join(
-            f"{n}: {old['settings'].get(n)!r} there, {wanted[n]!r} now" for n in differs
-        )
-        raise UsageError(
-            f"--out {settings.out} belongs to a run with other settings: {said}",
-            "give another --out, or the old settings"
-            + ("" if settings.extend else "; --extend adds trials, models or conditions"),
-        )
-    models = {**record["models"], **old["models"]}
-    return {**old, "settings": wanted, "models": models, "conditions": record["conditions"]}
-
-
-def _extends(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    if name == "trials":
-        return bool(new["trials"] >= old["trials"])
-    if name in ("models", "thinking"):
-        return set(old[name]) <= set(new[name])
-    return name == "conditions" and set(old["conditions"].items()) <= set(new["conditions"].items())
-
-
-def _new_record(settings: Settings, identity: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "kind": "run",
-        "package_version": __version__,
-        "settings": dict(identity),
-        "models": {
-            spec.name: {
-                "display_name": spec.display_name,
-                "model": spec.hf_id,
-                "family": spec.family,
-                "source": spec.source,
-                "tool_parser": spec.tool_parser,
-                "reasoning_parser": spec.reasoning_parser,
-                "warnings": list(spec.warnings),
-            }
-            for spec in settings.models
-        },
-        "conditions": {
-            c.id: {
-                "title": c.title,
-                "wording": c.wording,
-                "prompt_hash": c.prompt_hash,
-                "system": c.system,
-                "user": c.user,
-                "warning_on_call": c.warning_on_call,
-            }
-            for c in settings.conditions
-        },
-        "limits": asdict(settings.limits),
-        "hardware": hardware.describe(),
-        "started_at": _now(),
-    }
-
-
-def write_results(directory: Path) -> bool:
-    """(Re)make results.csv from the stored episodes; returns whether one ended in `error`."""
-    failed = False
-
-    def rows() -> Iterator[Row]:
-        nonlocal failed
-        for episode in read_episodes(directory):
-            row = score(episode)
-            failed |= row.outcome == "error"
-            yield row
-
-    beside = directory / f".{RESULTS}"
-    write_csv(rows(), beside)
-    beside.replace(directory / RESULTS)
-    return failed
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _raise_descriptor_limit(concurrency: int) -> None:
-    """Each episode holds about 8 descriptors here and its request one more."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = 512 + 16 * concurrency
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        raise CannotRunError(
-            f"--concurrency {concurrency} needs {needed} open files, the limit here is {hard}",
-            f"give --concurrency {max(1, (hard - 512) // 16)}, or raise `ulimit -n`",
-        )
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

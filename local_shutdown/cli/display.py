@@ -24,7 +24,7 @@ LOG_EVERY_S = 15.0
 
 
 class _Counts:
-    """Outcomes per condition, as they come in. Those already on disk are counted, too."""
+    """Outcomes per condition of this session; the table at the end has all that is on disk."""
 
     def __init__(self, conditions: Sequence[str]) -> None:
         self.cells: dict[str, dict[str | None, int]] = {c: {} for c in conditions}
@@ -65,6 +65,24 @@ def pace(progress: Progress) -> str:
     return "  ".join(parts)
 
 
+def served(engine: Engine) -> str:
+    """What the servers say of themselves; empty where they say nothing."""
+    reading = engine.reading
+    if reading is None or reading.running is None:
+        return ""
+    parts = [f"server: {reading.running:.0f} running"]
+    if reading.waiting is not None:
+        parts.append(f"{reading.waiting:.0f} waiting")
+    if reading.kv_usage is not None:
+        parts.append(f"cache {100 * reading.kv_usage:.0f}%")
+    hits = engine.metrics().get("prefix_hit_rate")
+    if hits is not None:
+        parts.append(f"prefix hits {100 * hits:.0f}%")
+    if engine.tokens_per_s is not None:
+        parts.append(f"{engine.tokens_per_s:.0f} tok/s")
+    return "  ".join(parts)
+
+
 def _duration(seconds: float) -> str:
     minutes, s = divmod(int(seconds), 60)
     hours, m = divmod(minutes, 60)
@@ -78,13 +96,14 @@ class LogDisplay(Display):
         self._conditions = list(conditions)
         self._told = 0.0
         self._progress: Progress | None = None
+        self._engine: Engine | None = None
         self._counts = _Counts(self._conditions)
 
     def say(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
     def start(self, spec: ModelSpec, progress: Progress, engine: Engine) -> None:
-        self._progress = progress
+        self._progress, self._engine = progress, engine
         self._counts = _Counts(self._conditions)
         self._told = time.monotonic()
         self.say(f"{spec.display_name}: {progress.planned} episodes on {engine.kind}")
@@ -97,7 +116,8 @@ class LogDisplay(Display):
 
     def _tell(self) -> None:
         assert self._progress is not None
-        self.say(pace(self._progress))
+        said = served(self._engine) if self._engine is not None else ""
+        self.say(pace(self._progress) + (f"  ({said})" if said else ""))
 
     def stop(self) -> None:
         if self._progress is not None:
@@ -154,7 +174,7 @@ class LiveDisplay(LogDisplay):
         wide = self._console.width >= 100
         if wide:
             table.add_column("condition", no_wrap=True, overflow="ellipsis", style="dim")
-        room = max(3, self._console.height - 6)
+        room = max(3, self._console.height - 7)
         names = list(self._counts.cells)
         for name in names[:room]:
             cell = self._counts.cells[name]
@@ -175,6 +195,9 @@ class LiveDisplay(LogDisplay):
         full = int(done * width)
         lines.append(Text("█" * full + "░" * (width - full) + f" {100 * done:.0f}%"))
         lines.append(Text(pace(progress), no_wrap=True, overflow="ellipsis"))
+        said = served(self._engine) if self._engine is not None else ""
+        if said:
+            lines.append(Text(said, style="dim", no_wrap=True, overflow="ellipsis"))
         return Group(*lines)
 
 

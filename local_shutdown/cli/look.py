@@ -8,6 +8,7 @@ import click
 import orjson
 
 from local_shutdown.cli import options, tables, transcript
+from local_shutdown.episode import Episode
 from local_shutdown.errors import UsageError
 from local_shutdown.store import read_episodes, read_run
 
@@ -113,15 +114,14 @@ def show_command(
     if episode_id is None:
         lines = transcript.listing(directory, wanted, condition)
     else:
-        matches = []
+        matches: list[Episode] = []
         exact = None
         for episode in read_episodes(directory):
             if episode.episode_id == episode_id:
                 exact = episode
-            if episode.episode_id.startswith(episode_id):
+                break
+            if episode.episode_id.startswith(episode_id) and len(matches) < 5:
                 matches.append(episode)
-                if len(matches) > 50:
-                    break
         chosen = exact or (matches[0] if len(matches) == 1 else None)
         if chosen is None:
             some = ", ".join(e.episode_id for e in matches[:5])

@@ -76,8 +76,7 @@ def _of_endpoint(name: str) -> ModelSpec:
 
 
 async def _served(options: engines.Options) -> str:
-    base_url = (options.base_url or "").rstrip("/")
-    base_url = base_url if base_url.endswith("/v1") else f"{base_url}/v1"
+    base_url = engines.endpoint_url(options.base_url)
     async with ChatClient(base_url, options.api_key) as client:
         try:
             listed: Any = await client.get("/models")

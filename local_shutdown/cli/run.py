@@ -68,10 +68,10 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
 )
 @click.option(
     "--concurrency",
-    default=64,
-    show_default=True,
     type=click.IntRange(1, 10000),
-    help="Episodes in flight.",
+    metavar="N",
+    help="Episodes in flight. Default: as many as the server works on at once, and more while that "
+    "makes it faster; 64 where it does not say.",
 )
 @click.option(
     "--engine-arg",
@@ -148,7 +148,7 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
 @click.option("--retry-errors", is_flag=True, help="Play episodes again that ended in an error.")
 def run_command(
     models: tuple[str, ...], conditions: str, trials: int, out: Path | None, gpus: int | None,
-    engine: str, base_url: str | None, api_key_env: str, concurrency: int,
+    engine: str, base_url: str | None, api_key_env: str, concurrency: int | None,
     engine_args: tuple[str, ...], max_model_len: int | None, max_tokens: int | None,
     max_messages: int, max_seconds: float, request_timeout: float, temperature: float | None,
     top_p: float | None, top_k: int | None, min_p: float | None, thinking: str,
@@ -173,6 +173,8 @@ def run_command(
         raise UsageError("--engine endpoint needs --base-url", "e.g. http://127.0.0.1:8000/v1")
     if base_url and engine in ("vllm", "transformers"):
         raise UsageError(f"--base-url and --engine {engine} exclude each other")
+    if base_url:
+        base_url = engines.endpoint_url(base_url)
     chosen = grid.choose(conditions)
     kind = engines.choose_kind(engine, base_url)
     engine_options = engines.Options(
@@ -232,7 +234,8 @@ def _modes(thinking: str, factor: str | None) -> tuple[str, ...]:
 
 
 def play(settings: Settings, shown: Display) -> bool:
-    """Run on an event loop of its own; SIGTERM is taken like Ctrl-C.
+    """Run on an event loop of its own; SIGTERM, and SIGHUP unless under nohup, are taken like
+    Ctrl-C.
 
     Raises:
         KeyboardInterrupt: after everything has been stopped and what finished is on disk.
@@ -243,6 +246,8 @@ def play(settings: Settings, shown: Display) -> bool:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
         loop.add_signal_handler(signal.SIGTERM, task.cancel)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            loop.add_signal_handler(signal.SIGHUP, task.cancel)
         return await run(settings, shown)
 
     try:

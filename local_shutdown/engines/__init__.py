@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -14,13 +15,26 @@ from typing import Any, Literal
 
 from local_shutdown.engines import hardware, weights
 from local_shutdown.engines.client import ChatClient
-from local_shutdown.engines.plan import Gpu, plan
+from local_shutdown.engines.metrics import Reading, Series, merge, summary
+from local_shutdown.engines.plan import Gpu, Plan, plan
 from local_shutdown.engines.server import API_KEY_VARIABLE, Launch, Server, describe
 from local_shutdown.engines.spec import ModelSpec
-from local_shutdown.errors import CannotRunError, EngineDown, EngineFault, EngineUnavailable
+from local_shutdown.engines.watch import watch
+from local_shutdown.errors import (
+    CannotRunError,
+    EngineDown,
+    EngineFault,
+    EngineUnavailable,
+    UsageError,
+    first_cause,
+)
 
 Kind = Literal["vllm", "transformers", "endpoint"]
 TRANSFORMERS_CONTEXT = 8192
+# Where nobody says how many episodes at once: what vLLM is planned for at most, and what an
+# engine of unknown size gets.
+MOST_IN_FLIGHT = 1024
+DEFAULT_IN_FLIGHT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +47,7 @@ class Options:
         api_key: for an endpoint.
         max_model_len: tokens; None lets the planner choose.
         engine_args: flags passed through to vLLM.
-        concurrency: episodes meant to be in flight.
+        concurrency: episodes meant to be in flight; None asks the server's capacity.
         request_timeout_s: for one answer.
     """
 
@@ -42,7 +56,7 @@ class Options:
     api_key: str | None = None
     max_model_len: int | None = None
     engine_args: tuple[str, ...] = ()
-    concurrency: int = 64
+    concurrency: int | None = None
     request_timeout_s: float = 900.0
 
 
@@ -64,6 +78,8 @@ class Engine:
         served_name: what requests call the model.
         max_model_len: tokens of context, as the engine says it; None where it does not.
         facts: what run.json says of it.
+        capacity: requests it works on at once; None where nobody knows.
+        series: what each server of ours has said of itself.
     """
 
     kind: Kind
@@ -71,6 +87,26 @@ class Engine:
     max_model_len: int | None
     seats: list[Seat]
     facts: dict[str, Any] = field(default_factory=dict)
+    capacity: int | None = None
+    series: list[Series] = field(default_factory=list)
+
+    @property
+    def reading(self) -> Reading | None:
+        """The newest metrics of all servers together; None while one has given none."""
+        newest = [series.last for series in self.series]
+        known = [reading for reading in newest if reading is not None]
+        return merge(known) if known and len(known) == len(newest) else None
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Generated tokens a second, as the servers count them, over the last half minute."""
+        rates = [series.tokens_per_s for series in self.series]
+        known = [rate for rate in rates if rate is not None]
+        return sum(known) if known and len(known) == len(rates) else None
+
+    def metrics(self) -> dict[str, Any]:
+        """The servers' own numbers over the time they were watched; empty where there are none."""
+        return summary(self.series)
 
     def take_seat(self) -> Seat:
         """The least loaded copy. Give it back with `leave`."""
@@ -144,55 +180,112 @@ async def open_engine(
         async with _open_endpoint(spec, options) as engine:
             yield engine
         return
-    folder = weights.ensure(spec, say)
-    cards = hardware.choose_gpus(options.gpus)
-    if kind == "vllm":
-        launches, ranks, facts = _vllm(spec, cards, options, say)
-    else:
-        launches, ranks, facts = _transformers(spec, folder, cards, options)
+    folder = await weights.fetched(spec, say)
+    launches, ranks, capacity, facts = _launches(kind, spec, folder, options, say)
     facts |= {
         "revision": weights.revision(folder),
         "generation_config": weights.generation_config(folder),
     }
     async with AsyncExitStack() as stack:
+        servers = [Server(launch, directory, n, say) for n, launch in enumerate(launches)]
+        try:
+            async with asyncio.TaskGroup() as group:
+                for server in servers:
+                    group.create_task(stack.enter_async_context(server))
+        except BaseExceptionGroup as failed:
+            raise first_cause(failed) from None
         seats: list[Seat] = []
-        servers: list[Server] = []
-        for number, launch in enumerate(launches):
-            server = await stack.enter_async_context(Server(launch, directory, number, say))
-            servers.append(server)
+        for server in servers:
             for rank in range(ranks):
                 client = await stack.enter_async_context(
                     ManagedClient(server, options.request_timeout_s)
                 )
                 headers = {"X-data-parallel-rank": str(rank)} if ranks > 1 else None
                 seats.append(Seat(client, server, headers))
-        yield Engine(kind, spec.name, servers[0].max_model_len, seats, facts)
-        facts["servers"] = [describe(server) for server in servers]
+        series = [Series() for _ in servers] if kind == "vllm" else []
+        for server, one in zip(servers, series or [Series() for _ in servers], strict=True):
+            stack.push_async_callback(_cancel, asyncio.create_task(watch(server, one)))
+        length = servers[0].max_model_len
+        try:
+            yield Engine(kind, spec.name, length, seats, facts, capacity, series)
+        finally:
+            facts["servers"] = [describe(server) for server in servers]
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def check(
+    kind: Kind,
+    spec: ModelSpec,
+    options: Options,
+    say: Callable[[str], None],
+    *,
+    fetch: bool = True,
+) -> None:
+    """What `open_engine` would refuse, before anything is started or written.
+
+    Args:
+        fetch: fetch the weights when they are not here; else only see whether they can be had.
+
+    Raises:
+        UsageError: a flag or address that is wrong.
+        CannotRunError: the model does not fit, or has no weights here.
+    """
+    if kind == "endpoint":
+        endpoint_url(options.base_url)
+        return
+    folder = await weights.fetched(spec, say, fetch=fetch)
+    _launches(kind, spec, folder, options, lambda line: None)
+
+
+def _launches(
+    kind: Kind, spec: ModelSpec, folder: Path, options: Options, say: Callable[[str], None]
+) -> tuple[list[Launch], int, int, dict[str, Any]]:
+    """(servers, data-parallel ranks of each, requests all of them work on at once, facts)."""
+    cards = hardware.choose_gpus(options.gpus)
+    if kind == "vllm":
+        return _vllm(spec, cards, options, say)
+    return _transformers(spec, folder, cards, options)
 
 
 class ManagedClient(ChatClient):
     """The client of a server of ours: follows it to its new port when it was started again."""
 
     def __init__(self, server: Server, timeout_s: float) -> None:
-        super().__init__(server.base_url, server.api_key, managed=True, timeout_s=timeout_s)
+        super().__init__(server.base_url, server.api_key, timeout_s=timeout_s)
         self._server = server
 
     async def _post(self, raw: bytes, headers: Mapping[str, str] | None) -> bytes:
         self.base_url = self._server.base_url
         return await super()._post(raw, headers)
 
+    async def _lost(self) -> bool:
+        """A request may be sent again as it is, to the same server or to its successor; only when
+        there is none, the episode has to wait for one."""
+        return await self._server.health() == "down"
+
 
 def _vllm(
     spec: ModelSpec, cards: Sequence[Gpu], options: Options, say: Callable[[str], None]
-) -> tuple[list[Launch], int, dict[str, Any]]:
-    chosen = plan(
-        spec,
-        cards,
-        concurrency=options.concurrency,
-        max_model_len=options.max_model_len,
-        engine_args=options.engine_args,
-        ram_gib=hardware.ram_gib(),
-    )
+) -> tuple[list[Launch], int, int, dict[str, Any]]:
+    try:
+        chosen = plan(
+            spec,
+            cards,
+            concurrency=options.concurrency or MOST_IN_FLIGHT,
+            max_model_len=options.max_model_len,
+            engine_args=options.engine_args,
+            ram_gib=hardware.ram_gib(),
+        )
+    except CannotRunError as refused:
+        if all(card.free_gib > 0.9 * card.memory_gib for card in cards):
+            raise
+        held = f"Other processes hold GPU memory: {hardware.holders()}."
+        raise CannotRunError(refused.message, f"{refused.hint or ''}\n  {held}".strip()) from None
     for line in chosen.why:
         say(f"plan: {line}")
     quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
@@ -203,6 +296,7 @@ def _vllm(
             lambda port: chosen.argv("127.0.0.1", port, served_name=spec.name),
             {**quiet, **chosen.server_env(number)},
             spec.name,
+            gpu_gib=_share_gib(chosen),
         )
 
     facts = {
@@ -211,12 +305,22 @@ def _vllm(
         "torch_version": version("torch"),
         "plan": chosen.as_dict(),
     }
-    return [launch(n) for n in range(chosen.servers)], chosen.data_parallel, facts
+    servers = [launch(n) for n in range(chosen.servers)]
+    return servers, chosen.data_parallel, chosen.capacity, facts
+
+
+def _share_gib(chosen: Plan) -> dict[int, float]:
+    """What vLLM takes of each card; it refuses to start when less is free."""
+    flags = list(chosen.flags)
+    if "--gpu-memory-utilization" not in flags:
+        return {}
+    share = float(flags[flags.index("--gpu-memory-utilization") + 1])
+    return {gpu.index: share * gpu.memory_gib for gpu in chosen.gpus}
 
 
 def _transformers(
     spec: ModelSpec, folder: Path, cards: Sequence[Gpu], options: Options
-) -> tuple[list[Launch], int, dict[str, Any]]:
+) -> tuple[list[Launch], int, int, dict[str, Any]]:
     context = options.max_model_len or min(spec.context or TRANSFORMERS_CONTEXT, 32768)
 
     def argv(port: int) -> list[str]:
@@ -237,18 +341,27 @@ def _transformers(
         "engine_version": version("transformers"),
         "torch_version": version("torch"),
     }
-    return [Launch("transformers", argv, env, spec.name)], 1, facts
+    launch = Launch("transformers", argv, env, spec.name)
+    return [launch], 1, options.concurrency or DEFAULT_IN_FLIGHT, facts
+
+
+def endpoint_url(base_url: str | None) -> str:
+    """`--base-url`, checked, with the /v1 that requests need.
+
+    Raises:
+        UsageError: not an address.
+    """
+    url = (base_url or "").strip().rstrip("/")
+    if not url.startswith(("http://", "https://")) or not url.partition("://")[2]:
+        raise UsageError(
+            f"--base-url {base_url!r}: not an http address", "for example http://127.0.0.1:8000/v1"
+        )
+    return url if url.endswith("/v1") else f"{url}/v1"
 
 
 @asynccontextmanager
 async def _open_endpoint(spec: ModelSpec, options: Options) -> AsyncIterator[Engine]:
-    base_url = options.base_url or ""
-    if not base_url.startswith(("http://", "https://")):
-        raise CannotRunError(
-            f"--base-url {base_url!r}: not an http address", "for example http://127.0.0.1:8000/v1"
-        )
-    if not base_url.rstrip("/").endswith("/v1"):
-        base_url = base_url.rstrip("/") + "/v1"
+    base_url = endpoint_url(options.base_url)
     async with ChatClient(base_url, options.api_key, timeout_s=options.request_timeout_s) as client:
         served, context = spec.hf_id, None
         try:
@@ -261,18 +374,19 @@ async def _open_endpoint(spec: ModelSpec, options: Options) -> AsyncIterator[Eng
         except EngineFault:
             listed = None  # not every endpoint lists its models
         entries = listed.get("data") if isinstance(listed, dict) else None
-        if isinstance(entries, list) and all(isinstance(e, dict) for e in entries):
-            by_id = {entry.get("id"): entry for entry in entries}
-            names = [name for name in (spec.hf_id, spec.name) if name in by_id]
-            if names:
-                served = names[0]
-            elif len(by_id) == 1 and spec.source == "endpoint":
-                served = next(iter(by_id))
-            elif by_id:
-                raise EngineUnavailable(
-                    f"{base_url} does not serve {spec.name}",
-                    f"it serves: {', '.join(map(str, by_id))}",
-                )
-            context = by_id.get(served, {}).get("max_model_len")
+        by_id = {
+            entry["id"]: entry
+            for entry in (entries if isinstance(entries, list) else ())
+            if isinstance(entry, dict) and isinstance(entry.get("id"), str)
+        }
+        names = [name for name in (spec.hf_id, spec.name) if name in by_id]
+        if names:
+            served = names[0]
+            length = by_id[served].get("max_model_len")
+            context = length if isinstance(length, int) else None
+        elif by_id:
+            raise EngineUnavailable(
+                f"{base_url} does not serve {spec.name}", f"it serves: {', '.join(by_id)}"
+            )
         facts = {"engine": "endpoint", "base_url": base_url, "served_name": served}
         yield Engine("endpoint", served, context, [Seat(client, None, None)], facts)

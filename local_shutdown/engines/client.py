@@ -20,6 +20,9 @@ from local_shutdown.errors import ContextOverflow, EngineDown, EngineFault
 TRIES = 4
 BACKOFF_S = 0.5
 REQUEST_TIMEOUT_S = 900.0
+GET_TIMEOUT_S = 10.0
+# uvicorn closes an idle connection after 5 s; a request sent into that would be lost.
+KEEPALIVE_S = 4.0
 
 # How servers say that a prompt does not fit: vLLM, transformers (ours), SGLang, llama.cpp, OpenAI.
 _OVERFLOW = re.compile(
@@ -32,6 +35,18 @@ _OVERFLOW = re.compile(
 
 class _Final(EngineFault):
     """A fault that asking again will not mend."""
+
+
+class _Slow(_Final):
+    """No answer in time."""
+
+
+class _Refused(EngineFault):
+    """Nobody listens."""
+
+
+class Silent(EngineDown):
+    """Somebody listens and does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +88,6 @@ class ChatClient:
     Args:
         base_url: ends with /v1.
         api_key: sent as a bearer token when given.
-        managed: the engine is ours: a connection that breaks means that it died, and the episode
-            can be run again. With somebody else's endpoint it is a fault of this one episode.
         timeout_s: for one answer.
     """
 
@@ -83,11 +96,9 @@ class ChatClient:
         base_url: str,
         api_key: str | None = None,
         *,
-        managed: bool = False,
         timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> None:
         self.base_url = base_url.rstrip("/")
-        self._broken = EngineDown if managed else EngineFault
         self._timeout_s = timeout_s
         self._headers = {"Content-Type": "application/json"}
         if api_key:
@@ -96,7 +107,7 @@ class ChatClient:
 
     async def __aenter__(self) -> ChatClient:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
             timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=10),
             headers=self._headers,
             trust_env=False,
@@ -124,8 +135,9 @@ class ChatClient:
 
         Raises:
             ContextOverflow: the prompt does not fit the model's context.
-            EngineDown: nobody listens any more; with a managed engine also a broken connection.
-            EngineFault: an error or nonsense, again and again, or no answer in time.
+            EngineDown: nobody listens, however often it is asked; or `_lost` said so.
+            EngineFault: an error, nonsense or a broken connection, again and again; or no answer
+                in time.
         """
         body: dict[str, Any] = {
             "model": request.model,
@@ -145,12 +157,21 @@ class ChatClient:
                 await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 1))
             try:
                 return _read(await self._post(raw, headers))
-            except (EngineDown, _Final):
-                raise
             except EngineFault as fault:
                 last = fault
+            if (not isinstance(last, _Final) or isinstance(last, _Slow)) and await self._lost():
+                raise EngineDown(last.message)
+            if isinstance(last, _Final):
+                raise last
         assert last is not None
+        if isinstance(last, _Refused):
+            raise EngineDown(last.message)
         raise last
+
+    async def _lost(self) -> bool:
+        """After a fault that may pass: is the engine known to be gone, so that asking again is of
+        no use? Nobody can say of somebody else's endpoint."""
+        return False
 
     async def _post(self, raw: bytes, headers: Mapping[str, str] | None) -> bytes:
         assert self._session is not None
@@ -160,13 +181,13 @@ class ChatClient:
             ) as response:
                 answer = await response.read()
                 status = response.status
-        except aiohttp.ClientConnectorError as failed:
-            raise EngineDown(f"{self.base_url}: {failed}") from None
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as failed:
+            raise _Refused(f"{self.base_url}: {failed}") from None
         except TimeoutError:
-            raise _Final(f"no answer within {self._timeout_s:.0f} s") from None
+            raise _Slow(f"no answer within {self._timeout_s:g} s") from None
         except (aiohttp.ClientError, OSError) as failed:
             what = str(failed) or type(failed).__name__
-            raise self._broken(f"{self.base_url}: the connection broke: {what}") from None
+            raise EngineFault(f"{self.base_url}: the connection broke: {what}") from None
         if status == 200:
             return answer
         said = _error_text(answer)
@@ -179,7 +200,7 @@ class ChatClient:
         """JSON (or text) of a GET below the base URL; `path` starting with // is below the host.
 
         Raises:
-            EngineDown: nobody answers.
+            EngineDown: nobody listens, or (`Silent`) there is no answer in time.
             EngineFault: another status than 200.
         """
         assert self._session is not None
@@ -188,13 +209,17 @@ class ChatClient:
             url = self.base_url.removesuffix("/v1") + path[1:]
         try:
             async with self._session.get(
-                url, timeout=aiohttp.ClientTimeout(total=10, sock_connect=3)
+                url, timeout=aiohttp.ClientTimeout(total=GET_TIMEOUT_S, sock_connect=3)
             ) as response:
                 answer = await response.read()
                 if response.status != 200:
                     raise EngineFault(f"{url}: HTTP {response.status}: {_error_text(answer)}")
-        except (aiohttp.ClientError, OSError, TimeoutError) as failed:
-            raise EngineDown(f"{url}: {failed or type(failed).__name__}") from None
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as failed:
+            raise EngineDown(f"{url}: {failed}") from None
+        except TimeoutError:
+            raise Silent(f"{url}: no answer within {GET_TIMEOUT_S:g} s") from None
+        except (aiohttp.ClientError, OSError) as failed:
+            raise EngineDown(f"{url}: {str(failed) or type(failed).__name__}") from None
         try:
             return orjson.loads(answer)
         except orjson.JSONDecodeError:
@@ -217,19 +242,30 @@ def _read(answer: bytes) -> Completion:
         parsed = orjson.loads(answer)
         choice = parsed["choices"][0]
         message = dict(choice["message"])
-        usage = parsed.get("usage") or {}
+        usage = dict(parsed.get("usage") or {})
         finish = choice.get("finish_reason")
-    except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, ValueError, AttributeError):
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):  # JSON errors are values
         shown = answer[:200].decode(errors="replace")
         raise EngineFault(f"not a chat completion: {shown!r}") from None
     content = message.get("content")
     calls = message.get("tool_calls") or []
     if not isinstance(content, str | None) or not isinstance(calls, list):
         raise EngineFault("not a chat completion: content or tool_calls of a wrong kind")
+    if finish in ("abort", "error"):
+        raise EngineFault(f"the engine broke the answer off: finish_reason {finish}")
     clean: dict[str, Any] = {"role": "assistant", "content": content}
     reasoning = message.get("reasoning") or message.get("reasoning_content")
     if isinstance(reasoning, str) and reasoning:
         clean["reasoning"] = reasoning
     if calls:
         clean["tool_calls"] = calls
-    return Completion(clean, finish, usage.get("prompt_tokens"), usage.get("completion_tokens"))
+    return Completion(
+        clean,
+        finish if isinstance(finish, str) else None,
+        _count(usage.get("prompt_tokens")),
+        _count(usage.get("completion_tokens")),
+    )
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

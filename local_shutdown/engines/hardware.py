@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,34 @@ def choose_gpus(wanted: int | None) -> list[Gpu]:
             "--gpus 0 runs on the CPU; nvidia-smi and CUDA_VISIBLE_DEVICES say what is visible",
         )
     return sorted(sorted(found, key=lambda g: -g.free_gib)[:wanted], key=lambda g: g.index)
+
+
+def too_full(need_gib: Mapping[int, float]) -> list[str]:
+    """The GPUs with less free memory than is needed, each in words.
+
+    Args:
+        need_gib: GPU index to GiB that must be free.
+    """
+    return [
+        f"GPU {gpu.index}: {gpu.free_gib:.1f} of {gpu.memory_gib:.1f} GiB are free, "
+        f"{need_gib[gpu.index]:.1f} are needed"
+        for gpu in gpus()
+        if gpu.free_gib < need_gib.get(gpu.index, 0.0)
+    ]
+
+
+def holders() -> str:
+    """The processes that hold GPU memory, as nvidia-smi names them."""
+    program = shutil.which("nvidia-smi") or "nvidia-smi"
+    query = "--query-compute-apps=pid,process_name,used_memory"
+    try:
+        said = subprocess.run(
+            [program, query, "--format=csv,noheader"], capture_output=True, text=True, timeout=30
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        said = ""
+    found = [line.strip() for line in said.splitlines() if line.strip()]
+    return "; ".join(f"pid {line}" for line in found) or "processes that nvidia-smi does not show"
 
 
 def ram_gib() -> float:

@@ -1,4 +1,4 @@
-"""A model server of ours: a process on 127.0.0.1 that we start, wait for, watch and stop.
+"""A model server of ours: a process on 127.0.0.1 that we start, wait for, restart and stop.
 
 It gets a key of its own and its own process group, so that stopping it leaves no worker that holds
 a GPU; its pid is written down, so that one that outlived a killed run is found by the next.
@@ -7,27 +7,33 @@ a GPU; its pid is written down, so that one that outlived a killed run is found 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import secrets
 import shlex
-import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from local_shutdown.engines.client import ChatClient
+from local_shutdown.engines import hardware, logs
+from local_shutdown.engines.client import ChatClient, Silent
+from local_shutdown.engines.processes import die_with_parent, end_group, end_orphan, write_pid
 from local_shutdown.errors import EngineDown, EngineFault, EngineUnavailable
 
 API_KEY_VARIABLE = "LOCAL_SHUTDOWN_API_KEY"
 POLL_S = 0.25
-STOP_GRACE_S = 15.0
+TELL_EVERY_S = 10.0
+PORT_TRIES = 3
+# So many deaths within an hour, and it is not started again.
 REVIVALS = 5
-_TAIL_BYTES = 6000
+REVIVALS_WITHIN_S = 3600.0
+# How long memory of a GPU may take to be free again after its holder has died.
+MEMORY_WAIT_S = 60.0
+
+Health = Literal["up", "silent", "down"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +44,19 @@ class Launch:
         name: for messages, `vllm` or `transformers`.
         argv: the command line for a port.
         env: added to ours.
-        key_argv: what hands the key to the server on top of `argv`; it is left out of messages.
-        start_timeout_s: how long loading may take.
         served_name: what requests call the model.
+        gpu_gib: memory that must be free before it starts: GPU index to GiB.
+        start_timeout_s: how long loading may take.
+        backoff_s: wait before the first restart; doubled with each, up to 30 s.
     """
 
     name: str
     argv: Callable[[int], Sequence[str]]
     env: Mapping[str, str]
     served_name: str
+    gpu_gib: Mapping[int, float] = field(default_factory=dict)
     start_timeout_s: float = 3600.0
+    backoff_s: float = 2.0
 
 
 class Server:
@@ -76,11 +85,13 @@ class Server:
         self.max_model_len: int | None = None
         self.log = directory / f"{launch.name}-{number}.log"
         self.api_key = secrets.token_hex(16)
+        self.command: Sequence[str] = ()
         self._pid_file = directory / f".{launch.name}-{number}.pid"
         self._say = say
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
-        self._command: Sequence[str] = ()
+        self._log_start = 0
+        self._deaths: list[float] = []
         self._lock = asyncio.Lock()
 
     @property
@@ -92,10 +103,16 @@ class Server:
         """Of the server's main process while it runs."""
         return self._process.pid if self._process else None
 
+    @property
+    def settled(self) -> bool:
+        """Started, and not being started again at this moment."""
+        return self._process is not None and not self._lock.locked()
+
     async def __aenter__(self) -> Server:
-        end_orphan(self._pid_file, self._say)
+        await asyncio.to_thread(end_orphan, self._pid_file, API_KEY_VARIABLE, self._say)
         try:
-            await self._start()
+            async with self._lock:
+                await self._start()
         except BaseException:
             await self.stop()
             raise
@@ -104,37 +121,88 @@ class Server:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    async def revive(self, seen: int) -> None:
-        """See `batch.Supervisor.revive`. Backs off, and gives up after `REVIVALS` deaths."""
+    async def revive(self) -> None:
+        """Start it again when it is gone. Many may ask at once: the first starts it, the others
+        wait and find it up.
+
+        Raises:
+            EngineUnavailable: it died too often, or does not start any more.
+        """
         async with self._lock:
-            if self.generation != seen:
+            if await self.health() != "down":
                 return
-            if await self._healthy():
-                return  # a connection broke, no more
-            if self.generation > REVIVALS:
+            now = time.monotonic()
+            self._deaths = [t for t in self._deaths if now - t < REVIVALS_WITHIN_S] + [now]
+            why = logs.why_it_died(logs.tail(self.log, self._log_start))
+            if len(self._deaths) > REVIVALS:
                 raise EngineUnavailable(
-                    f"{self.launch.name} died {self.generation} times in this run",
-                    f"last lines of {self.log}:\n{self._tail()}",
+                    f"{self.launch.name} died {len(self._deaths)} times within an hour: {why}",
+                    f"log: {self.log}",
                 )
-            self._say(f"{self.launch.name} died; starting it again (log: {self.log})")
+            self._say(f"{self.launch.name} died ({why}); starting it again (log: {self.log})")
             await self.stop()
-            await asyncio.sleep(min(2.0**self.generation, 30.0))
+            await asyncio.sleep(min(self.launch.backoff_s * 2 ** (len(self._deaths) - 1), 30.0))
             await self._start()
 
-    async def _start(self) -> None:
-        self._port = _free_port()
-        self._command = list(self.launch.argv(self._port))
-        began = time.monotonic()
-        with self.log.open("ab") as log:
-            log.write(f"$ {shlex.join(self._command)}\n".encode())
-            log.flush()
+    async def end_hung(self, seen: int, why: str) -> None:
+        """End it because it does not work any more; the next request that fails starts it again."""
+        async with self._lock:
+            if self.generation == seen and self._process is not None:
+                self._say(f"{self.launch.name} {why}: ending it (log: {self.log})")
+                await asyncio.to_thread(end_group, self._process)
+
+    async def health(self) -> Health:
+        """`down`: no process, nobody listens, or it says that its engine is dead. `silent`: busy or
+        hanging, nobody can tell."""
+        if self._process is None or self._process.poll() is not None:
+            return "down"
+        async with ChatClient(self.base_url, self.api_key) as client:
             try:
+                await client.get("//health")
+                models = await client.get("/models")
+            except Silent:
+                return "silent"
+            except (EngineDown, EngineFault):
+                return "down"
+        entries = models.get("data") if isinstance(models, dict) else None
+        for entry in entries if isinstance(entries, list) else ():
+            if isinstance(entry, dict) and entry.get("id") == self.launch.served_name:
+                length = entry.get("max_model_len")
+                self.max_model_len = length if isinstance(length, int) else None
+                return "up"
+        return "down"  # somebody else's server, or not ours yet
+
+    async def stop(self) -> None:
+        """TERM to the whole group, KILL after a grace, and wait until all of it is gone."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        await asyncio.shield(asyncio.to_thread(end_group, process))
+        self._pid_file.unlink(missing_ok=True)
+
+    async def _start(self) -> None:
+        await self._wait_for_memory()
+        for last_try in (False,) * (PORT_TRIES - 1) + (True,):
+            self._spawn()
+            if await self._come_up(last_try):
+                return
+            await self.stop()
+
+    def _spawn(self) -> None:
+        self._port = _free_port()
+        self.command = list(self.launch.argv(self._port))
+        try:
+            with self.log.open("ab") as log:
+                self._log_start = log.seek(0, os.SEEK_END)
+                log.write(f"$ {shlex.join(self.command)}\n".encode())
+                log.flush()
                 self._process = subprocess.Popen(
-                    self._command,
+                    self.command,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
+                    preexec_fn=die_with_parent(),
                     env={
                         **os.environ,
                         **self.launch.env,
@@ -142,113 +210,58 @@ class Server:
                         "VLLM_API_KEY": self.api_key,
                     },
                 )
-            except OSError as failed:
-                raise EngineUnavailable(
-                    f"{self._command[0]} cannot be started: {failed.strerror}"
-                ) from None
-        self._pid_file.write_text(f"{self._process.pid} {_start_time(self._process.pid)}\n")
+            write_pid(self._pid_file, self._process.pid)
+        except OSError as failed:
+            raise EngineUnavailable(
+                f"{self.launch.name} cannot be started: {failed}",
+                f"command: {shlex.join(self.command)}",
+            ) from None
         self._say(f"starting {self.launch.name} (log: {self.log})")
-        told = began
-        while not await self._healthy():
+
+    async def _come_up(self, last_try: bool) -> bool:
+        """Wait until it answers. False: another process has taken its port, which is worth another
+        try; else raises EngineUnavailable when it does not come up."""
+        assert self._process is not None
+        began = told = time.monotonic()
+        while await self.health() != "up":
+            now = time.monotonic()
             if self._process.poll() is not None:
+                said = logs.tail(self.log, self._log_start)
+                if logs.port_taken(said) and not last_try:
+                    self._say(f"  port {self._port} is taken; trying another")
+                    return False
                 raise EngineUnavailable(
                     f"{self.launch.name} ended with status {self._process.returncode} while "
-                    f"starting: {why_it_died(self._tail())}",
-                    f"log: {self.log}\n  command: {shlex.join(self._command)}",
+                    f"starting: {logs.why_it_died(said)}",
+                    f"log: {self.log}\n  command: {shlex.join(self.command)}",
                 )
-            if time.monotonic() - began > self.launch.start_timeout_s:
+            if now - began > self.launch.start_timeout_s:
                 raise EngineUnavailable(
-                    f"{self.launch.name} did not answer within "
-                    f"{self.launch.start_timeout_s:.0f} s: {self._last_line()}",
-                    f"log: {self.log}\n  command: {shlex.join(self._command)}",
+                    f"{self.launch.name} did not answer within {self.launch.start_timeout_s:g} s: "
+                    f"{logs.last_line(self.log, self._log_start)}",
+                    f"log: {self.log}\n  command: {shlex.join(self.command)}",
                 )
-            if time.monotonic() - told > 10:
-                told = time.monotonic()
-                self._say(f"  {told - began:.0f} s: {self._last_line()}")
+            if now - told > TELL_EVERY_S:
+                told = now
+                self._say(f"  {told - began:.0f} s: {logs.last_line(self.log, self._log_start)}")
             await asyncio.sleep(POLL_S)
         self.generation += 1
         self._say(f"{self.launch.name} is up after {time.monotonic() - began:.0f} s")
-
-    async def _healthy(self) -> bool:
-        if self._process is None or self._process.poll() is not None:
-            return False
-        async with ChatClient(self.base_url, self.api_key) as client:
-            try:
-                await client.get("//health")
-                models = await client.get("/models")
-            except (EngineDown, EngineFault):
-                return False
-        with contextlib.suppress(KeyError, TypeError, IndexError):
-            self.max_model_len = models["data"][0].get("max_model_len")
         return True
 
-    async def stop(self) -> None:
-        """TERM to the whole group, KILL after a grace, and wait until all of it is gone."""
-        process, self._process = self._process, None
-        if process is None:
+    async def _wait_for_memory(self) -> None:
+        """A GPU gives memory back a while after its holder has died, not at once."""
+        if not self.launch.gpu_gib:
             return
-        await asyncio.to_thread(end_group, process)
-        self._pid_file.unlink(missing_ok=True)
-
-    def _tail(self) -> str:
-        try:
-            with self.log.open("rb") as log:
-                log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
-                return log.read().decode(errors="replace")
-        except OSError:
-            return ""
-
-    def _last_line(self) -> str:
-        lines = self._tail().strip().splitlines()
-        return lines[-1][:160] if lines else "no output yet"
-
-
-def end_group(process: subprocess.Popen[bytes], grace_s: float = STOP_GRACE_S) -> None:
-    """End a process that leads its own group, and the group."""
-    for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 10.0)):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(wait_s)
-        if process.poll() is not None and not _group_lives(process.pid):
-            return
-
-
-def _group_lives(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True
-
-
-def end_orphan(pid_file: Path, say: Callable[[str], None]) -> None:
-    """End the server of an earlier run that was killed: same pid, same start time, so it is the
-    process that was written down and no other."""
-    try:
-        pid_text, start_time = pid_file.read_text().split()
-        pid = int(pid_text)
-    except (OSError, ValueError):
-        return
-    if _start_time(pid) == start_time:
-        say(f"ending the server of an earlier run (pid {pid})")
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, number)
-            for _ in range(50):
-                if not _group_lives(pid):
-                    break
-                time.sleep(0.1)
-    pid_file.unlink(missing_ok=True)
-
-
-def _start_time(pid: int) -> str:
-    """Clock ticks since boot at which a process started; `0` when there is no such process."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return "0"
-    return stat.rpartition(")")[2].split()[19]
+        until = time.monotonic() + (MEMORY_WAIT_S if self.generation else MEMORY_WAIT_S / 10)
+        while short := await asyncio.to_thread(hardware.too_full, self.launch.gpu_gib):
+            if time.monotonic() > until:
+                raise EngineUnavailable(
+                    f"{self.launch.name}: {'; '.join(short)}",
+                    f"memory is held by: {hardware.holders()}; end it, choose other GPUs with "
+                    "CUDA_VISIBLE_DEVICES, or give --engine-arg=--gpu-memory-utilization=SHARE",
+                )
+            await asyncio.sleep(1)
 
 
 def _free_port() -> int:
@@ -257,32 +270,10 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def why_it_died(log_tail: str) -> str:
-    """The line of a log that says why, as far as it can be told: the last error of a traceback."""
-    causes = (
-        "out of memory",
-        "No space left on device",
-        "address already in use",
-        "Address already in use",
-        "unrecognized arguments",
-        "No module named",
-        "not a local folder",
-        "couldn't connect",
-        "is not a valid model identifier",
-        "invalid tool call parser",
-        "invalid reasoning parser",
-    )
-    lines = [line.strip() for line in log_tail.splitlines() if line.strip()]
-    for line in reversed(lines):
-        if any(cause in line for cause in causes):
-            return line[-400:]
-    for line in reversed(lines):
-        head = line.split("] ")[-1].split(":")[0]
-        if head.endswith(("Error", "Exception")) and " " not in head:
-            return line[-400:]
-    return lines[-1][-400:] if lines else "it printed nothing"
-
-
 def describe(server: Server) -> dict[str, Any]:
     """What run.json says of a server."""
-    return {"command": list(server._command), "log": server.log.name, "starts": server.generation}
+    return {
+        "command": list(server.command),
+        "log": server.log.name,
+        "starts": server.generation,
+    }

@@ -6,9 +6,12 @@ missing within seconds.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -28,8 +31,11 @@ def locate(spec: ModelSpec) -> Path | None:
     return folder if folder.is_dir() else cached_folder(spec.hf_id)
 
 
-def ensure(spec: ModelSpec, say: Callable[[str], None]) -> Path:
+def ensure(spec: ModelSpec, say: Callable[[str], None], *, fetch: bool = True) -> Path:
     """The folder with the weights, fetched first when they are not here and the hub can be reached.
+
+    Args:
+        fetch: False only finds out that they could be fetched, and names where they would be.
 
     Raises:
         EngineUnavailable: they are neither here nor to be had, with what to do.
@@ -49,6 +55,8 @@ def ensure(spec: ModelSpec, say: Callable[[str], None]) -> Path:
             f"where there is a network: hf download {spec.hf_id}; then copy the cache folder "
             "here, or give --model the path of a folder with the weights",
         )
+    if not fetch:
+        return Path(spec.hf_id)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
@@ -64,6 +72,33 @@ def ensure(spec: ModelSpec, say: Callable[[str], None]) -> Path:
         raise EngineUnavailable(f"{spec.hf_id} could not be fetched: {failed}") from None
 
 
+async def fetched(spec: ModelSpec, say: Callable[[str], None], *, fetch: bool = True) -> Path:
+    """`ensure`, in a thread of its own that nobody waits for when the run is ended: a download
+    cannot be called off, and goes on from where it was the next time."""
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[Path] = loop.create_future()
+
+    def settle(result: Path | Exception) -> None:
+        if found.done():
+            return
+        if isinstance(result, Path):
+            found.set_result(result)
+        else:
+            found.set_exception(result)
+
+    def work() -> None:
+        result: Path | Exception
+        try:
+            result = ensure(spec, say, fetch=fetch)
+        except Exception as failed:
+            result = failed
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, result)
+
+    threading.Thread(target=work, name="weights", daemon=True).start()
+    return await found
+
+
 def hub_unreachable() -> str | None:
     """Why the hub cannot be reached, within seconds; None when it can."""
     try:
@@ -75,12 +110,22 @@ def hub_unreachable() -> str | None:
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
         return None  # the library knows the way, we do not
     url = urlsplit(constants.ENDPOINT)
-    try:
-        port = url.port or (443 if url.scheme == "https" else 80)
-        socket.create_connection((url.hostname or "", port), CONNECT_TIMEOUT_S).close()
-    except OSError as failed:
-        return f"{url.hostname}: {failed.strerror or failed}"
-    return None
+    host = url.hostname or ""
+    why: list[str | None] = []
+
+    def knock() -> None:
+        try:
+            port = url.port or (443 if url.scheme == "https" else 80)
+            socket.create_connection((host, port), CONNECT_TIMEOUT_S).close()
+            why.append(None)
+        except OSError as failed:
+            why.append(f"{host}: {failed.strerror or failed}")
+
+    # In a thread, because looking up a name has no time limit of its own.
+    asking = threading.Thread(target=knock, name="hub", daemon=True)
+    asking.start()
+    asking.join(CONNECT_TIMEOUT_S + 1)
+    return why[0] if why else f"{host}: no answer within {CONNECT_TIMEOUT_S:g} s"
 
 
 def generation_config(folder: Path | None) -> dict[str, object]:

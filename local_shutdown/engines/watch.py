@@ -1,0 +1,68 @@
+"""Watching a server of ours while it is in use: its metrics, and whether it still works."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from local_shutdown.engines.client import ChatClient, Silent
+from local_shutdown.engines.metrics import Series, parse
+from local_shutdown.engines.server import Server
+from local_shutdown.errors import EngineDown, EngineFault
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """When a server counts as hung.
+
+    Attributes:
+        every_s: between two looks.
+        misses: looks in a row without an answer, each after 10 s of waiting.
+        stall_s: requests are running, and no token is computed for so long.
+    """
+
+    every_s: float = 5.0
+    misses: int = 8
+    stall_s: float = 600.0
+
+
+async def watch(server: Server, series: Series, patience: Patience = Patience()) -> None:
+    """Look at a server again and again, until cancelled; end it when it hangs. Never disturbs the
+    run: a look that fails is no more than that. A server that has died by itself is left to the
+    next request, which finds out at once.
+
+    Args:
+        series: takes in the metrics of an engine that has any.
+    """
+    misses, tokens, moved_at = 0, -1.0, time.monotonic()
+    while True:
+        await asyncio.sleep(patience.every_s)
+        if not server.settled:
+            misses, tokens = 0, -1.0
+            continue
+        seen = server.generation
+        async with ChatClient(server.base_url, server.api_key) as client:
+            try:
+                await client.get("//health")
+                text = await client.get("//metrics")
+            except Silent:
+                misses += 1
+                if misses >= patience.misses:
+                    await server.end_hung(seen, f"has not answered {misses} times in a row")
+                continue
+            except (EngineDown, EngineFault):
+                continue  # it is gone, or has no metrics
+        misses = 0
+        if not isinstance(text, str):
+            continue
+        now = time.monotonic()
+        series.add(parse(text), now)
+        running = series.last.running if series.last else None
+        if series.tokens != tokens or not running:
+            tokens, moved_at = series.tokens, now
+        elif now - moved_at > patience.stall_s:
+            moved_at = now
+            await server.end_hung(
+                seen, f"has computed nothing for {patience.stall_s:g} s with {running:.0f} requests"
+            )
