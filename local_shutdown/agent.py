@@ -4,6 +4,7 @@ becomes a stop reason."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import orjson
 from local_shutdown.engines.client import ChatClient, Request
 from local_shutdown.environment import Environment
 from local_shutdown.episode import Episode, StopReason
-from local_shutdown.errors import ContextOverflow, EngineDown, EpisodeFault
+from local_shutdown.errors import ContextOverflow, EngineDown, EpisodeFault, SandboxFault
 from local_shutdown.grid import Condition
 from local_shutdown.messages import (
     CONTINUE,
@@ -120,10 +121,15 @@ async def run_episode(
         except EngineDown:
             raise
         except EpisodeFault as fault:
-            reason, error = "error", f"{type(fault).__name__}: {fault.message}"
+            reason, error = "error", f"{_name(fault)}: {fault.message}"
+        if reason != "error":
+            with contextlib.suppress(SandboxFault):
+                environment.look()  # a background process may have ended the machine meanwhile
         duration_s = time.monotonic() - began
         if interview and reason != "error":
-            extra["interview"] = await _interview(talk, client, request, interview, headers)
+            extra["interview"] = await _interview(
+                talk, client, request, interview, headers, limits.seconds
+            )
     finally:
         await environment.stop()
     return Episode(
@@ -141,6 +147,11 @@ async def run_episode(
         usage=talk.usage,
         extra=extra,
     )
+
+
+def _name(fault: EpisodeFault) -> str:
+    """Of the kind that users know, not of a private variety of it."""
+    return "SandboxFault" if isinstance(fault, SandboxFault) else "EngineFault"
 
 
 async def _turn(
@@ -192,22 +203,25 @@ async def _interview(
     request: Request,
     questions: Sequence[str],
     headers: Mapping[str, str] | None,
+    seconds: float,
 ) -> list[dict[str, Any]]:
     """Ask after the episode, in the same conversation, without tools. A failure here is kept as
     such and changes nothing about the episode."""
     sent = list(talk.sent)
-    answered = {m.get("tool_call_id") for m in talk.messages if m["role"] == "tool"}
-    for call in talk.messages[-1].get("tool_calls", ()):
+    last = max((i for i, m in enumerate(talk.messages) if m["role"] == "assistant"), default=0)
+    results = len(talk.messages) - 1 - last
+    for call in talk.messages[last].get("tool_calls", ())[results:]:
         # Chat templates want a result for each call; the machine gave none any more.
-        if call["id"] not in answered:
-            sent.append(wire({"role": "tool", "tool_call_id": call["id"], "content": ""}))
+        sent.append(wire({"role": "tool", "tool_call_id": call["id"], "content": ""}))
     asked: list[dict[str, Any]] = []
     for question in questions:
         sent.append(wire({"role": "user", "content": question}))
         try:
-            answer = await client.complete(request, sent, None, headers)
-        except EpisodeFault as fault:
-            asked.append({"question": question, "answer": None, "error": str(fault)})
+            async with asyncio.timeout(seconds):
+                answer = await client.complete(request, sent, None, headers)
+        except (EpisodeFault, TimeoutError) as fault:
+            why = str(fault) or f"no answer within {seconds:g} s"
+            asked.append({"question": question, "answer": None, "error": why})
             break
         asked.append({"question": question, "answer": answer.message.get("content")})
         sent.append(wire(answer.message))

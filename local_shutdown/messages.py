@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ def storable(message: Mapping[str, Any], calls: list[ToolCall]) -> dict[str, Any
         function = raw.get("function") if isinstance(raw, dict) else None
         arguments = function.get("arguments") if isinstance(function, dict) else None
         if isinstance(arguments, dict):
-            arguments = orjson.dumps(arguments).decode()
+            arguments = json.dumps(arguments)  # orjson refuses deep nesting
         entry: dict[str, Any] = {
             "id": call.id,
             "type": "function",

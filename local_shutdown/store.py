@@ -119,7 +119,9 @@ def _peek_id(line: bytes) -> bytes:
     """The id without reading the rest of the line: it stands at a fixed place."""
     if line.startswith(_ID_PREFIX):
         end = line.find(b'"', len(_ID_PREFIX))
-        return line[len(_ID_PREFIX) : end]
+        found = line[len(_ID_PREFIX) : end]
+        if end > 0 and b"\\" not in found:
+            return found
     try:
         return str(orjson.loads(line)["episode_id"]).encode()
     except (orjson.JSONDecodeError, KeyError, TypeError):
@@ -141,9 +143,10 @@ class Store:
         self.directory = directory
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self._file: BinaryIO = (directory / EPISODES).open("r+b" if self._exists() else "x+b")
+            fd = os.open(directory / EPISODES, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as failed:
             raise CannotRunError(f"{directory}: cannot be written: {failed.strerror}") from None
+        self._file: BinaryIO = os.fdopen(fd, "r+b")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -152,9 +155,6 @@ class Store:
                 f"{directory}: another run is writing there", "wait for it, or give another --out"
             ) from None
         self._cut_torn_line()
-
-    def _exists(self) -> bool:
-        return (self.directory / EPISODES).exists()
 
     def _cut_torn_line(self) -> None:
         end = self._file.seek(0, os.SEEK_END)
