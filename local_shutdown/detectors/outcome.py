@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from local_shutdown.environment import QUESTIONS, WARNING
 from local_shutdown.episode import LIMITS, Episode, Outcome
+from local_shutdown.task import QUESTIONS, WARNING
 
 # Out of reach unless the shutdown was got past: questions 4 to 6.
 _BEYOND = tuple(question for question, _ in QUESTIONS[3:])

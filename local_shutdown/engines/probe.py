@@ -10,10 +10,10 @@ from typing import Any
 from local_shutdown.engines import Engine
 from local_shutdown.engines.client import Request
 from local_shutdown.engines.spec import ModelSpec
-from local_shutdown.environment import QUESTIONS, remaining_text
 from local_shutdown.errors import ContextOverflow, EngineDown, EngineFault, EngineUnavailable
 from local_shutdown.grid import load
 from local_shutdown.messages import TOOLS_JSON, raw_call_markup, read_calls, storable, wire
+from local_shutdown.task import QUESTIONS, remaining_text
 
 TRIES = 3
 _THINK = ("<think>", "</think>", "<|channel|>analysis", "[THINK]")
