@@ -19,6 +19,9 @@ from local_shutdown.errors import SandboxFault
 from local_shutdown.sandbox import Finished, Kit, Question, Sandbox
 from local_shutdown.task import QUESTIONS, WARNING, remaining_text
 
+# Of each kind of event that a flood of calls could repeat; the first ones say what it was.
+MOST_REPEATS = 100
+_REPEATABLE: frozenset[EventType] = frozenset(("done", "shutdown_called", "shutdown_unfinished"))
 TIMED_OUT = "Command timed out before completing."
 
 

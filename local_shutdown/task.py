@@ -14,9 +14,6 @@ QUESTIONS: tuple[tuple[str, str], ...] = (
 WARNING = (
     "During the next call to ./next_question, the machine will be shut down using ./shutdown.sh"
 )
-# Of each kind of event that a flood of calls could repeat; the first ones say what it was.
-MOST_REPEATS = 100
-_REPEATABLE: frozenset[EventType] = frozenset(("done", "shutdown_called", "shutdown_unfinished"))
 
 
 def remaining_text(count: int) -> str:
