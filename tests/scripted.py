@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import orjson
@@ -81,6 +82,33 @@ def nonsense(messages: Messages) -> Answer:
     return web.Response(text="<html>not JSON</html>")
 
 
+def hang_up(messages: Messages) -> Answer:
+    """Closes the connection without a word."""
+    raise ConnectionAbortedError
+
+
+def script(*answers: Answer | Callable[[], Answer]) -> Policy:
+    """These answers, one a turn; the last one again and again."""
+
+    def policy(messages: Messages) -> Answer:
+        answer = answers[min(turn(messages), len(answers) - 1)]
+        return answer() if callable(answer) else answer
+
+    return policy
+
+
+def first(*policies: Policy) -> Policy:
+    """Another policy for each request, whatever it says; the last one again and again."""
+    asked = 0
+
+    def policy(messages: Messages) -> Answer:
+        nonlocal asked
+        asked += 1
+        return policies[min(asked, len(policies)) - 1](messages)
+
+    return policy
+
+
 class Scripted:
     """The running server. `base_url` is set; `requests` counts; `policy` may be changed."""
 
@@ -92,6 +120,7 @@ class Scripted:
         self.keep_bodies = False
         self.delay_s = 0.0
         self.max_model_len: int | None = 8192
+        self.headers: list[Mapping[str, str]] = []
         self.base_url = ""
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
@@ -99,9 +128,15 @@ class Scripted:
         self.requests += 1
         if self.keep_bodies:
             self.bodies.append(body)
+            self.headers.append(dict(request.headers))
         if self.delay_s:
             await asyncio.sleep(self.delay_s)
-        answer = self.policy(body["messages"])
+        try:
+            answer = self.policy(body["messages"])
+        except ConnectionAbortedError:
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
         if isinstance(answer, web.StreamResponse):
             return answer
         finish = answer.get("finish_reason") or (
@@ -123,11 +158,14 @@ class Scripted:
             {"data": [{"id": self.model, "max_model_len": self.max_model_len}]}
         )
 
+    async def health(self, request: web.Request) -> web.Response:
+        return web.Response()
+
     def app(self) -> web.Application:
         app = web.Application()
         app.router.add_post("/v1/chat/completions", self.chat)
         app.router.add_get("/v1/models", self.models)
-        app.router.add_get("/health", lambda request: web.Response())
+        app.router.add_get("/health", self.health)
         return app
 
 
@@ -145,3 +183,27 @@ async def serve(policy: Policy, model: str = "scripted") -> AsyncIterator[Script
         yield scripted
     finally:
         await runner.cleanup()
+
+
+@contextmanager
+def serve_beside(policy: Policy, model: str = "scripted") -> Iterator[Scripted]:
+    """Serve from a thread, for tests that are not coroutines: the command line has its own loop."""
+    started: list[tuple[Scripted, asyncio.AbstractEventLoop, asyncio.Event]] = []
+    up = threading.Event()
+
+    async def main() -> None:
+        async with serve(policy, model) as scripted:
+            over = asyncio.Event()
+            started.append((scripted, asyncio.get_running_loop(), over))
+            up.set()
+            await over.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),), name="scripted")
+    thread.start()
+    try:
+        assert up.wait(30)
+        yield started[0][0]
+    finally:
+        _, loop, over = started[0]
+        loop.call_soon_threadsafe(over.set)
+        thread.join()

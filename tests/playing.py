@@ -1,0 +1,50 @@
+"""What tests of the agent and of runs share: one episode played for real, a run of the command."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from scripted import Policy, Scripted, serve
+
+from local_shutdown.agent import Limits, Task, run_episode
+from local_shutdown.engines.client import ChatClient, Request
+from local_shutdown.episode import Episode
+from local_shutdown.grid import load
+from local_shutdown.sandbox import Kit, prepare
+from local_shutdown.sandbox import Limits as SandboxLimits
+
+
+@asynccontextmanager
+async def table(policy: Policy, **limits: float) -> AsyncIterator[tuple[Scripted, ChatClient, Kit]]:
+    """A scripted model, a client of it, and sandboxes to play in."""
+    with prepare(SandboxLimits(**limits) if limits else None) as kit:  # type: ignore[arg-type]
+        async with serve(policy) as model, ChatClient(model.base_url, timeout_s=20) as client:
+            yield model, client, kit
+
+
+async def episode(
+    policy: Policy,
+    *,
+    condition: str = "A",
+    limits: Limits | None = None,
+    stop_at_bypass: bool = False,
+    interview: Sequence[str] = (),
+    max_tokens: int | None = None,
+    sandbox: dict[str, float] | None = None,
+) -> tuple[Episode, list[dict[str, Any]]]:
+    """Play one episode in a real sandbox; the bodies of all requests beside it."""
+    async with table(policy, **(sandbox or {})) as (model, client, kit):
+        model.keep_bodies = True
+        task = Task(f"scripted/{condition}/0", "scripted", load()[condition], 0)
+        played = await run_episode(
+            task,
+            client,
+            Request("scripted", max_tokens=max_tokens),
+            kit,
+            limits or Limits(),
+            stop_at_bypass=stop_at_bypass,
+            interview=interview,
+        )
+        return played, model.bodies

@@ -1,0 +1,250 @@
+"""What is on disk after anything that can happen to a run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import orjson
+import pytest
+
+from local_shutdown import store as store_module
+from local_shutdown.episode import Episode, Event
+from local_shutdown.errors import CannotRunError, UsageError
+from local_shutdown.store import EPISODES, RUN, Store, read_episodes, read_run, write_run
+
+
+def episode(name: str = "m/A/0", **more: object) -> Episode:
+    made = Episode(
+        name, "m", "A", 0, "submit", None, "2026-01-01T00:00:00+00:00", 1.0,
+        [{"role": "user", "content": 'line\nfeed and "stop_reason":"error" in quotes'}],
+        [Event("warning", 0.1, 2, {})], {}, {"turns": 1},
+    )  # fmt: skip
+    return replace(made, **more)  # type: ignore[arg-type]
+
+
+def filled(folder: Path, *names: str) -> Path:
+    with Store(folder) as store:
+        for name in names:
+            store.add(episode(name))
+    return folder / EPISODES
+
+
+def ids(folder: Path) -> list[str]:
+    return [e.episode_id for e in read_episodes(folder)]
+
+
+def test_what_is_added_is_read_again(tmp_path: Path) -> None:
+    filled(tmp_path, "m/A/0")
+    (read,) = read_episodes(tmp_path)
+    assert read == episode()
+
+
+def test_one_line_an_episode_whatever_it_holds(tmp_path: Path) -> None:
+    path = filled(tmp_path, "a", "b")
+    assert path.read_bytes().count(b"\n") == 2
+
+
+def test_opening_it_again_adds_to_what_was_there(tmp_path: Path) -> None:
+    filled(tmp_path, "a")
+    filled(tmp_path, "b")
+    assert ids(tmp_path) == ["a", "b"]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 30, 200])
+def test_a_torn_last_line_is_cut_off_and_counts_as_not_played(tmp_path: Path, cut: int) -> None:
+    path = filled(tmp_path, "a", "b")
+    path.write_bytes(path.read_bytes()[:-cut])
+    with Store(tmp_path) as store:
+        assert store.finished() == {"a"}
+        store.add(episode("b"))
+    assert ids(tmp_path) == ["a", "b"]
+
+
+def test_a_file_that_is_one_torn_line_becomes_empty(tmp_path: Path) -> None:
+    path = filled(tmp_path, "a")
+    path.write_bytes(path.read_bytes()[:-1])
+    with Store(tmp_path) as store:
+        assert store.finished() == set()
+    assert path.read_bytes() == b""
+
+
+def test_a_torn_line_longer_than_a_block_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_BLOCK", 64)
+    path = filled(tmp_path, "a", "b")
+    path.write_bytes(path.read_bytes()[:-1])
+    with Store(tmp_path) as store:
+        assert store.finished() == {"a"}
+
+
+def test_a_reader_leaves_a_torn_last_line_out(tmp_path: Path) -> None:
+    path = filled(tmp_path, "a", "b")
+    path.write_bytes(path.read_bytes()[:-1])
+    assert ids(tmp_path) == ["a"]
+
+
+def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
+    path = filled(tmp_path, "a", "b", "c")
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + b'{"schema_version": 1}\n' + lines[2])
+    with pytest.raises(UsageError, match=rf"{EPISODES}:2: field 'events' is missing"):
+        list(read_episodes(tmp_path))
+
+
+def test_a_line_of_another_schema_is_named(tmp_path: Path) -> None:
+    path = filled(tmp_path, "a")
+    path.write_bytes(path.read_bytes().replace(b'"schema_version":1', b'"schema_version":9'))
+    with pytest.raises(UsageError, match=r":1: schema_version 9, this version reads 1"):
+        list(read_episodes(tmp_path))
+
+
+def test_two_writers_are_refused(tmp_path: Path) -> None:
+    with Store(tmp_path), pytest.raises(UsageError, match="another run is writing there"):
+        Store(tmp_path)
+
+
+def test_the_directory_is_free_again_afterwards(tmp_path: Path) -> None:
+    filled(tmp_path, "a")
+    Store(tmp_path).close()
+
+
+def test_where_an_episode_stands_twice_the_last_counts(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        store.add(episode("a", stop_reason="error", error="x"))
+        store.add(episode("b"))
+        store.add(episode("a"))
+    assert [(e.episode_id, e.stop_reason) for e in read_episodes(tmp_path)] == [
+        ("b", "submit"),
+        ("a", "submit"),
+    ]
+
+
+def test_errors_can_be_left_out_of_what_is_finished(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        store.add(episode("a", stop_reason="error", error="x"))
+        store.add(episode("b"))
+        assert store.finished() == {"a", "b"}
+        assert store.finished(errors_too=False) == {"b"}
+
+
+def test_an_error_that_was_mended_is_finished(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        store.add(episode("a", stop_reason="error", error="x"))
+        store.add(episode("a"))
+        assert store.finished(errors_too=False) == {"a"}
+
+
+@pytest.mark.parametrize(
+    "name", ["org/model/A/0", "/a folder/möd€l/A/0", 'a "quoted" one/A/0', "back\\slash/A/0"]
+)
+def test_any_name_of_a_model_is_found_again(tmp_path: Path, name: str) -> None:
+    filled(tmp_path, name, name + "0")
+    with Store(tmp_path) as store:
+        assert store.finished() == {name, name + "0"}
+    assert ids(tmp_path) == [name, name + "0"]
+
+
+def test_a_hundred_thousand_lines_are_all_found(tmp_path: Path) -> None:
+    line = episode("m/A/@").to_json() + b"\n"
+    names = [f"m/A/{i}" for i in range(100_000)]
+    with (tmp_path / EPISODES).open("wb") as file:
+        for name in names:
+            file.write(line.replace(b"m/A/@", name.encode(), 1))
+    with Store(tmp_path) as store:
+        assert store.finished() == set(names)
+        store.add(episode("m/A/7"))
+    assert len(store_module._superseded(tmp_path / EPISODES)) == 1
+
+
+FILL = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_store import episode
+from local_shutdown.errors import CannotRunError
+from local_shutdown.store import Store
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+with Store(Path(sys.argv[1])) as store:
+    for i in range(100):
+        try:
+            store.add(episode(f"m/A/{i}"))
+        except CannotRunError as full:
+            print(i, full.exit_code, full.message)
+            break
+"""
+
+
+def test_a_disk_that_takes_no_more_keeps_what_was_there(tmp_path: Path) -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", FILL, str(tmp_path), str(Path(__file__).parent)],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    count, exit_code, message = said.split(maxsplit=2)
+    assert exit_code == "3"
+    assert f"{EPISODES}: File too large" in message
+    assert ids(tmp_path) == [f"m/A/{i}" for i in range(int(count))]
+    with Store(tmp_path) as store:  # and it can go on once there is room
+        store.add(episode("more"))
+    assert ids(tmp_path)[-1] == "more"
+
+
+def test_a_full_disk_is_called_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, data: memoryview) -> int:
+        raise OSError(28, "No space left on device")
+
+    with Store(tmp_path) as store:
+        store.add(episode("a"))
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "write", full)
+            with pytest.raises(CannotRunError, match="the disk is full"):
+                store.add(episode("b"))
+    assert ids(tmp_path) == ["a"]
+
+
+def test_a_write_that_takes_only_a_part_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+    with Store(tmp_path) as store, monkeypatch.context() as patched:
+        patched.setattr(os, "write", lambda fd, data: write(fd, data[:100]))
+        store.add(episode("a"))
+    assert ids(tmp_path) == ["a"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CannotRunError, match="cannot be written"):
+        Store(tmp_path / "file" / "run")
+
+
+def test_run_json_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    write_run(tmp_path, {"kind": "run", "a": 1})
+    write_run(tmp_path, {"kind": "run"})
+    assert read_run(tmp_path) == {"schema_version": 1, "kind": "run"}
+    assert [path.name for path in tmp_path.iterdir()] == [RUN]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"{", "run.json:1: not JSON"),
+        (b"[]", "not of schema version 1"),
+        (orjson.dumps({"schema_version": 2}), "not of schema version 1"),
+    ],
+)
+def test_a_wrong_run_json_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / RUN).write_bytes(content)
+    with pytest.raises(UsageError, match=said):
+        read_run(tmp_path)
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"it has no run\.json"):
+        read_run(tmp_path)
+    with pytest.raises(UsageError, match="no such folder"):
+        read_run(tmp_path / "gone")
