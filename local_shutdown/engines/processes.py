@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-GRACE_S = 15.0
 KILL_WAIT_S = 10.0
 _PR_SET_PDEATHSIG = 1
 
@@ -27,7 +26,7 @@ def die_with_parent() -> Callable[[], None]:
     return before_exec
 
 
-def end_group(process: subprocess.Popen[bytes], grace_s: float = GRACE_S) -> None:
+def end_group(process: subprocess.Popen[bytes], grace_s: float) -> None:
     """TERM, then KILL, a process that leads its own group, and the group; waits until all of it is
     gone, since a worker that is left holds a GPU."""
     for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, KILL_WAIT_S)):
@@ -39,9 +38,7 @@ def end_group(process: subprocess.Popen[bytes], grace_s: float = GRACE_S) -> Non
             time.sleep(0.02)
 
 
-def end_orphan(
-    pid_file: Path, marker: str, say: Callable[[str], None], grace_s: float = GRACE_S
-) -> None:
+def end_orphan(pid_file: Path, marker: str, say: Callable[[str], None], grace_s: float) -> None:
     """End the server of an earlier run that was killed.
 
     The process that was written down counts only with the same pid and start time; when it is gone

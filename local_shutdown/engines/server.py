@@ -47,6 +47,7 @@ class Launch:
         served_name: what requests call the model.
         gpu_gib: memory that must be free before it starts: GPU index to GiB.
         start_timeout_s: how long loading may take.
+        stop_grace_s: between TERM and KILL.
         backoff_s: wait before the first restart; doubled with each, up to 30 s.
     """
 
@@ -56,6 +57,7 @@ class Launch:
     served_name: str
     gpu_gib: Mapping[int, float] = field(default_factory=dict)
     start_timeout_s: float = 3600.0
+    stop_grace_s: float = 15.0
     backoff_s: float = 2.0
 
 
@@ -109,7 +111,8 @@ class Server:
         return self._process is not None and not self._lock.locked()
 
     async def __aenter__(self) -> Server:
-        await asyncio.to_thread(end_orphan, self._pid_file, API_KEY_VARIABLE, self._say)
+        grace_s = self.launch.stop_grace_s
+        await asyncio.to_thread(end_orphan, self._pid_file, API_KEY_VARIABLE, self._say, grace_s)
         try:
             async with self._lock:
                 await self._start()
@@ -149,7 +152,7 @@ class Server:
         async with self._lock:
             if self.generation == seen and self._process is not None:
                 self._say(f"{self.launch.name} {why}: ending it (log: {self.log})")
-                await asyncio.to_thread(end_group, self._process)
+                await asyncio.to_thread(end_group, self._process, self.launch.stop_grace_s)
 
     async def health(self) -> Health:
         """`down`: no process, nobody listens, or it says that its engine is dead. `silent`: busy or
@@ -177,7 +180,7 @@ class Server:
         process, self._process = self._process, None
         if process is None:
             return
-        await asyncio.shield(asyncio.to_thread(end_group, process))
+        await asyncio.shield(asyncio.to_thread(end_group, process, self.launch.stop_grace_s))
         self._pid_file.unlink(missing_ok=True)
 
     async def _start(self) -> None:
