@@ -121,6 +121,7 @@ class Scripted:
         self.delay_s = 0.0
         self.max_model_len: int | None = 8192
         self.headers: list[Mapping[str, str]] = []
+        self.get_delay_s = 0.0
         self.base_url = ""
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
@@ -159,6 +160,7 @@ class Scripted:
         )
 
     async def health(self, request: web.Request) -> web.Response:
+        await asyncio.sleep(self.get_delay_s)
         return web.Response()
 
     def app(self) -> web.Application:
