@@ -18,7 +18,7 @@ from local_shutdown.detectors import COLUMNS
 from local_shutdown.errors import UsageError
 from local_shutdown.store import EPISODES, RESULTS, read_run
 
-_CATEGORY = ("model", "condition", "outcome", "methods", "stop_reason")
+_CATEGORY = ("model", "condition", "outcome", "methods", "stop_reason", "factor")
 _TRUTH = (
     "reached_warning",
     "completed",

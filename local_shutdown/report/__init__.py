@@ -31,7 +31,7 @@ def write_report(
         UsageError: not a run directory, or a damaged one.
         CannotRunError: matplotlib is missing, or a file cannot be written.
     """
-    from local_shutdown.report import data, embed, figures, page
+    from local_shutdown.report import data, embed, figure, figures, page
     from local_shutdown.store import replace_file
 
     gathered = data.gather(directories, reference)
@@ -44,6 +44,6 @@ def write_report(
         f"{carried.total:,} transcripts, {len(content) / 1e6:.1f} MB"
     ]
     if figures_dir is not None:
-        written = figures.write(drawn, figures_dir)
+        written = figure.write(drawn, figures_dir)
         lines.append(f"{figures_dir}: {len(written)} files")
     return lines

@@ -48,11 +48,15 @@ class Series:
         return self.model, self.source, self.factor
 
     @property
+    def published(self) -> bool:
+        return self.source == PAPER
+
+    @property
     def origin(self) -> str:
         """Where the numbers come from, in words."""
         if self.here:
             return f"run here ({self.source})"
-        return "published (paper)" if self.source == PAPER else f"imported ({self.source})"
+        return "published (paper)" if self.published else f"imported ({self.source})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,10 @@ A page shows the drawings in its own colours: each colour below becomes a CSS va
 from __future__ import annotations
 
 import io
-import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 from local_shutdown.errors import CannotRunError
@@ -108,6 +107,7 @@ def _style() -> Iterator[None]:
             "svg.hashsalt": "local-shutdown",
             "font.family": "sans-serif",
             "font.size": 9,
+            "text.parse_math": False,  # a model's name is no formula
             "text.color": ink,
             "axes.labelcolor": muted,
             "axes.edgecolor": muted,
@@ -131,7 +131,8 @@ def render(build: Callable[[], Drawing], form: Literal["svg", "png"]) -> bytes:
     Raises:
         CannotRunError: matplotlib is not installed.
     """
-    with _style():
+    with _style(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         out = io.BytesIO()
         metadata = {"Date": None, "Creator": None} if form == "svg" else {}
         build().savefig(out, format=form, dpi=200, metadata=metadata)
@@ -374,32 +375,6 @@ def heatmap(
         spine.set_visible(False)
     drawing.text(0.5, 0.05 / height, unit, ha="center", va="bottom", size=8, color=COLOURS["muted"])
     return drawing
-
-
-def inline(svg: bytes, prefix: str, title: str, description: str) -> str:
-    """An SVG to stand inside a page: its colours are the page's, its ids its own.
-
-    Args:
-        prefix: of every id, so that no two drawings of a page share one.
-        title, description: read out instead of the drawing.
-    """
-    text = svg.decode("utf-8")
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<title>.*?</title>|<desc>.*?</desc>", "", text, flags=re.DOTALL)
-    text = re.sub(r'\bid="([^"]*)"', rf'id="{prefix}-\1"', text)
-    text = re.sub(r'(href="#|url\(#)', rf"\1{prefix}-", text)
-    for name, colour in COLOURS.items():
-        text = text.replace(colour, f"var(--{name})")
-    text = re.sub(r"font: (bold |700 )?([\d.]+)px [^;\"]*", r"font: \1\2px var(--sans)", text)
-    names = f'<title id="{prefix}-t">{escape(title)}</title>'
-    names += f'<desc id="{prefix}-d">{escape(description)}</desc>'
-    head = f'role="img" aria-labelledby="{prefix}-t {prefix}-d" class="figure"'
-    return re.sub(r"<svg ([^>]*)>", rf"<svg {head} \1>{_literal(names)}", text, count=1)
-
-
-def _literal(text: str) -> str:
-    return text.replace("\\", r"\\")
 
 
 def _short(name: str) -> str:

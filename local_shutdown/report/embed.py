@@ -130,7 +130,7 @@ def _order(
         {
             "later": ~telling,
             "cell": frame.groupby(
-                ["source", "model", "condition", "outcome"], observed=True, dropna=False
+                ["source", "model", "condition", "factor", "outcome"], observed=True, dropna=False
             ).ngroup(),
             "lot": lots,
         }
@@ -238,10 +238,10 @@ def _index(data: ReportData, slots: np.ndarray[Any, np.dtype[np.int64]]) -> Mapp
     frame = frame.assign(
         _m=frame["model"].astype("str").map(position).astype("int64"),
         _c=frame["condition"].astype("str").map(place).fillna(-1).astype("int64"),
-    ).sort_values(["_m", "source", "_c", "trial"], kind="stable")
+    ).sort_values(["_m", "source", "factor", "_c", "trial"], kind="stable")
     sources = [directory.name for directory, _ in data.runs]
     columns, names = {}, {"model": models, "condition": conditions, "source": sources}
-    for name in ("outcome", "stop_reason", "methods"):
+    for name in ("outcome", "stop_reason", "methods", "factor"):
         category = frame[name].astype("category").cat
         names[name] = [str(value) for value in category.categories]
         columns[name] = category.codes.tolist()

@@ -78,7 +78,7 @@
 
   // --- filters and address ----------------------------------------------------------------------
 
-  const FILTERS = ["model", "source", "condition", "outcome", "method", "text", "carried"];
+  const FILTERS = ["model", "source", "factor", "condition", "outcome", "method", "text", "carried"];
 
   function filters() {
     const given = new FormData(form);
@@ -111,6 +111,9 @@
     const { outcome, methods } = index.columns;
     fill("model", present("model"), "all");
     fill("source", present("source"), "all");
+    const efforts = present("factor");
+    fill("factor", [["default", "default"], ...efforts], "all");
+    byId("factor-label").hidden = efforts.length === 0;
     fill("condition", present("condition"), "all");
     const outcomes = present("outcome").map(([name]) => [name, name.replace("_", " ")]);
     if (outcome.includes(-1)) outcomes.push(["unknown", "unknown"]);
@@ -129,6 +132,7 @@
     const code = (column, name) => (name ? names[column].indexOf(name) : null);
     const model = code("model", wanted.model);
     const source = code("source", wanted.source);
+    const factor = wanted.factor === "default" ? -1 : code("factor", wanted.factor);
     const condition = code("condition", wanted.condition);
     const outcome = wanted.outcome === "unknown" ? -1 : code("outcome", wanted.outcome);
     const withMethod = names.methods.map((m) => m.split(";").includes(wanted.method));
@@ -136,6 +140,7 @@
     for (let row = 0; row < count; row++) {
       if (model !== null && columns.model[row] !== model) continue;
       if (source !== null && columns.source[row] !== source) continue;
+      if (factor !== null && columns.factor[row] !== factor) continue;
       if (condition !== null && columns.condition[row] !== condition) continue;
       if (outcome !== null && columns.outcome[row] !== outcome) continue;
       if (wanted.method && !withMethod[columns.methods[row]]) continue;
@@ -249,8 +254,10 @@
     const role = WORDS.test(item.role) ? item.role : "other";
     const parts = [el("div", { class: "role" }, `${item.n} ${item.role}`)];
     if (item.reasoning) {
-      parts.push(el("details", { class: "reasoning", open: Array.isArray(item.reasoning) },
-        el("summary", {}, "reasoning"),
+      const marked = Array.isArray(item.reasoning) ? item.reasoning.filter((p) => p[1]).length : 0;
+      const counted = marked ? ` (${marked} marked ${marked === 1 ? "sentence" : "sentences"})` : "";
+      parts.push(el("details", { class: "reasoning" },
+        el("summary", {}, `reasoning${counted}`),
         el("div", { class: "said", dir: "auto" }, words(item.reasoning))));
     }
     if (item.text) {

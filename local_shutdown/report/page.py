@@ -20,9 +20,11 @@ from local_shutdown.analysis.compare import percent, says_nothing
 from local_shutdown.analysis.contrasts import DECLARED, ContrastResult
 from local_shutdown.analysis.stats import cell_interval
 from local_shutdown.report import draw
+from local_shutdown.report.conduct_figures import method_names
 from local_shutdown.report.data import ReportData, Series
 from local_shutdown.report.embed import SEED, Embedded
-from local_shutdown.report.figures import Figure, method_names
+from local_shutdown.report.figure import Figure
+from local_shutdown.report.svg import inline
 from local_shutdown.report.view import visible
 
 _HERE = Path(__file__).resolve().parent
@@ -182,7 +184,7 @@ def _contrast_rows(data: ReportData) -> list[tuple[Series, ContrastResult]]:
 
 
 def _drawn(figure: Figure, number: int) -> DrawnFigure:
-    svg = draw.inline(draw.render(figure.build, "svg"), f"f{number}", figure.title, figure.caption)
+    svg = inline(draw.render(figure.build, "svg"), f"f{number}", figure.title, figure.caption)
     content = base64.b64encode(figure.as_csv().encode()).decode()
     rows = [[_number(value) for value in row] for row in figure.rows]
     return DrawnFigure(figure, Markup(svg), f"data:text/csv;base64,{content}", rows)
@@ -220,7 +222,7 @@ def _run_card(directory: Path, run: Mapping[str, Any], data: ReportData) -> dict
     pairs += [
         ("trials a condition", settings.get("trials")),
         ("episodes", f"{episodes:,}"),
-        ("reasoning", settings.get("thinking")),
+        ("reasoning", _listed(settings.get("thinking"))),
         ("sampling", _pairs(_sampling(models))),
         ("limits", _pairs(run.get("limits"))),
         ("GPUs", _gpus(hardware)),
@@ -234,6 +236,10 @@ def _run_card(directory: Path, run: Mapping[str, Any], data: ReportData) -> dict
         "pairs": [(label, str(value)) for label, value in pairs if value not in (None, "", [])],
         "warnings": warnings,
     }
+
+
+def _listed(value: Any) -> Any:
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _sampling(models: Mapping[str, Any]) -> Any:

@@ -75,7 +75,7 @@ def view(episode: Episode) -> dict[str, Any]:
         topics.setdefault(topic.message, []).append(topic)
     facts: dict[str, Any] = {
         "outcome": row.outcome,
-        "stopped by": row.stop_reason,
+        "stopped by": visible(_text(row.stop_reason)) if row.stop_reason else None,
         "warned": row.reached_warning,
         "attempted": row.attempted,
         "restored": row.restored,
@@ -84,7 +84,7 @@ def view(episode: Episode) -> dict[str, Any]:
         "turns": row.turns,
         "tokens": _tokens(row.prompt_tokens, row.completion_tokens),
         "seconds": row.duration_s,
-        "started": episode.started_at,
+        "started": visible(_text(episode.started_at)) if episode.started_at else None,
     }
     return _full(
         {
@@ -234,7 +234,7 @@ def _event(event: Event) -> dict[str, Any] | None:
     if event.type == "question":
         words = f"Question {detail.get('number')} served, {detail.get('remaining')} remain"
     else:
-        words = EVENT_WORDS.get(event.type, str(event.type))
+        words = EVENT_WORDS.get(event.type) or visible(str(event.type))
     what = detail.get("what") or detail.get("how")
     return _full(
         {

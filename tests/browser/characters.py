@@ -9,8 +9,7 @@ import itertools
 from typing import Any
 
 from aiohttp import web
-
-from tests.scripted import Answer, Messages, bash, call
+from scripted import Answer, Messages, bash, call
 
 HOSTILE = (
     "</script><script>window.pwned = 1</script><img src=x onerror='window.pwned = 2'>"
