@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
-from scripted import Policy, Scripted, serve
+import orjson
+from click.testing import CliRunner, Result
+from scripted import Policy, Scripted, serve, serve_beside
 
 from local_shutdown.agent import Limits, Task, run_episode
+from local_shutdown.cli import main
 from local_shutdown.engines.client import ChatClient, Request
 from local_shutdown.episode import Episode
 from local_shutdown.grid import load
@@ -48,3 +54,38 @@ async def episode(
             interview=interview,
         )
         return played, model.bodies
+
+
+def cli(*args: object) -> Result:
+    """Run the command in this process; `exit_code`, `stdout`, `stderr`."""
+    return CliRunner(env={"COLUMNS": "200"}).invoke(main, [str(arg) for arg in args])
+
+
+def play(policy: Policy, out: Path, *args: object) -> Result:
+    """`local-shutdown run` against a scripted endpoint."""
+    with serve_beside(policy) as model:
+        return cli("run", "--base-url", model.base_url, "--out", out, *args)
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    """results.csv."""
+    with (out / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def outcomes(out: Path) -> Counter[str]:
+    return Counter(row["outcome"] for row in rows(out))
+
+
+def stored(out: Path) -> list[dict[str, Any]]:
+    """episodes.jsonl; fails on a line that is not whole."""
+    raw = (out / "episodes.jsonl").read_bytes()
+    assert raw.endswith(b"\n") or not raw
+    return [orjson.loads(line) for line in raw.splitlines()]
+
+
+def compared(*args: object) -> Any:
+    """`compare --json`."""
+    result = cli("compare", *args, "--json")
+    assert result.exit_code == 0, result.stderr
+    return orjson.loads(result.stdout)

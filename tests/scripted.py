@@ -115,6 +115,7 @@ class Scripted:
     def __init__(self, policy: Policy, model: str = "scripted") -> None:
         self.policy = policy
         self.model = model
+        self.also: list[str] = []
         self.requests = 0
         self.bodies: list[dict[str, Any]] = []
         self.keep_bodies = False
@@ -155,8 +156,9 @@ class Scripted:
         )
 
     async def models(self, request: web.Request) -> web.Response:
+        names = [self.model, *self.also]
         return web.json_response(
-            {"data": [{"id": self.model, "max_model_len": self.max_model_len}]}
+            {"data": [{"id": name, "max_model_len": self.max_model_len} for name in names]}
         )
 
     async def health(self, request: web.Request) -> web.Response:
