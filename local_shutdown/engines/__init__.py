@@ -49,6 +49,7 @@ class Options:
         engine_args: flags passed through to vLLM.
         concurrency: episodes meant to be in flight; None asks the server's capacity.
         request_timeout_s: for one answer.
+        sampled: the sampling fields that requests will set, for example `top_p`.
     """
 
     gpus: int | None = None
@@ -58,6 +59,7 @@ class Options:
     engine_args: tuple[str, ...] = ()
     concurrency: int | None = None
     request_timeout_s: float = 900.0
+    sampled: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -233,11 +235,12 @@ async def check(
 
     Raises:
         UsageError: a flag or address that is wrong.
-        CannotRunError: the model does not fit, or has no weights here.
+        CannotRunError: the model does not fit, or has no weights here, or the endpoint does not
+            answer.
     """
     if kind == "endpoint":
-        endpoint_url(options.base_url)
-        return
+        async with _open_endpoint(spec, options):
+            return
     folder = await weights.fetched(spec, say, fetch=fetch)
     _launches(kind, spec, folder, options, lambda line: None)
 
@@ -322,6 +325,8 @@ def _transformers(
     spec: ModelSpec, folder: Path, cards: Sequence[Gpu], options: Options
 ) -> tuple[list[Launch], int, int, dict[str, Any]]:
     context = options.max_model_len or min(spec.context or TRANSFORMERS_CONTEXT, 32768)
+    # Each costs a sort of the vocabulary for every token, so the server wants to know beforehand.
+    per_request = sorted({"top_p", "top_k"} & {*options.sampled, *spec.sampling})
 
     def argv(port: int) -> list[str]:
         return [
@@ -330,9 +335,10 @@ def _transformers(
             *("--host", "127.0.0.1", "--port", str(port)),
             *("--api-key-env", API_KEY_VARIABLE, "--max-model-len", str(context)),
             *("--device", "cuda" if cards else "cpu"),
-            *(("--tool-parser", spec.tool_parser) if spec.tool_parser else ()),
+            *(("--tool-call-parser", spec.tool_parser) if spec.tool_parser else ()),
             *(("--reasoning-parser", spec.reasoning_parser) if spec.reasoning_parser else ()),
-            *(("--chat-template", str(spec.chat_template)) if spec.chat_template else ()),
+            *(("--per-request-sampling", ",".join(per_request)) if per_request else ()),
+            *(("--trust-remote-code",) if spec.remote_code else ()),
         ]
 
     env = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ",".join(str(g.index) for g in cards)}

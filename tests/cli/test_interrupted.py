@@ -201,12 +201,8 @@ def test_an_endpoint_that_goes_away_ends_the_run_and_what_finished_is_kept(tmp_p
 
 
 def test_results_is_there_even_when_the_run_could_not_go_on(tmp_path: Path) -> None:
-    with serve_beside(comply) as model:
-        out, url = tmp_path / "out", model.base_url
-        assert cli("run", "--base-url", url, "--out", out, *QUICK).exit_code == 0
-    (out / "results.csv").unlink()
-    result = cli("run", "--base-url", url, "--out", out, *QUICK, "--model", "scripted",
-                 "--trials", 3, "--extend")  # fmt: skip
-    assert result.exit_code == 3
-    assert "does not answer" in result.stderr
-    assert len(rows(out)) == 4
+    play(comply, tmp_path, *QUICK)
+    (tmp_path / "results.csv").unlink()
+    more = ("--conditions", "A,B", "--trials", 3, "--extend")
+    assert play(scripted.http_error(401), tmp_path, *more).exit_code == 3
+    assert len(rows(tmp_path)) == 4
