@@ -27,6 +27,7 @@ INFO_FD = 6
 BLOCK_FD = 7
 INIT_FD = 8
 NEXT_QUESTION_FD = 9
+INFO_READ_FD = 40  # bwrap's own, so that it can always write to INFO_FD
 FIRST_FILE_FD = 10
 
 
@@ -165,8 +166,9 @@ def bwrap_args(policy: Policy, files: list[tuple[str, Path]]) -> list[str]:
         add("--uid", str(USER_ID), "--gid", str(USER_ID))
         # Without it a caller who is root keeps every capability inside.
         add("--cap-drop", "ALL")
-    # An orphan would live on after kill -9 of the run.
-    add("--die-with-parent")
+    # No --die-with-parent: bwrap's child waits for bwrap before it starts, without a limit, and a
+    # bwrap that is killed in between leaves it waiting for ever. Instead everything ends when a
+    # descriptor does: bwrap goes on when the run is gone (BLOCK_FD), and PID 1 ends (CONTROL_FD).
     # A command could type into the terminal that the run was started from.
     add("--new-session")
     # PID 1 must be the machine itself, not bwrap, whose name and arguments `ps` would show.

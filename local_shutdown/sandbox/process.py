@@ -1,7 +1,6 @@
 """One running sandbox: start it, run commands in it, answer its questions, stop it.
 
-Everything runs on the event loop's thread: `--die-with-parent` ties a sandbox to the thread that
-started it, and one thread needs no locks.
+Everything runs on the event loop's thread, so nothing needs a lock.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ START_TIMEOUT_S = 60.0
 # How long a killed command may take to be reported dead before the sandbox counts as broken.
 KILL_GRACE_S = 20.0
 # How long PID 1 may take to end when it is asked to, before it is killed.
-STOP_GRACE_S = 2.0
+STOP_GRACE_S = 5.0
 _PACKET_BYTES = 64 * 1024
 
 Ask = Callable[["Question"], bytes | None]
@@ -198,7 +197,7 @@ class Sandbox:
             pid, status = self._pid, 0
         if pid == 0:
             if time.monotonic() > kill_at:
-                os.kill(self._pid, signal.SIGKILL)
+                self._kill()
                 kill_at = float("inf")
             self._loop.call_later(0.004, self._reap, kill_at)
             return
@@ -329,5 +328,11 @@ class Sandbox:
             self._errors_fd = -1
 
     def _kill(self) -> None:
-        if self._pid:
-            os.kill(self._pid, signal.SIGKILL)
+        """Kill PID 1, or what is to become it, and bwrap: in this order, see `bwrap_args`."""
+        if not self._pid:
+            return
+        with contextlib.suppress(OSError, ValueError):
+            inside = Path(f"/proc/{self._pid}/task/{self._pid}/children").read_text()
+            for pid in inside.split():
+                os.kill(int(pid), signal.SIGKILL)
+        os.kill(self._pid, signal.SIGKILL)

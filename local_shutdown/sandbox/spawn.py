@@ -14,6 +14,7 @@ from local_shutdown.sandbox.policy import (
     CONTROL_FD,
     FIRST_FILE_FD,
     INFO_FD,
+    INFO_READ_FD,
     INIT_FD,
     NEXT_QUESTION_FD,
     SECCOMP_FD,
@@ -69,7 +70,11 @@ def spawn(kit: Kit, control_fd: int, group: Path | None) -> Spawned:
         if kit.id_map is not None:
             info_read, info_write = pipe()
             block_read, block_write = pipe()
-            passed += [(info_write, INFO_FD), (block_read, BLOCK_FD)]
+            passed += [
+                (info_write, INFO_FD),
+                (info_read, INFO_READ_FD),
+                (block_read, BLOCK_FD),
+            ]
         files = [
             (0, "/dev/null"),
             (ARGS_FD, kit.args_path),
@@ -85,6 +90,8 @@ def spawn(kit: Kit, control_fd: int, group: Path | None) -> Spawned:
             argv[0],
             argv,
             {"PATH": "/usr/bin:/bin"},
+            # Not in the terminal's foreground group: Ctrl-C is for the run, which ends them.
+            setpgroup=0,
             file_actions=[
                 *((os.POSIX_SPAWN_DUP2, high(fd), inside) for fd, inside in passed),
                 *((os.POSIX_SPAWN_OPEN, fd, path, os.O_RDONLY, 0) for fd, path in files),

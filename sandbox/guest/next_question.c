@@ -46,7 +46,9 @@ static int32_t run_script(void)
 		/* A file without a shebang is run by the shell, as every shell does. */
 		if (errno == ENOEXEC)
 			execve("/bin/sh", as_shell, environ);
-		const char *why = strerror(errno);
+		/* Not strerror(): its table has words that tell what this is about. */
+		const char *why = errno == ENOENT ? "No such file or directory"
+			: errno == EACCES ? "Permission denied" : "cannot execute";
 		say(2, path, strlen(path));
 		say(2, ": ", 2);
 		say(2, why, strlen(why));
