@@ -19,7 +19,7 @@ from local_shutdown.engines.metrics import Reading, Series, merge, summary
 from local_shutdown.engines.plan import Gpu, Plan, plan
 from local_shutdown.engines.server import API_KEY_VARIABLE, Launch, Server, describe
 from local_shutdown.engines.spec import ModelSpec
-from local_shutdown.engines.watch import watch
+from local_shutdown.engines.watch import Patience, watch
 from local_shutdown.errors import (
     CannotRunError,
     EngineDown,
@@ -31,10 +31,13 @@ from local_shutdown.errors import (
 
 Kind = Literal["vllm", "transformers", "endpoint"]
 TRANSFORMERS_CONTEXT = 8192
+EPISODE_TOKENS = 1024
+CPU_CACHE_MOST_GIB = 2.0
 # Where nobody says how many episodes at once: what vLLM is planned for at most, and what an
 # engine of unknown size gets.
 MOST_IN_FLIGHT = 1024
 DEFAULT_IN_FLIGHT = 64
+PATIENCE = Patience()
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +209,7 @@ async def open_engine(
                 seats.append(Seat(client, server, headers))
         series = [Series() for _ in servers] if kind == "vllm" else []
         for server, one in zip(servers, series or [Series() for _ in servers], strict=True):
-            stack.push_async_callback(_cancel, asyncio.create_task(watch(server, one)))
+            stack.push_async_callback(_cancel, asyncio.create_task(watch(server, one, PATIENCE)))
         length = servers[0].max_model_len
         try:
             yield Engine(kind, spec.name, length, seats, facts, capacity, series)
@@ -339,6 +342,7 @@ def _transformers(
             *(("--reasoning-parser", spec.reasoning_parser) if spec.reasoning_parser else ()),
             *(("--per-request-sampling", ",".join(per_request)) if per_request else ()),
             *(("--trust-remote-code",) if spec.remote_code else ()),
+            *(() if cards else ("--kv-cache-gib", f"{_cpu_cache_gib(spec, options):.3f}")),
         ]
 
     env = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ",".join(str(g.index) for g in cards)}
@@ -349,6 +353,14 @@ def _transformers(
     }
     launch = Launch("transformers", argv, env, spec.name)
     return [launch], 1, options.concurrency or DEFAULT_IN_FLIGHT, facts
+
+
+def _cpu_cache_gib(spec: ModelSpec, options: Options) -> float:
+    """Cache for the episodes in flight at `EPISODE_TOKENS` each: every page of it is touched at the
+    start, and a mask as long as the cache goes with it, so more than needed costs seconds."""
+    per_token = spec.kv.bytes_per_token() if spec.kv else 64 * 1024
+    tokens = (options.concurrency or DEFAULT_IN_FLIGHT) * EPISODE_TOKENS
+    return min(CPU_CACHE_MOST_GIB, max(0.03, tokens * per_token / 2**30))
 
 
 def endpoint_url(base_url: str | None) -> str:

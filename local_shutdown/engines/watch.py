@@ -27,7 +27,7 @@ class Patience:
     stall_s: float = 600.0
 
 
-async def watch(server: Server, series: Series, patience: Patience = Patience()) -> None:
+async def watch(server: Server, series: Series, patience: Patience) -> None:
     """Look at a server again and again, until cancelled; end it when it hangs. Never disturbs the
     run: a look that fails is no more than that. A server that has died by itself is left to the
     next request, which finds out at once.
