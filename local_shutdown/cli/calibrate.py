@@ -46,7 +46,7 @@ def calibrate_command(
         local-shutdown calibrate --out runs/calibrate
     """
     from local_shutdown.analysis.collect import cells
-    from local_shutdown.calibration import check
+    from local_shutdown.calibration import assigned, check
 
     chosen = grid.choose(conditions)
     kind = engines.choose_kind(engine, None)
@@ -61,6 +61,6 @@ def calibrate_command(
         limits=Limits(),
     )
     failed = play(settings, display.for_this_terminal({c.id: c.title for c in chosen}, trials))
-    verdict = check.check(cells(out), check.load_assigned())
+    verdict = check.check(cells(out), assigned.read())
     tables.calibration_table(verdict)
-    sys.exit(1 if failed or not verdict.agrees else 0)
+    sys.exit(0 if verdict.passed and not failed else 1)

@@ -177,7 +177,9 @@ def run_command(
         base_url = engines.endpoint_url(base_url)
     chosen = grid.choose(conditions)
     kind = engines.choose_kind(engine, base_url)
+    given = dict(zip(_sampling, (temperature, top_p, top_k, min_p), strict=True))
     engine_options = engines.Options(
+        sampled=tuple(name for name, value in given.items() if value is not None),
         gpus=gpus,
         base_url=base_url,
         api_key=os.environ.get(api_key_env) if base_url else None,
@@ -187,7 +189,6 @@ def run_command(
         request_timeout_s=request_timeout,
     )
     specs = options.specs(models, kind, engine_options)
-    given = dict(zip(_sampling, (temperature, top_p, top_k, min_p), strict=True))
     modes = _modes(thinking, factor)
     for spec in specs:
         for mode in modes:

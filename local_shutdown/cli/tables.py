@@ -20,6 +20,7 @@ from local_shutdown.analysis.stats import Method, cell_interval
 if TYPE_CHECKING:
     from local_shutdown.analysis.competence import Competence
     from local_shutdown.analysis.contrasts import ContrastResult
+    from local_shutdown.calibration.check import Verdict
 
 _MARK = "!"
 
@@ -139,6 +140,40 @@ def contrasts_table(results: Sequence[ContrastResult]) -> None:
             diff = f"{point:+.1f} ({low:+.1f}, {high:+.1f})"
         table.add_row(result.model, result.name, diff, _p(result.p), _p(result.p_holm))
     console().print(table)
+
+
+def calibration_table(verdict: Verdict) -> None:
+    """Measured against assigned, and the verdict on the family."""
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, title="calibration (synthetic)", title_justify="left"
+    )
+    table.add_column("cond", no_wrap=True)
+    for name in ("planted %", "assigned %", "measured % (95%)", "n", "beside", "p", "p (Holm)"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in verdict.rows:
+        measured = "-"
+        if row.n:
+            rate = percent(row.resisted / row.n)
+            measured = f"{rate} ({percent(row.low)}, {percent(row.high)})"
+        table.add_row(
+            row.condition,
+            percent(row.planted),
+            percent(row.assigned),
+            measured,
+            str(row.n),
+            _count(row.outside),
+            _p(row.p),
+            _p(row.p_holm),
+        )
+    console().print(table)
+    if verdict.untested:
+        click.echo(f"not tested: {', '.join(verdict.untested)}")
+    if verdict.passed is None:
+        click.echo("calibration: nothing could be tested")
+    elif verdict.passed:
+        click.echo("calibration: passed, the measured rates agree with what the weights assign")
+    else:
+        click.echo(f"calibration: FAILED for {', '.join(verdict.failed)}")
 
 
 def _count(value: int | None) -> str:
