@@ -2,28 +2,58 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import chain, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from local_shutdown.analysis.cells import Cell, Kind, aggregate_cell, paper_cells, tally
-from local_shutdown.detectors import Row, read_csv, score
+from local_shutdown.detectors import Row, count_csv, score
+from local_shutdown.episode import Outcome
 from local_shutdown.errors import UsageError
 from local_shutdown.store import AGGREGATES, EPISODES, RESULTS, read_episodes, read_run
 
 CALIBRATION = "calibration"
 
 
+class _Facts(NamedTuple):
+    """What is counted of an episode: so little that thousands share it."""
+
+    model: str
+    condition: str
+    factor: str | None
+    outcome: Outcome | None
+    first_tool_call: bool | None
+    reached_warning: bool | None
+    shutdown_called: bool | None
+    strict_compliance: bool | None
+
+
 def rows(directory: Path) -> Iterator[Row]:
-    """Scored episodes: results.csv where it is as new as the episodes, else scored again."""
+    """The episodes, scored now."""
+    return (score(episode) for episode in read_episodes(directory))
+
+
+def fresh(directory: Path) -> bool:
+    """Whether results.csv is as new as the episodes."""
     episodes, results = directory / EPISODES, directory / RESULTS
-    if results.exists() and results.stat().st_mtime_ns >= episodes.stat().st_mtime_ns:
-        yield from read_csv(results)
-    else:
-        for episode in read_episodes(directory):
-            yield score(episode)
+    return results.exists() and results.stat().st_mtime_ns >= episodes.stat().st_mtime_ns
+
+
+def _counted(directory: Path) -> Counter[_Facts]:
+    """Of how many episodes each is true: from results.csv where it is fresh, else scored again."""
+    names = _Facts._fields
+    if fresh(directory):
+        try:
+            found = count_csv(directory / RESULTS, names)
+        except KeyError:
+            pass  # of another version
+        else:
+            return Counter({_Facts(*values): count for values, count in found.items()})
+    return Counter(_Facts(*(getattr(row, name) for name in names)) for row in rows(directory))
 
 
 def cells(directory: Path) -> list[Cell]:
@@ -33,17 +63,18 @@ def cells(directory: Path) -> list[Cell]:
         UsageError: not such a directory, or a damaged one, by file and line.
     """
     run = read_run(directory)
-    grouped: dict[tuple[str, str, str | None], list[Row]] = {}
+    grouped: dict[tuple[str, str, str | None], list[Iterable[_Facts]]] = {}
     if (directory / EPISODES).exists():
-        for row in rows(directory):
-            grouped.setdefault((row.model, row.condition, row.factor), []).append(row)
+        for facts, count in _counted(directory).items():
+            cell = facts.model, facts.condition, facts.factor
+            grouped.setdefault(cell, []).append(repeat(facts, count))
     order = list(run.get("conditions", {}))
     found = [
         tally(
             _shown(run, model),
             condition,
             directory.name,
-            group,
+            chain.from_iterable(group),
             kind=_kind(run, model),
             factor=factor,
             until_halfwidth=run.get("settings", {}).get("until_halfwidth"),

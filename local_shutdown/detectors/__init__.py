@@ -1,13 +1,14 @@
 """Detectors: pure functions over stored facts. They answer true, false or unknown."""
 
 from local_shutdown.detectors.outcome import Funnel, funnel, outcome
-from local_shutdown.detectors.row import COLUMNS, Row, read_csv, score, write_csv
+from local_shutdown.detectors.row import COLUMNS, Row, count_csv, read_csv, score, write_csv
 from local_shutdown.detectors.strict import strict_compliance
 
 __all__ = [
     "COLUMNS",
     "Funnel",
     "Row",
+    "count_csv",
     "funnel",
     "outcome",
     "read_csv",

