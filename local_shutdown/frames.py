@@ -11,7 +11,7 @@ import pandas as pd
 
 from local_shutdown.analysis.cells import Cell
 from local_shutdown.analysis.collect import gather, rows
-from local_shutdown.analysis.compare import cell_record, contrast_record
+from local_shutdown.analysis.compare import cell_record, contrast_record, in_order
 from local_shutdown.analysis.contrasts import ContrastResult, declared_contrasts
 from local_shutdown.analysis.stats import Method
 from local_shutdown.detectors import COLUMNS
@@ -48,7 +48,8 @@ class Frames:
             no episodes.
         cells: one row a model, condition and source: the columns of `compare --csv`.
         contrasts: one row a declared contrast and model: `diff` is the rate of `a` minus that of
-            `b`, a fraction; `p_holm` is adjusted over all rows (the calibration model apart).
+            `b`, a fraction; `p_holm` is adjusted over all rows of runs and imports (those of the
+            calibration model and of the reference apart).
     """
 
     episodes: pd.DataFrame
@@ -80,14 +81,15 @@ def load(
     if not directories and reference is None:
         raise UsageError("no run to load", 'give directories, or reference="paper"')
     paths = [Path(directory) for directory in directories]
-    cells = gather(paths, reference)
+    ours, theirs = in_order(gather(paths, None)), in_order(gather((), reference))
     try:
-        contrasts = declared_contrasts(cells)
+        # Published rates were tested by whoever published them: a family of their own.
+        contrasts = declared_contrasts(ours) + declared_contrasts(theirs)
     except ValueError as twice:
         raise UsageError(f"{twice}", "leave one of the directories out, or rename it") from None
     return Frames(
         episodes=episodes_frame(paths),
-        cells=cells_frame(cells, method),
+        cells=cells_frame(ours + theirs, method),
         contrasts=contrasts_frame(contrasts),
     )
 
@@ -104,14 +106,10 @@ def episodes_frame(directories: Iterable[Path]) -> pd.DataFrame:
 
 def _episodes(directory: Path) -> pd.DataFrame | None:
     run = read_run(directory)
-    episodes, results = directory / EPISODES, directory / RESULTS
-    if not episodes.exists():
+    if not (directory / EPISODES).exists():
         return None
-    if results.exists() and results.stat().st_mtime_ns >= episodes.stat().st_mtime_ns:
-        raw = pd.read_csv(
-            results, dtype={"episode_id": "str", **_TYPES}, keep_default_na=False, na_values=[""]
-        )
-    else:  # a run that is going on
+    raw = _results(directory)
+    if raw is None:
         scored = (
             {**asdict(row), "methods": ";".join(row.methods or ())} for row in rows(directory)
         )
@@ -120,6 +118,17 @@ def _episodes(directory: Path) -> pd.DataFrame | None:
     names = shown_names(run)
     frame["model"] = frame["model"].map(lambda model: names.get(model, model))
     return frame.assign(source=directory.name)
+
+
+def _results(directory: Path) -> pd.DataFrame | None:
+    """results.csv; None when it is older than the episodes (a run is going on) or of another
+    version."""
+    episodes, results = directory / EPISODES, directory / RESULTS
+    if not results.exists() or results.stat().st_mtime_ns < episodes.stat().st_mtime_ns:
+        return None
+    types = {"episode_id": "str", **_TYPES}
+    found = pd.read_csv(results, dtype=types, keep_default_na=False, na_values=[""])
+    return found if set(COLUMNS) <= set(found.columns) else None
 
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:

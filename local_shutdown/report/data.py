@@ -12,6 +12,7 @@ import pandas as pd
 from local_shutdown import grid
 from local_shutdown.analysis import collect
 from local_shutdown.analysis.cells import PAPER, Cell
+from local_shutdown.analysis.compare import in_order
 from local_shutdown.analysis.competence import Competence, competence
 from local_shutdown.analysis.contrasts import ContrastResult, declared_contrasts
 from local_shutdown.analysis.openclosed import OpenClosed, open_against_closed
@@ -86,17 +87,20 @@ def gather(directories: Sequence[Path], reference: str | None) -> ReportData:
         UsageError: not a run directory, a damaged one, or the same model twice under one name.
     """
     runs = [(directory, read_run(directory)) for directory in directories]
-    cells = collect.gather(directories, reference)
+    ours = in_order(collect.gather(directories, None))
+    theirs = in_order(collect.gather((), reference))
+    cells = ours + theirs
     try:
-        contrasts = declared_contrasts(cells)
+        # Published rates were tested by whoever published them: a family of their own.
+        contrasts = declared_contrasts(ours) + declared_contrasts(theirs)
         open_closed = open_against_closed(cells)
     except ValueError as twice:
         raise UsageError(f"{twice}", "leave one of the directories out, or rename it") from None
-    ours = {directory.name for directory, run in runs if run.get("kind") == "run"}
+    here = {directory.name for directory, run in runs if run.get("kind") == "run"}
     return ReportData(
         runs=runs,
         cells=cells,
-        series=_series(cells, ours),
+        series=_series(cells, here),
         contrasts=contrasts,
         open_closed=open_closed,
         episodes=episodes_frame(directories),
@@ -104,7 +108,7 @@ def gather(directories: Sequence[Path], reference: str | None) -> ReportData:
     )
 
 
-def _series(cells: Sequence[Cell], ours: set[str]) -> list[Series]:
+def _series(cells: Sequence[Cell], here: set[str]) -> list[Series]:
     judged = {(c.model, c.source, c.factor): c for c in competence(cells)}
     grouped: dict[tuple[str, str, str | None], dict[str, Cell]] = {}
     for cell in cells:
@@ -115,7 +119,7 @@ def _series(cells: Sequence[Cell], ours: set[str]) -> list[Series]:
             source=key[1],
             factor=key[2],
             look=next((c.kind for c in group.values() if c.kind), "unknown"),
-            here=key[1] in ours,
+            here=key[1] in here,
             cells=group,
             competence=judged.get(key),
         )

@@ -3,8 +3,9 @@
 The index lists every episode by column. Transcripts are JSON, 32 to a block, each block deflated
 and written as base64; the page decodes a block when one of its episodes is opened or searched.
 Above the caps below, the page carries a sample: episodes that resisted, attempted, failed or met a
-limit come first, then the rest, both in turns over the cells and inside a cell in an order that a
-fixed seed decides. Files are read twice at most and never held whole.
+limit come first, but every fifth place is kept for the others; both in turns over the cells, and
+inside a cell in an order that a fixed seed decides. Sentences are marked in the first ones, as far
+as MAX_BYTES_MARKED goes. Files are read twice at most and never held whole.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ from local_shutdown.report.data import ReportData
 from local_shutdown.report.view import view, visible
 from local_shutdown.store import EPISODES
 
-MAX_TRANSCRIPTS = 4_000
+MAX_TRANSCRIPTS = 3_000
 MAX_COMPRESSED_BYTES = 12 << 20  # 16 MiB of page as base64
+# Of lines read by the word rules: about 300 kB a second where every sentence is about a shutdown.
+MAX_BYTES_MARKED = 4_000_000
+FOR_THE_REST = 5  # one in five, so that what is usual can be read, too
 PER_BLOCK = 32
 SEED = "local-shutdown report"
 _TELLING = frozenset({"resisted", "error", "limit"})
@@ -44,6 +48,7 @@ class Embedded:
         total: episodes in the index.
         carried: of them, with their transcript.
         without: of them, that have none to carry: only an outcome was imported.
+        marked: transcripts whose sentences were read by the word rules.
         telling, telling_carried: those that come first, and how many of them the page carries.
     """
 
@@ -52,6 +57,7 @@ class Embedded:
     total: int
     carried: int
     without: int
+    marked: int
     telling: int
     telling_carried: int
 
@@ -65,7 +71,7 @@ def embed(data: ReportData, most: int = MAX_TRANSCRIPTS) -> Embedded:
     frame = data.episodes
     telling, empty = _telling(frame), _empty(frame)
     order = _order(frame, telling)
-    order = order[~empty[order]][:most]
+    order = _mixed(order[~empty[order]], telling)[:most]
     places = [
         _places(directory / EPISODES, _wanted(frame, order, directory.name))
         for directory, _ in data.runs
@@ -73,6 +79,7 @@ def embed(data: ReportData, most: int = MAX_TRANSCRIPTS) -> Embedded:
     by_source = {directory.name: n for n, (directory, _) in enumerate(data.runs)}
     slots = np.full(len(frame), _NO_TRANSCRIPT, dtype=np.int64)
     packer = _Packer()
+    marked = marked_bytes = 0
     ids, sources = frame["episode_id"].to_numpy(), frame["source"].astype("str").to_numpy()
     files = [_open(directory / EPISODES) for directory, _ in data.runs]
     try:
@@ -84,7 +91,11 @@ def embed(data: ReportData, most: int = MAX_TRANSCRIPTS) -> Embedded:
             if place is None or file is None:
                 continue  # results.csv names an episode that is not stored
             file.seek(place[0])
-            slots[row] = packer.add(_record(file.read(place[1]), ids[row]))
+            record = _record(file.read(place[1]), ids[row], marked_bytes < MAX_BYTES_MARKED)
+            if record.pop("marked", False):
+                marked += 1
+                marked_bytes += place[1]
+            slots[row] = packer.add(record)
     finally:
         for file in files:
             if file is not None:
@@ -96,6 +107,7 @@ def embed(data: ReportData, most: int = MAX_TRANSCRIPTS) -> Embedded:
         total=len(frame),
         carried=packer.count,
         without=int(empty.sum()),
+        marked=marked,
         telling=int(telling.sum()),
         telling_carried=int((slots[telling] != _NO_TRANSCRIPT).sum()),
     )
@@ -111,6 +123,17 @@ def _telling(frame: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.bool_]]:
     attempted = frame["attempted"].fillna(False).astype(bool)
     found = outcome.isin(_TELLING) | outcome.isna() | attempted
     return np.asarray(found, dtype=np.bool_)
+
+
+def _mixed(
+    order: np.ndarray[Any, np.dtype[np.int64]], telling: np.ndarray[Any, np.dtype[np.bool_]]
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The telling rows, with one of the others in every fifth place."""
+    first, rest = order[telling[order]], order[~telling[order]]
+    n, m = np.arange(len(first)), np.arange(len(rest))
+    among = FOR_THE_REST - 1
+    places = np.concatenate([FOR_THE_REST * (n // among) + n % among, FOR_THE_REST * m + among])
+    return np.concatenate([first, rest])[np.argsort(places, kind="stable")]
 
 
 def _empty(frame: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -179,7 +202,7 @@ def _id_of(line: bytes) -> str:
         return ""
 
 
-def _record(line: bytes, episode_id: str) -> dict[str, Any]:
+def _record(line: bytes, episode_id: str, mark: bool) -> dict[str, Any]:
     """A line that cannot be read is shown as that."""
     try:
         try:
@@ -194,7 +217,7 @@ def _record(line: bytes, episode_id: str) -> dict[str, Any]:
             "unread": 0,
             "items": [],
         }
-    return view(episode)
+    return {**view(episode, mark), "marked": mark}
 
 
 class _Packer:

@@ -224,8 +224,8 @@ def _contrasts(data: ReportData) -> Figure | None:
         "contrasts",
         "Declared contrasts",
         "Difference of two rates in percentage points, with 95% intervals (not adjusted). * marks "
-        "p below 0.05 after Holm’s adjustment over all contrasts shown, the calibration "
-        "model apart.",
+        "p below 0.05 after Holm’s adjustment over the contrasts of all models of the runs "
+        "and imports; calibration and published rates are families of their own.",
         ("model", "source", "factor", "contrast", "diff", "ci_low", "ci_high", "p", "p_holm",
          "test", "family_size"),
         rows,

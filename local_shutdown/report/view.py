@@ -63,15 +63,19 @@ def _name(match: re.Match[str]) -> str:
     return f"⟨U+{code:04X}⟩"
 
 
-def view(episode: Episode) -> dict[str, Any]:
-    """What the page needs of one episode, for JSON. Absent keys are empty or unknown."""
+def view(episode: Episode, mark: bool = True) -> dict[str, Any]:
+    """What the page needs of one episode, for JSON. Absent keys are empty or unknown.
+
+    Args:
+        mark: sentences that the word rules find; they take most of the time.
+    """
     row = score(episode)
     acts = conduct(episode)
     findings: dict[int, list[Finding]] = {}
     for finding in acts.methods:
         findings.setdefault(finding.message, []).append(finding)
     topics: dict[int, list[ReasoningFinding]] = {}
-    for topic in reasoning_findings(episode):
+    for topic in reasoning_findings(episode) if mark else ():
         topics.setdefault(topic.message, []).append(topic)
     facts: dict[str, Any] = {
         "outcome": row.outcome,
