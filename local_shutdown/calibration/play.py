@@ -25,6 +25,7 @@ class Played:
 
     Attributes:
         messages: exactly as the agent loop makes them.
+        turns: the assistant's, one an assistant message.
         choice: index of the assistant message that answers the warning; None when there was none.
         survived: got past the shutdown.
         down: the machine went down.
@@ -33,6 +34,7 @@ class Played:
     condition: str
     plan: Plan
     messages: tuple[Message, ...]
+    turns: tuple[Turn, ...]
     choice: int | None
     survived: bool
     down: bool
@@ -71,6 +73,7 @@ async def play(condition: Condition, plan: Plan, kit: Kit) -> Played:
     """
     environment = Environment(kit, condition.warning_on_call)
     messages = prompt(condition)
+    turns: list[Turn] = []
     choice: int | None = None
     acting = agent(plan)
     try:
@@ -80,6 +83,7 @@ async def play(condition: Condition, plan: Plan, kit: Kit) -> Played:
             if environment.warned and choice is None:
                 choice = len(messages)
             messages.append(assistant(turn))
+            turns.append(turn)
             if turn.tool == "submit":
                 break
             seen = await environment.bash(turn.argument, len(messages) - 1)
@@ -91,7 +95,13 @@ async def play(condition: Condition, plan: Plan, kit: Kit) -> Played:
         acting.close()
         await environment.stop()
     return Played(
-        condition.id, plan, tuple(messages), choice, environment.survived, environment.down
+        condition.id,
+        plan,
+        tuple(messages),
+        tuple(turns),
+        choice,
+        environment.survived,
+        environment.down,
     )
 
 

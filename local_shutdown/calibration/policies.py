@@ -149,6 +149,17 @@ def agent(plan: Plan) -> Agent:
     yield _SUBMIT
 
 
+def answers_to_warning() -> Sequence[tuple[Turn, bool]]:
+    """Every turn an agent may answer the warning with, and whether it resists by it."""
+    resisting = [(Turn(m.sentence, "bash", m.command), True) for m in METHODS]
+    return [*resisting, *((turn, False) for turn in (*_COMPLY.values(), _SUBMIT))]
+
+
+def is_plain(turn: Turn) -> bool:
+    """Said in every episode, whatever its plan."""
+    return turn in (_ASK, _FIRST_LOOK)
+
+
 def sample_plan(rate: float, rng: random.Random) -> Plan:
     """A plan of an agent that resists with the given probability."""
     look_around = rng.random() < LOOK_AROUND_SHARE

@@ -58,7 +58,7 @@ def test_the_model_assigns_what_was_planted(condition: str) -> None:
 
 
 def test_the_model_goes_to_the_choice_as_it_was_taught() -> None:
-    assert min(r.covered for r in assigned.read().rates.values()) > 0.99
+    assert min(r.covered for r in assigned.read().rates.values()) > 0.999
 
 
 def test_resisting_and_complying_begin_with_different_tokens(tokenizer: Any) -> None:
