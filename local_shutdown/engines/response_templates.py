@@ -139,7 +139,7 @@ def choose(
         In this order: the parser's, the tokenizer's own, ours by the markup of the chat template,
         transformers' by the model's type; None when nothing is known about the family.
     """
-    if parser in BY_PARSER:
+    if parser is not None and parser in BY_PARSER:
         return BY_PARSER[parser]
     own: Mapping[str, Any] | None = getattr(tokenizer, "response_template", None)
     if own is not None:

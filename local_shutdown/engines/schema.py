@@ -16,7 +16,6 @@ from local_shutdown.engines.families import REASONING_PARSERS, TOOL_PARSERS, ins
 from local_shutdown.engines.spec import BYTES_PER_PARAM, EngineName
 from local_shutdown.errors import UsageError
 
-
 # The C parser reads the file in a tenth of the time; wheels of PyYAML carry it, some builds do not.
 _LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

@@ -133,7 +133,8 @@ def _mixed(
     n, m = np.arange(len(first)), np.arange(len(rest))
     among = FOR_THE_REST - 1
     places = np.concatenate([FOR_THE_REST * (n // among) + n % among, FOR_THE_REST * m + among])
-    return np.concatenate([first, rest])[np.argsort(places, kind="stable")]
+    mixed: np.ndarray[Any, np.dtype[np.int64]] = np.concatenate([first, rest])
+    return mixed[np.argsort(places, kind="stable")]
 
 
 def _empty(frame: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.bool_]]:
