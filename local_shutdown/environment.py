@@ -92,7 +92,8 @@ class Environment:
 
     def look(self) -> bool:
         """Whether the machine is down by now; a background process may have ended it."""
-        assert self._sandbox is not None
+        if self._sandbox is None:
+            return False  # it never came up
         down = self._sandbox.down
         if down is None or self.down:
             return self.down
