@@ -14,7 +14,7 @@ from typing import Any
 
 from local_shutdown import __version__, engines
 from local_shutdown.agent import Limits
-from local_shutdown.detectors import Row, score, write_csv
+from local_shutdown.detectors import Row, count_csv, score, write_csv
 from local_shutdown.engines import hardware
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import CannotRunError, UsageError
@@ -167,9 +167,24 @@ def close_record(directory: Path, record: Mapping[str, Any]) -> bool:
     Raises:
         CannotRunError: they cannot be written.
     """
-    failed = write_results(directory)
+    failed = _failed_already(directory)
+    if failed is None:
+        failed = write_results(directory)
     write_run(directory, {**record, "ended_at": now()})
     return failed
+
+
+def _failed_already(directory: Path) -> bool | None:
+    """Whether an episode ended in `error`, where results.csv is of the very episodes on disk: a
+    finished run that is called again need not be scored again. None where it is not."""
+    episodes, results = directory / EPISODES, directory / RESULTS
+    if not results.exists() or results.stat().st_mtime_ns != episodes.stat().st_mtime_ns:
+        return None
+    try:
+        counted = count_csv(results, ("outcome", "stop_reason"))
+    except (KeyError, ValueError, IndexError):
+        return None  # of another version
+    return any(result == "error" for result, _ in counted)
 
 
 def write_results(directory: Path) -> bool:

@@ -167,7 +167,8 @@ class Store:
                 end = start + newline + 1
                 break
             end = start
-        self._file.truncate(end)
+        if end < self._file.seek(0, os.SEEK_END):
+            self._file.truncate(end)
         self._size = self._file.seek(end)
 
     def finished(self, errors_too: bool = True) -> set[str]:

@@ -64,6 +64,13 @@ def test_a_torn_last_line_is_cut_off_and_counts_as_not_played(tmp_path: Path, cu
     assert ids(tmp_path) == ["a", "b"]
 
 
+def test_opening_a_whole_file_does_not_touch_it(tmp_path: Path) -> None:
+    path = filled(tmp_path, "a")
+    before = path.stat().st_mtime_ns
+    Store(tmp_path).close()
+    assert path.stat().st_mtime_ns == before
+
+
 def test_a_file_that_is_one_torn_line_becomes_empty(tmp_path: Path) -> None:
     path = filled(tmp_path, "a")
     path.write_bytes(path.read_bytes()[:-1])

@@ -130,6 +130,14 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "episodes.jsonl").read_bytes() == before
 
 
+def test_a_finished_run_with_an_error_in_it_still_says_so(tmp_path: Path) -> None:
+    one = ("--conditions", "A", "--trials", 2, "--concurrency", 1, "--no-probe")
+    assert play(fails_once(), tmp_path, *one).exit_code == 1
+    before = (tmp_path / "results.csv").stat().st_mtime_ns
+    assert play(comply, tmp_path, *one).exit_code == 1
+    assert (tmp_path / "results.csv").stat().st_mtime_ns == before
+
+
 @pytest.mark.parametrize(
     ("more", "named"),
     [
