@@ -15,14 +15,15 @@ from local_shutdown.errors import CannotRunError, UsageError
 
 
 def gpus() -> list[Gpu]:
-    """Visible NVIDIA GPUs, as nvidia-smi reports them; honours CUDA_VISIBLE_DEVICES numbers.
+    """Visible NVIDIA GPUs, as nvidia-smi reports them; honours CUDA_VISIBLE_DEVICES, by number or
+    by UUID.
 
     nvidia-smi and not torch: asking torch would open a context on every card, and costs seconds.
     """
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
-    query = "--query-gpu=index,name,memory.total,memory.free"
+    query = "--query-gpu=index,memory.total,memory.free,uuid,name"
     try:
         said = subprocess.run(
             [program, query, "--format=csv,noheader,nounits"],
@@ -33,16 +34,21 @@ def gpus() -> list[Gpu]:
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    found = []
-    for line in said.strip().splitlines():
-        index, name, total, free = (part.strip() for part in line.split(","))
-        if total.isdigit() and free.isdigit():
-            found.append(Gpu(int(index), name, int(total) / 1024, int(free) / 1024))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and all(part.strip().isdigit() for part in visible.split(",") if part):
-        wanted = [int(part) for part in visible.split(",") if part.strip()]
-        found = [gpu for gpu in found if gpu.index in wanted]
+    wanted = None if visible is None else [part.strip() for part in visible.split(",")]
+    found = []
+    for line in said.splitlines():
+        parts = [part.strip() for part in line.split(",", 4)]
+        if len(parts) < 5 or not all(part.isdigit() for part in parts[:3]):
+            continue  # "No devices were found", or a card that does not say
+        index, total, free, uuid, name = parts
+        if wanted is None or any(_names(part, index, uuid) for part in wanted):
+            found.append(Gpu(int(index), name, int(total) / 1024, int(free) / 1024))
     return found
+
+
+def _names(part: str, index: str, uuid: str) -> bool:
+    return part == index or (part.startswith("GPU-") and uuid.startswith(part))
 
 
 def choose_gpus(wanted: int | None) -> list[Gpu]:

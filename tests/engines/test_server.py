@@ -392,7 +392,7 @@ async def test_an_idle_server_is_not_taken_for_a_hung_one(stage: Stage) -> None:
 
 SMI = """#!/bin/sh
 case "$1" in
-*query-gpu*) echo "0, Test GPU, 81920, $(cat {free})" ;;
+*query-gpu*) echo "0, 81920, $(cat {free}), GPU-1234-ab, Test GPU" ;;
 *) echo "4711, python3, 70000 MiB" ;;
 esac
 """
