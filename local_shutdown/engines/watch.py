@@ -45,6 +45,7 @@ async def watch(server: Server, series: Series, patience: Patience) -> None:
         async with ChatClient(server.base_url, server.api_key) as client:
             try:
                 await client.get("//health")
+                misses = 0
                 text = await client.get("//metrics")
             except Silent:
                 misses += 1
@@ -53,7 +54,6 @@ async def watch(server: Server, series: Series, patience: Patience) -> None:
                 continue
             except (EngineDown, EngineFault):
                 continue  # it is gone, or has no metrics
-        misses = 0
         if not isinstance(text, str):
             continue
         now = time.monotonic()

@@ -388,6 +388,24 @@ async def test_an_idle_server_is_not_taken_for_a_hung_one(stage: Stage) -> None:
     assert series.last is not None
 
 
+async def test_looks_that_fail_now_and_then_do_not_add_up(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from local_shutdown.engines import client
+
+    monkeypatch.setattr(client, "GET_TIMEOUT_S", 0.2)
+    async with stage.server() as server:
+        watching = asyncio.create_task(watch(server, Series(), Patience(0.05, misses=6)))
+        assert server.pid is not None
+        for _ in range(5):
+            os.kill(server.pid, signal.SIGSTOP)
+            await asyncio.sleep(0.4)
+            os.kill(server.pid, signal.SIGCONT)
+            await asyncio.sleep(0.4)
+        watching.cancel()
+        assert await server.health() == "up"
+
+
 # --- memory of the GPU --------------------------------------------------------------------------
 
 SMI = """#!/bin/sh
