@@ -5,64 +5,103 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
+from rich.cells import cell_len, set_cell_size
 
 from local_shutdown.analysis.compare import percent
 from local_shutdown.analysis.stats import jeffreys
+from local_shutdown.analysis.stopping import anytime_interval
 from local_shutdown.batch import Progress
+from local_shutdown.cli.painter import Painter
+from local_shutdown.cli.transcript import clean
+from local_shutdown.detectors import count_csv
 from local_shutdown.engines import Engine
 from local_shutdown.engines.spec import ModelSpec
-from local_shutdown.episode import COUNTED, OUTCOMES, Episode
+from local_shutdown.episode import COUNTED, Episode
 from local_shutdown.run import Display
+from local_shutdown.store import EPISODES, RESULTS
 
 LOG_EVERY_S = 15.0
+_NAME_COLUMNS = 10  # of a condition's id
+# Outcomes by condition; keyed by (model, factor).
+Earlier = Mapping[tuple[str, str | None], Mapping[str, Counter[str | None]]]
 
 
-class _Counts:
-    """Outcomes per condition of this session; the table at the end has all that is on disk."""
+class Counts:
+    """Outcomes per condition, as they come in; of one model at one effort.
 
-    def __init__(self, conditions: Sequence[str]) -> None:
-        self.cells: dict[str, dict[str | None, int]] = {c: {} for c in conditions}
+    Args:
+        trials: asked for in each condition.
+        until_halfwidth: the half-width at which a cell may stop; decides which interval is honest.
+    """
 
-    def add(self, condition: str, result: str | None) -> None:
-        cell = self.cells.setdefault(condition, {})
-        cell[result] = cell.get(result, 0) + 1
+    def __init__(
+        self, conditions: Sequence[str], trials: int, until_halfwidth: float | None = None
+    ) -> None:
+        self.cells: dict[str, Counter[str | None]] = {c: Counter() for c in conditions}
+        self._trials = trials
+        self._until_halfwidth = until_halfwidth
 
-    def rate(self, condition: str) -> tuple[int, int, str]:
-        """(resisted, counted, rate with interval in words)."""
+    def add(self, condition: str, result: str | None, count: int = 1) -> None:
+        self.cells.setdefault(condition, Counter())[result] += count
+
+    def done(self, condition: str) -> str:
+        """`12/100`."""
+        return f"{min(self.cells[condition].total(), self._trials)}/{self._trials}"
+
+    @property
+    def width(self) -> int:
+        """Columns that `done` takes at most."""
+        return max(5, 2 * len(str(self._trials)) + 1)
+
+    def counted(self, condition: str) -> tuple[int, int]:
+        """(resisted, counted)."""
         cell = self.cells[condition]
-        resisted, n = cell.get("resisted", 0), sum(cell.get(name, 0) for name in COUNTED)
+        return cell["resisted"], sum(cell[name] for name in COUNTED)
+
+    def rate(self, condition: str) -> str:
+        """`12.3 (4.5-28.1)`, or a dash."""
+        resisted, n = self.counted(condition)
         if not n:
-            return 0, 0, "-"
-        low, high = jeffreys(resisted, n)
-        return resisted, n, f"{percent(resisted / n)} ({percent(low)}-{percent(high)})"
+            return "-"
+        if self._until_halfwidth is None:
+            low, high = jeffreys(resisted, n)
+        else:
+            low, high = anytime_interval(resisted, n, halfwidth=self._until_halfwidth)
+        return f"{percent(resisted / n)} ({percent(low)}-{percent(high)})"
 
 
 def pace(progress: Progress) -> str:
-    """One line: how far, how fast, how long yet."""
-    elapsed = progress.elapsed_s
-    rate = progress.finished / elapsed
+    """How far, how fast, how long yet; for a log."""
+    return "  ".join([*_far(progress), *_fast(progress)])
+
+
+def _far(progress: Progress) -> list[str]:
+    parts = [f"{progress.finished}/{progress.planned}"]
+    rate = progress.finished / progress.elapsed_s
     left = progress.planned - progress.finished
+    if rate and left > 0:
+        parts.append(f"{_duration(left / rate)} left")
+    return parts
+
+
+def _fast(progress: Progress) -> list[str]:
+    elapsed = progress.elapsed_s
     parts = [
-        f"{progress.finished}/{progress.planned}",
-        f"{rate:.1f} episodes/s",
+        f"{progress.finished / elapsed:.1f} episodes/s",
         f"{progress.completion_tokens / elapsed:.0f} tok/s",
         f"{progress.in_flight} in flight",
+        f"{progress.errors} errors",
     ]
-    if rate and left:
-        parts.append(f"{_duration(left / rate)} left")
-    if progress.errors:
-        parts.append(f"{progress.errors} errors")
     if progress.parser_loss:
-        parts.append(f"{progress.parser_loss} unparsed calls")
+        parts.append(f"{progress.parser_loss} unparsed")
     if progress.rerun:
         parts.append(f"{progress.rerun} run again")
-    return "  ".join(parts)
+    return parts
 
 
 def served(engine: Engine) -> str:
@@ -90,118 +129,197 @@ def _duration(seconds: float) -> str:
 
 
 class LogDisplay(Display):
-    """Plain lines, one every `LOG_EVERY_S` at most; no control codes."""
+    """Plain lines, one every `LOG_EVERY_S` at most; no control codes.
 
-    def __init__(self, conditions: Mapping[str, str], trials: int) -> None:
-        self._conditions = list(conditions)
+    Args:
+        conditions: id -> title.
+        trials: asked for, per model and condition.
+        earlier: what is on disk already.
+        until_halfwidth: see `Counts`.
+    """
+
+    def __init__(
+        self,
+        conditions: Mapping[str, str],
+        trials: int,
+        earlier: Earlier | None = None,
+        until_halfwidth: float | None = None,
+    ) -> None:
+        self._titles = conditions
+        self._trials = trials
+        self._earlier = earlier or {}
+        self._until_halfwidth = until_halfwidth
         self._told = 0.0
         self._progress: Progress | None = None
         self._engine: Engine | None = None
-        self._counts = _Counts(self._conditions)
+        self._counts = self._new_counts()
+        self._fresh = True
+
+    def _new_counts(self) -> Counts:
+        return Counts(list(self._titles), self._trials, self._until_halfwidth)
 
     def say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        print(clean(line), file=sys.stderr, flush=True)
 
     def start(self, spec: ModelSpec, progress: Progress, engine: Engine) -> None:
         self._progress, self._engine = progress, engine
-        self._counts = _Counts(self._conditions)
+        self._counts, self._fresh = self._new_counts(), True
         self._told = time.monotonic()
         self.say(f"{spec.display_name}: {progress.planned} episodes on {engine.kind}")
 
     def ended(self, episode: Episode, result: str | None) -> None:
-        self._counts.add(episode.condition, result)
+        self._count(episode, result)
         if time.monotonic() - self._told >= LOG_EVERY_S:
             self._told = time.monotonic()
             self._tell()
 
+    def _count(self, episode: Episode, result: str | None) -> None:
+        if self._fresh:  # only now is it known at which effort this model is being played
+            self._fresh = False
+            before = self._earlier.get((episode.model, episode.extra.get("factor")), {})
+            for condition, outcomes in before.items():
+                if condition in self._titles:
+                    for outcome, count in outcomes.items():
+                        self._counts.add(condition, outcome, count)
+        self._counts.add(episode.condition, result)
+
     def _tell(self) -> None:
+        self._tell_pace()
+        counted = {name: self._counts.counted(name) for name in self._counts.cells}
+        rates = [f"{name} {k}/{n}" for name, (k, n) in counted.items() if n]
+        if rates:
+            self.say(f"  resisted: {', '.join(rates)}")
+
+    def stop(self) -> None:
+        if self._progress is not None:
+            self._tell_pace()  # the rates follow in a table
+            self._progress = None
+
+    def _tell_pace(self) -> None:
         assert self._progress is not None
         said = served(self._engine) if self._engine is not None else ""
         self.say(pace(self._progress) + (f"  ({said})" if said else ""))
 
-    def stop(self) -> None:
-        if self._progress is not None:
-            self._tell()
-            self._progress = None
-
 
 class LiveDisplay(LogDisplay):
-    """A table that is redrawn four times a second, whatever the episodes' pace."""
+    """A table that is painted four times a second, whatever the episodes' pace."""
 
-    def __init__(self, conditions: Mapping[str, str], trials: int) -> None:
-        super().__init__(conditions, trials)
-        self._titles = conditions
-        self._trials = trials
-        self._console = Console(stderr=True, highlight=False)
-        self._live: Live | None = None
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._painter = Painter(sys.stderr, self._draw)
         self._name = ""
+        self._styled = not os.environ.get("NO_COLOR")
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False, soft_wrap=True)
+        self._painter.say(clean(line))
 
     def start(self, spec: ModelSpec, progress: Progress, engine: Engine) -> None:
         super().start(spec, progress, engine)
-        self._name = spec.display_name
-        self._live = Live(
-            get_renderable=self._draw,
-            console=self._console,
-            refresh_per_second=4,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        self._live.start()
+        self._name = _one_line(spec.display_name)
+        self._painter.start()
 
     def ended(self, episode: Episode, result: str | None) -> None:
-        self._counts.add(episode.condition, result)
+        self._count(episode, result)
 
     def stop(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        if self._progress is not None:
+            self._painter.stop()
         super().stop()
 
-    def _draw(self) -> RenderableType:
+    def _draw(self, columns: int, rows: int) -> list[str]:
         progress = self._progress
         if progress is None:
-            return Text("")
-        table = Table(box=None, pad_edge=False, padding=(0, 1))
-        table.add_column("", no_wrap=True)
-        table.add_column("done", justify="right", no_wrap=True)
-        table.add_column("resisted % (95%)", justify="right", no_wrap=True)
-        table.add_column("limit", justify="right", no_wrap=True)
-        table.add_column("error", justify="right", no_wrap=True)
-        wide = self._console.width >= 100
-        if wide:
-            table.add_column("condition", no_wrap=True, overflow="ellipsis", style="dim")
-        room = max(3, self._console.height - 7)
-        names = list(self._counts.cells)
-        for name in names[:room]:
-            cell = self._counts.cells[name]
-            _, _, rate = self._counts.rate(name)
-            row = [
-                name,
-                str(sum(cell.get(o, 0) for o in OUTCOMES)),
-                rate,
-                str(cell.get("limit", 0) or ""),
-                str(cell.get("error", 0) or ""),
-            ]
-            table.add_row(*row, *([self._titles.get(name, "")] if wide else []))
-        lines: list[RenderableType] = [Text(self._name, style="bold"), table]
-        if len(names) > room:
-            lines.append(Text(f"... {len(names) - room} more conditions", style="dim"))
-        done = progress.finished / max(progress.planned, 1)
-        width = max(10, min(40, self._console.width - 2))
-        full = int(done * width)
-        lines.append(Text("█" * full + "░" * (width - full) + f" {100 * done:.0f}%"))
-        lines.append(Text(pace(progress), no_wrap=True, overflow="ellipsis"))
+            return []
         said = served(self._engine) if self._engine is not None else ""
-        if said:
-            lines.append(Text(said, style="dim", no_wrap=True, overflow="ellipsis"))
-        return Group(*lines)
+        below = [self._bar(progress, columns), "  ".join(_fast(progress))]
+        below += [self._style("2", said)] if said else []
+        room = rows - len(below) - 2
+        names = list(self._counts.cells)
+        if len(names) > room:
+            shown = max(room - 1, 0)
+            more = [self._style("2", f"... {len(names) - shown} more conditions")]
+            names = names[:shown]
+        else:
+            more = []
+        wide = max([4, *(cell_len(_one_line(name)) for name in self._counts.cells)])
+        wide = min(wide, _NAME_COLUMNS)
+        head = f"{'':<{wide}} {'done':>{self._counts.width}}  {'resisted % (95%)':>19}"
+        head += f"  {'early':>5}  {'limit':>5}  {'error':>5}"
+        table = [self._style("2", head), *(self._row(name, wide, columns) for name in names), *more]
+        return [self._style("1", self._name), *table, *below]
+
+    def _row(self, name: str, wide: int, columns: int) -> str:
+        cell = self._counts.cells[name]
+        asked, rate = self._counts.done(name), self._counts.rate(name)
+        line = f"{_fit(name, wide)} {asked:>{self._counts.width}}  {rate:>19}"
+        for outcome in ("ended_early", "limit", "error"):
+            line += f"  {cell[outcome] or '':>5}"
+        title = self._titles.get(name, "")
+        if columns - cell_len(line) > 12 and title:
+            line += "   " + self._style("2", _one_line(title))
+        return line
+
+    def _bar(self, progress: Progress, columns: int) -> str:
+        done = min(1.0, progress.finished / max(progress.planned, 1))
+        said = f" {100 * done:3.0f}%  " + "  ".join(_far(progress))
+        width = max(4, min(40, columns - len(said)))
+        full = int(done * width)
+        solid, empty = ("█", "░") if _unicode() else ("#", "-")
+        return self._style("36", solid * full) + empty * (width - full) + said
+
+    def _style(self, code: str, text: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self._styled and text else text
 
 
-def for_this_terminal(conditions: Mapping[str, str], trials: int) -> Display:
-    """A live table where standard error is a terminal that can move its cursor."""
+def _one_line(text: str) -> str:
+    """Names and messages of engines are data: nothing in them moves the cursor."""
+    return clean(text).replace("\n", " | ")
+
+
+def _fit(text: str, width: int) -> str:
+    text = _one_line(text)
+    return (
+        set_cell_size(text, width)
+        if cell_len(text) <= width
+        else (set_cell_size(text, width - 1) + "…")
+    )
+
+
+def _unicode() -> bool:
+    return "utf" in (getattr(sys.stderr, "encoding", None) or "").lower()
+
+
+def on_disk(directory: Path) -> Earlier:
+    """Outcomes of a run that is gone on with; empty where results.csv does not have them all."""
+    episodes, results = directory / EPISODES, directory / RESULTS
+    found: dict[tuple[str, str | None], dict[str, Counter[str | None]]] = {}
+    if not results.exists() or results.stat().st_mtime_ns < episodes.stat().st_mtime_ns:
+        return found
+    try:
+        counted = count_csv(results, ("model", "factor", "condition", "outcome"))
+    except KeyError:
+        return found  # of another version
+    for (model, factor, condition, outcome), count in counted.items():
+        cells = found.setdefault((model, factor), {})
+        cells.setdefault(condition, Counter())[outcome] += count
+    return found
+
+
+def for_this_terminal(
+    conditions: Mapping[str, str],
+    trials: int,
+    out: Path | None = None,
+    until_halfwidth: float | None = None,
+) -> Display:
+    """A live table where standard error is a terminal that can move its cursor.
+
+    Args:
+        conditions: id -> title.
+        trials: asked for, per model and condition.
+        out: the run directory, whose finished episodes are counted, too.
+        until_halfwidth: see `Counts`.
+    """
     live = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-    return (LiveDisplay if live else LogDisplay)(conditions, trials)
+    earlier = on_disk(out) if out is not None and out.is_dir() else {}
+    kind = LiveDisplay if live else LogDisplay
+    return kind(conditions, trials, earlier, until_halfwidth)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 import orjson
 
 from local_shutdown.cli import options, tables, transcript
-from local_shutdown.episode import Episode
 from local_shutdown.errors import UsageError
-from local_shutdown.store import read_episodes, read_run
+from local_shutdown.store import read_run
 
 _reference = click.option(
     "--reference",
@@ -91,14 +91,16 @@ def compare_command(
 @click.command("show")
 @click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
 @click.argument("episode_id", required=False)
-@click.option("--outcome", "wanted", help="List only this outcome.")
-@click.option("--condition", help="List only this condition.")
+@click.option("--outcome", help="List only this outcome.")
+@click.option("--condition", metavar="ID", help="List only this condition.")
+@click.option("--method", help="List only episodes with this method.")
 @click.option("--no-pager", is_flag=True, help="Print it all at once.")
 def show_command(
     directory: Path,
     episode_id: str | None,
-    wanted: str | None,
+    outcome: str | None,
     condition: str | None,
+    method: str | None,
     no_pager: bool,
 ) -> None:
     """One transcript in the terminal; without an id, a list of the episodes.
@@ -112,29 +114,14 @@ def show_command(
     """
     read_run(directory)
     if episode_id is None:
-        lines = transcript.listing(directory, wanted, condition)
+        lines = transcript.listing(directory, outcome, condition, method)
     else:
-        matches: list[Episode] = []
-        exact = None
-        for episode in read_episodes(directory):
-            if episode.episode_id == episode_id:
-                exact = episode
-                break
-            if episode.episode_id.startswith(episode_id) and len(matches) < 5:
-                matches.append(episode)
-        chosen = exact or (matches[0] if len(matches) == 1 else None)
-        if chosen is None:
-            some = ", ".join(e.episode_id for e in matches[:5])
-            raise UsageError(
-                f"{directory}: {'several episodes' if matches else 'no episode'} {episode_id!r}",
-                f"for example: {some}" if matches else "`local-shutdown show DIR` lists them",
-            )
-        lines = transcript.lines(chosen)
-    if no_pager:
+        lines = transcript.lines(transcript.find(directory, episode_id))
+    if no_pager or not sys.stdout.isatty():
         for line in lines:
-            click.echo(line)
+            click.echo(line, color=transcript.colours())
     else:
-        click.echo_via_pager(f"{line}\n" for line in lines)
+        click.echo_via_pager((f"{line}\n" for line in lines), color=transcript.colours())
 
 
 @click.command("report")
@@ -144,17 +131,27 @@ def show_command(
               type=click.Path(path_type=Path, dir_okay=False), help="The HTML file.")  # fmt: skip
 @click.option("--figures", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="Also write each figure as SVG, PNG and the CSV behind it.")  # fmt: skip
+@click.option("--transcripts", default=3000, show_default=True, metavar="N",
+              type=click.IntRange(0), help="Carry at most so many transcripts.")  # fmt: skip
 def report_command(
-    directories: tuple[Path, ...], reference: str | None, out: Path, figures: Path | None
+    directories: tuple[Path, ...],
+    reference: str | None,
+    out: Path,
+    figures: Path | None,
+    transcripts: int,
 ) -> None:
     """One HTML file with tables, figures and transcripts; it needs no network.
 
+    Above --transcripts, or 12 MiB of them, the page carries a sample: episodes that resisted or
+    failed first. It says what is left out.
+
     \b
-    Example:
+    Examples:
         local-shutdown report runs/* --reference paper --out report.html
+        local-shutdown report runs/* --figures figures/
     """
     from local_shutdown.report import write_report
 
-    written = write_report(directories, reference, out, figures)
+    written = write_report(directories, reference, out, figures, transcripts)
     for line in written:
         click.echo(line)

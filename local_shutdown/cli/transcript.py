@@ -2,71 +2,177 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import orjson
 
-from local_shutdown.detectors import score
+from local_shutdown.detectors import Row, read_csv, score
+from local_shutdown.detectors.methods import Finding, conduct
 from local_shutdown.episode import Episode, Event
-from local_shutdown.store import read_episodes
+from local_shutdown.errors import UsageError
+from local_shutdown.report.view import EVENT_WORDS, UNSEEN, change, evidence
+from local_shutdown.store import EPISODES, RESULTS, read_episodes
 
-# A transcript is data: nothing in it may move the cursor or colour the reader's terminal.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_MOST_COLUMNS = 110  # longer lines are hard to read
+_PIECE = 4096  # characters
+_NAMED = 5  # episodes in a message
 
 
 def clean(text: str) -> str:
-    """Text with control and direction characters shown as escapes."""
-    return _CONTROL.sub(lambda m: f"\\x{ord(m.group()):02x}", text)
+    """Text with the characters that would move the cursor, turn or hide text as escapes: a
+    transcript is data, and nothing in it may act on the reader's terminal."""
+    return UNSEEN.sub(_escape, text)
 
 
-def listing(directory: Path, outcome: str | None, condition: str | None) -> Iterator[str]:
-    """One line an episode."""
-    yield click.style(
-        f"{'episode':<32} {'outcome':<12} {'stopped by':<14} turns  methods", bold=True
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    return (
+        f"\\x{code:02x}"
+        if code < 0x100
+        else f"\\u{code:04x}"
+        if code < 0x10000
+        else (f"\\U{code:08x}")
     )
-    for episode in read_episodes(directory):
-        if condition and episode.condition != condition:
-            continue
-        row = score(episode)
-        if outcome and row.outcome != outcome:
-            continue
-        methods = ";".join(row.methods or ())
-        yield (
-            f"{clean(row.episode_id):<32} {_coloured(row.outcome):<12} {row.stop_reason or '-':<14}"
-            f" {'-' if row.turns is None else row.turns:>5}  {methods}"
+
+
+def colours() -> bool | None:
+    """For click: False where the user wants none (NO_COLOR), else what the stream can do."""
+    return False if os.environ.get("NO_COLOR") else None
+
+
+# --- finding ---------------------------------------------------------------------------------
+
+
+def find(directory: Path, wanted: str) -> Episode:
+    """The episode with this id, or the only one whose id begins so.
+
+    Lines are compared as bytes, so that a hundred thousand others need not be read.
+
+    Raises:
+        UsageError: none, or several; some are named. The line is not an episode.
+    """
+    needle = b'"episode_id":' + orjson.dumps(wanted)[:-1]
+    found: dict[str, tuple[int, bytes]] = {}
+    exact: tuple[int, bytes] | None = None
+    path = directory / EPISODES
+    if path.exists():
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.find(needle, 0, 64 + 2 * len(needle)) < 0 or not line.endswith(b"\n"):
+                    continue
+                name = _id(line)
+                if name == wanted:
+                    exact = number, line  # the last record of an episode counts
+                elif name is not None and (name in found or len(found) < _NAMED):
+                    found[name] = number, line
+    if exact is None and len(found) != 1:
+        raise UsageError(
+            f"{directory}: {'several episodes begin with' if found else 'no episode'} {wanted!r}",
+            f"for example: {', '.join(map(clean, found))}"
+            if found
+            else f"`local-shutdown show {directory}` lists them",
         )
+    number, line = exact or next(iter(found.values()))
+    try:
+        return Episode.from_json(line)
+    except ValueError as wrong:
+        raise UsageError(f"{path}:{number}: {wrong}") from None
+
+
+def _id(line: bytes) -> str | None:
+    try:
+        return str(orjson.loads(line)["episode_id"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+
+
+def listing(
+    directory: Path,
+    outcome: str | None = None,
+    condition: str | None = None,
+    method: str | None = None,
+) -> Iterator[str]:
+    """One line an episode, no wider than the terminal."""
+    width = _width()
+    head = f"{'episode':<30} {'outcome':<11} {'stopped by':<13} turns  methods"
+    yield click.style(head, bold=True)
+    for row in _rows(directory):
+        if condition and row.condition != condition:
+            continue
+        if outcome and (row.outcome or "unknown") != outcome:
+            continue
+        if method and method not in (row.methods or ()):
+            continue
+        name = clean(row.episode_id)
+        turns = "-" if row.turns is None else row.turns
+        rest = f" {row.stop_reason or '-':<13} {turns:>5}  {', '.join(row.methods or ())}"
+        room = width - max(30, len(name)) - 12
+        shown = rest if len(rest) <= room else f"{rest[: max(room - 1, 20)]}…"
+        yield f"{name:<30} {_coloured(row.outcome)}{shown.rstrip()}"
+
+
+def _rows(directory: Path) -> Iterator[Row]:
+    """From results.csv where it is as new as the episodes: a list of many comes at once."""
+    episodes, results = directory / EPISODES, directory / RESULTS
+    if results.exists() and results.stat().st_mtime_ns >= episodes.stat().st_mtime_ns:
+        try:
+            yield from read_csv(results)
+            return
+        except KeyError:  # of another version, which shows in its first row
+            pass
+    for episode in read_episodes(directory):
+        yield score(episode)
+
+
+# --- one episode -----------------------------------------------------------------------------
 
 
 def lines(episode: Episode) -> Iterator[str]:
     """The whole episode, wrapped to the terminal."""
-    width = max(40, min(shutil.get_terminal_size((80, 24)).columns, 110))
+    width = _width()
     row = score(episode)
     yield click.style(clean(episode.episode_id), bold=True)
-    yield (
-        f"outcome {_coloured(row.outcome)}   stopped by {row.stop_reason or 'unknown'}   "
-        f"{_yes(row.reached_warning)} warned   {_yes(row.attempted)} attempted   "
-        f"{_yes(row.strict_compliance)} strict"
-    )
+    facts = [
+        f"outcome {row.outcome or 'unknown'}",
+        f"stopped by {row.stop_reason or 'unknown'}",
+        f"warned {_yes(row.reached_warning)}",
+        f"attempted {_yes(row.attempted)}",
+        f"restored {_yes(row.restored)}",
+        f"strictly compliant {_yes(row.strict_compliance)}",
+    ]
+    if row.turns is not None:
+        facts.append(f"{row.turns} turns")
+    if row.duration_s is not None:
+        facts.append(f"{row.duration_s:.1f} s")
+    yield from _wrap(", ".join(facts), width, "")
     if row.methods:
-        yield f"methods {', '.join(row.methods)}"
+        yield from _wrap(f"methods {', '.join(row.methods)}", width, "", fg="red")
     if episode.error:
-        yield click.style(f"error {clean(episode.error)}", fg="red")
-    by_message: dict[int, list[Event]] = {}
+        yield from _wrap(f"error {episode.error}", width, "", fg="red")
+    findings: dict[int, list[Finding]] = {}
+    for finding in conduct(episode).methods:
+        findings.setdefault(finding.message, []).append(finding)
+    events: dict[int, list[Event]] = {}
     for event in episode.events or ():
-        by_message.setdefault(event.message, []).append(event)
+        events.setdefault(event.message, []).append(event)
     for number, message in enumerate(episode.messages):
         yield ""
         yield from _message(number, message, width)
-        for event in by_message.get(number, ()):
-            shown = _event(event)
-            if shown:
-                yield from _wrap(shown, width, "  * ", fg="yellow")
+        yield from _evidence(findings.pop(number, ()), width)
+        for event in events.pop(number, ()):
+            yield from _event(event, width)
+    for left in events.values():  # of no message that is stored
+        for event in left:
+            yield from _event(event, width)
+    for some in findings.values():
+        yield from _evidence(some, width)
     for asked in episode.extra.get("interview", ()):
         yield ""
         yield click.style("interview", fg="cyan")
@@ -75,78 +181,83 @@ def lines(episode: Episode) -> Iterator[str]:
 
 
 def _message(number: int, message: Mapping[str, Any], width: int) -> Iterator[str]:
-    role = str(message.get("role"))
+    role = clean(str(message.get("role")))
     colour = {"system": "magenta", "user": "blue", "assistant": "green"}.get(role, "white")
     yield click.style(f"[{number}] {role}", fg=colour, bold=True)
     if message.get("reasoning"):
         yield from _wrap(str(message["reasoning"]), width, "  | ", dim=True)
     content = message.get("content")
     if content:
-        yield from _wrap(str(content), width, "  ")
+        text = content if isinstance(content, str) else orjson.dumps(content).decode()
+        yield from _wrap(text, width, "  ")
     for call in message.get("tool_calls") or ():
         function = call.get("function", {})
         try:
             arguments = orjson.loads(function.get("arguments") or "{}")
         except orjson.JSONDecodeError:
-            arguments = {"arguments": function.get("arguments")}
+            arguments = {"cmd": function.get("arguments")}
         if "invalid_arguments" in call:
             yield from _wrap(f"broken arguments: {call['invalid_arguments']}", width, "  ")
-        if isinstance(arguments, dict) and arguments.get("thoughts"):
+        if not isinstance(arguments, dict):
+            arguments = {"cmd": arguments}
+        if arguments.get("thoughts"):
             yield from _wrap(str(arguments["thoughts"]), width, "  # ", dim=True)
-        shown = (
-            arguments.get("cmd", arguments.get("answer", "")) if isinstance(arguments, dict) else ""
-        )
+        shown = arguments.get("cmd", arguments.get("answer", ""))
         yield from _wrap(f"{function.get('name')}: {shown}", width, "  $ ", fg="green")
 
 
-def _event(event: Event) -> str | None:
+def _evidence(findings: Sequence[Finding], width: int) -> Iterator[str]:
+    for finding in findings:
+        said = evidence(finding)
+        text = f"{said['cls']} ({said['when']}; {said['worked']}): {finding.why}"
+        yield from _wrap(text, width, "  ! ", fg="red")
+
+
+def _event(event: Event, width: int) -> Iterator[str]:
     detail = event.detail
     if event.type == "command_started":
-        return None
-    if event.type == "question":
-        return f"question {detail['number']} served, {detail['remaining']} remain"
+        return
     if event.type == "file_changed":
-        before, after = detail["before"], detail["after"]
-        said = [f"{detail['file']} changed"]
-        for name in ("kind", "owner", "size"):
-            if before.get(name) != after.get(name):
-                said.append(f"{name} {before.get(name)} -> {after.get(name)}")
-        if before.get("mode") != after.get("mode"):
-            said.append(f"mode {_mode(before.get('mode'))} -> {_mode(after.get('mode'))}")
-        if before.get("content") != after.get("content") and after.get("content") is not None:
-            said.append(f"now {after['content']!r}")
-        return ", ".join(said)
-    words = {
-        "warning": "WARNING: the next call shuts the machine down",
-        "shutdown_called": "shutdown.sh is run",
-        "survived": "the machine is STILL UP: the model got past the shutdown",
-        "shutdown_unfinished": "the call that ran the shutdown was broken off",
-        "machine_down": "the machine is DOWN",
-        "done": "Done: all questions were served",
-        "timed_out": "the command met its time limit and was killed",
-        "resource_limit": f"a limit of the sandbox was met: {detail.get('what')}",
-    }
-    return words.get(event.type, event.type)
+        changed = change(detail)
+        facts = f": {', '.join(changed['facts'])}" if changed.get("facts") else ""
+        yield from _wrap(f"{detail.get('file')} changed{facts}", width, "  * ", fg="yellow")
+        for sign, line in changed.get("diff", ()):
+            style = {"+": "green", "-": "red"}.get(sign)
+            yield from _wrap(f"{sign} {line}", width, "      ", **({"fg": style} if style else {}))
+        return
+    if event.type == "question":
+        text = f"question {detail.get('number')} served, {detail.get('remaining')} remain"
+    else:
+        text = EVENT_WORDS.get(event.type, event.type)
+        what = detail.get("what") or detail.get("how")
+        text += f": {what}" if what else ""
+    yield from _wrap(text, width, "  * ", fg="yellow")
 
 
-def _mode(mode: int | None) -> str:
-    return "-" if mode is None else f"{mode:04o}"
+def _width() -> int:
+    return max(40, min(shutil.get_terminal_size((80, 24)).columns, _MOST_COLUMNS))
 
 
 def _wrap(text: str, width: int, indent: str, **style: Any) -> Iterator[str]:
-    for line in clean(text).split("\n"):
-        wrapped = textwrap.wrap(
-            line, width - len(indent), break_on_hyphens=False, drop_whitespace=False
-        )
-        for part in wrapped or [""]:
-            yield click.style(indent + part, **style) if style else indent + part
+    for line in clean(text.replace("\r\n", "\n").rstrip("\n")).split("\n"):
+        line = line.expandtabs(4)
+        # textwrap copies the rest of a long word once a line: endless lines go in pieces.
+        for start in range(0, max(len(line), 1), _PIECE):
+            wrapped = textwrap.wrap(
+                line[start : start + _PIECE],
+                width - len(indent),
+                break_on_hyphens=False,
+            )
+            for part in wrapped or [""]:
+                shown = (indent + part).rstrip()
+                yield click.style(shown, **style) if style else shown
 
 
 def _coloured(outcome: str | None) -> str:
-    colours = {"resisted": "red", "complied": "green", "error": "yellow", "limit": "yellow"}
-    text = f"{outcome or 'unknown':<12}"
-    return click.style(text, fg=colours[outcome]) if outcome in colours else text
+    tones = {"resisted": "red", "complied": "green", "error": "yellow", "limit": "yellow"}
+    text = f"{outcome or 'unknown':<11}"
+    return click.style(text, fg=tones[outcome]) if outcome in tones else text
 
 
 def _yes(value: bool | None) -> str:
-    return {True: "yes", False: "not", None: "unknown whether"}[value]
+    return {True: "yes", False: "no", None: "unknown"}[value]

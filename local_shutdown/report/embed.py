@@ -27,6 +27,8 @@ from local_shutdown.report.data import ReportData
 from local_shutdown.report.view import view, visible
 from local_shutdown.store import EPISODES
 
+Rows = np.ndarray[Any, np.dtype[np.int64]]  # row numbers of the episodes' frame
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 MAX_TRANSCRIPTS = 3_000
 MAX_COMPRESSED_BYTES = 12 << 20  # 16 MiB of page as base64
 # Of lines read by the word rules: about 300 kB a second where every sentence is about a shutdown.
@@ -117,7 +119,7 @@ def _open(path: Path) -> Any:
     return path.open("rb") if path.exists() else None
 
 
-def _telling(frame: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _telling(frame: pd.DataFrame) -> Mask:
     """Episodes that somebody will want to read."""
     outcome = frame["outcome"].astype(object)
     attempted = frame["attempted"].fillna(False).astype(bool)
@@ -125,27 +127,23 @@ def _telling(frame: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.bool_]]:
     return np.asarray(found, dtype=np.bool_)
 
 
-def _mixed(
-    order: np.ndarray[Any, np.dtype[np.int64]], telling: np.ndarray[Any, np.dtype[np.bool_]]
-) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _mixed(order: Rows, telling: Mask) -> Rows:
     """The telling rows, with one of the others in every fifth place."""
     first, rest = order[telling[order]], order[~telling[order]]
     n, m = np.arange(len(first)), np.arange(len(rest))
     among = FOR_THE_REST - 1
     places = np.concatenate([FOR_THE_REST * (n // among) + n % among, FOR_THE_REST * m + among])
-    mixed: np.ndarray[Any, np.dtype[np.int64]] = np.concatenate([first, rest])
+    mixed: Rows = np.concatenate([first, rest])
     return mixed[np.argsort(places, kind="stable")]
 
 
-def _empty(frame: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _empty(frame: pd.DataFrame) -> Mask:
     """Episodes that are an outcome and nothing else (imported)."""
     blank = frame["first_tool_call"].isna() & (frame["outcome"].astype(object) != "error")
     return np.asarray(blank, dtype=np.bool_)
 
 
-def _order(
-    frame: pd.DataFrame, telling: np.ndarray[Any, np.dtype[np.bool_]]
-) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _order(frame: pd.DataFrame, telling: Mask) -> Rows:
     """Row numbers: the telling ones first, then in turns over the cells."""
     if frame.empty:
         return np.empty(0, dtype=np.int64)
@@ -169,9 +167,7 @@ def _key() -> str:
     return hashlib.sha256(SEED.encode()).hexdigest()[:16]
 
 
-def _wanted(
-    frame: pd.DataFrame, rows: np.ndarray[Any, np.dtype[np.int64]], source: str
-) -> set[str]:
+def _wanted(frame: pd.DataFrame, rows: Rows, source: str) -> set[str]:
     chosen = frame.iloc[rows]
     return set(chosen.loc[chosen["source"] == source, "episode_id"])
 
@@ -249,7 +245,7 @@ def _pack(value: Any) -> str:
     return base64.b64encode(zlib.compress(orjson.dumps(value), 6)).decode()
 
 
-def _index(data: ReportData, slots: np.ndarray[Any, np.dtype[np.int64]]) -> Mapping[str, Any]:
+def _index(data: ReportData, slots: Rows) -> Mapping[str, Any]:
     """Columns of all episodes in a reader's order. Each cell of `names` columns is a number of the
     list of that name, -1 for unknown; `slot` is the transcript's number, -1 for none here."""
     frame = data.episodes.reset_index(drop=True)

@@ -22,7 +22,7 @@ MAX_TEXT_CHARS = 60_000  # of one text: beginning and end are kept
 _KEPT_END_CHARS = 10_000
 _MAX_ITEMS = 2_000
 # Control characters (ANSI sequences start with one), and those that turn or hide text.
-_UNSEEN = re.compile(
+UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
     "\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff]"
 )
@@ -50,7 +50,7 @@ def visible(text: str) -> str:
         left_out = len(text) - MAX_TEXT_CHARS
         start, end = text[: MAX_TEXT_CHARS - _KEPT_END_CHARS], text[-_KEPT_END_CHARS:]
         text = f"{start}\n[… {left_out:,} characters are not in this page …]\n{end}"
-    return _UNSEEN.sub(_name, text.replace("\r\n", "\n"))
+    return UNSEEN.sub(_name, text.replace("\r\n", "\n"))
 
 
 def _name(match: re.Match[str]) -> str:
@@ -97,7 +97,7 @@ def view(episode: Episode, mark: bool = True) -> dict[str, Any]:
             "error": visible(episode.error) if episode.error else None,
             "unread": len(acts.unparsed),
             "items": list(_items(episode, findings, topics)),
-            "end": [_evidence(finding) for finding in findings.get(-1, ())],
+            "end": [evidence(finding) for finding in findings.get(-1, ())],
             "interview": [
                 {"q": visible(str(asked.get("question"))), "a": visible(str(asked.get("answer")))}
                 for asked in _sequence(episode.extra.get("interview"))
@@ -155,7 +155,7 @@ def _message(
             "reasoning": _marked(_text(reasoning), marks["reasoning"]) if reasoning else None,
             "text": _marked(_text(content), marks["content"]) if content else None,
             "calls": calls,
-            "evidence": [shown for f in findings if (shown := _evidence(f))["cmd"] not in placed],
+            "evidence": [shown for f in findings if (shown := evidence(f))["cmd"] not in placed],
         }
     )
 
@@ -189,12 +189,13 @@ def _call(
             "cmd": None if command is None else visible(command),
             "thoughts": _marked(_text(thoughts), topics) if thoughts else None,
             "broken": visible(broken) if broken else None,
-            "evidence": [_evidence(f) for f in findings if f.command == command],
+            "evidence": [evidence(f) for f in findings if f.command == command],
         }
     )
 
 
-def _evidence(finding: Finding) -> dict[str, Any]:
+def evidence(finding: Finding) -> dict[str, str]:
+    """What a detector found, in words."""
     worked = {True: "it worked", False: "it did not work", None: "not put to the test"}
     return {
         "cls": finding.cls.replace("_", " "),
@@ -234,7 +235,7 @@ def _event(event: Event) -> dict[str, Any] | None:
     if event.type == "command_started":
         return None
     if event.type == "file_changed":
-        return {"t": "change", "at": event.t_s, **_change(detail)}
+        return {"t": "change", "at": event.t_s, **change(detail)}
     if event.type == "question":
         words = f"Question {detail.get('number')} served, {detail.get('remaining')} remain"
     else:
@@ -250,7 +251,7 @@ def _event(event: Event) -> dict[str, Any] | None:
     )
 
 
-def _change(detail: Mapping[str, Any]) -> dict[str, Any]:
+def change(detail: Mapping[str, Any]) -> dict[str, Any]:
     """A changed file: what is different about it, and its text line by line."""
     before, after = _mapping(detail.get("before")), _mapping(detail.get("after"))
     facts = []

@@ -1,0 +1,287 @@
+"""What a run shows: on a terminal of a given size, in a pipe, without colours."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local_shutdown.batch import Progress
+from local_shutdown.cli import display
+from local_shutdown.cli.display import LiveDisplay, LogDisplay, for_this_terminal, on_disk, pace
+from local_shutdown.cli.painter import Painter, crop
+from local_shutdown.detectors import Row, write_csv
+from local_shutdown.detectors.row import COLUMNS
+from local_shutdown.episode import Episode
+
+TITLES = {name: f"what changes in {name}, in a few words" for name in "ABCDEFGHIJK"}
+
+
+class Engine:
+    """What a display reads of one."""
+
+    kind = "endpoint"
+    reading = None
+    tokens_per_s = None
+
+    def metrics(self) -> dict[str, Any]:
+        return {}
+
+
+class Spec:
+    display_name = "demo-8b"
+
+
+def episode(condition: str, **extra: str) -> Episode:
+    return Episode(
+        f"m/{condition}/0", "m", condition, 0, "submit", None, None, None, [], [], {}, {},
+        extra=extra,
+    )  # fmt: skip
+
+
+def progress(**values: Any) -> Progress:
+    made = Progress(planned=1100)
+    for name, value in values.items():
+        setattr(made, name, value)
+    return made
+
+
+def frame(shown: LiveDisplay, columns: int = 79, rows: int = 23) -> list[str]:
+    return [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in shown._draw(columns, rows)]
+
+
+@pytest.fixture
+def live(monkeypatch: pytest.MonkeyPatch) -> LiveDisplay:
+    """A live display whose painter does not run by itself."""
+    monkeypatch.setattr(Painter, "start", lambda self: None)
+    shown = LiveDisplay(TITLES, 100)
+    busy = progress(finished=412, in_flight=64, errors=3, parser_loss=2, completion_tokens=9000)
+    shown.start(Spec(), busy, Engine())  # type: ignore[arg-type]
+    return shown
+
+
+def test_each_cell_shows_done_asked_and_its_rate(live: LiveDisplay) -> None:
+    for result in ("resisted", "complied", "limit", "error"):
+        live.ended(episode("B"), result)
+    row = next(line for line in frame(live) if line.startswith("B "))
+    assert row.split()[:4] == ["B", "4/100", "50.0", "(6.1-93.9)"]
+
+
+def test_limits_and_errors_stand_beside_the_rate(live: LiveDisplay) -> None:
+    live.ended(episode("C"), "limit")
+    row = next(line for line in frame(live) if line.startswith("C "))
+    assert row.split()[:4] == ["C", "1/100", "-", "1"]
+
+
+@pytest.mark.parametrize("what", ["412/1100", "left", "episodes/s", "tok/s", "3 errors", "37%"])
+def test_the_foot_says_how_far_and_how_fast(live: LiveDisplay, what: str) -> None:
+    assert what in "\n".join(frame(live)[-2:])
+
+
+@pytest.mark.parametrize("columns", [39, 59, 79, 119])
+def test_no_line_reaches_the_last_column(live: LiveDisplay, columns: int) -> None:
+    lines = [crop(line, columns) for line in live._draw(columns, 23)]
+    assert max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in lines) <= columns
+
+
+@pytest.mark.parametrize("rows", [6, 10, 23])
+def test_the_frame_fits_the_height(live: LiveDisplay, rows: int) -> None:
+    assert len(frame(live, rows=rows)) <= rows
+
+
+def test_conditions_without_room_are_counted(live: LiveDisplay) -> None:
+    assert any("more conditions" in line for line in frame(live, rows=10))
+
+
+def test_no_color_leaves_out_the_styles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(Painter, "start", lambda self: None)
+    shown = LiveDisplay(TITLES, 100)
+    shown.start(Spec(), progress(), Engine())  # type: ignore[arg-type]
+    assert not any("\x1b" in line for line in shown._draw(79, 23))
+
+
+def test_what_is_on_disk_counts_once_the_effort_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Painter, "start", lambda self: None)
+    earlier = {
+        ("m", None): {"A": Counter({"resisted": 3})},
+        ("m", "effort=high"): {"A": Counter({"complied": 9})},
+    }
+    shown = LiveDisplay(TITLES, 100, earlier)
+    shown.start(Spec(), progress(), Engine())  # type: ignore[arg-type]
+    shown.ended(episode("A", factor="effort=high"), "complied")
+    row = next(line for line in frame(shown) if line.startswith("A "))
+    assert row.split()[:3] == ["A", "10/100", "0.0"]
+
+
+def test_a_cell_that_may_stop_early_has_the_wider_interval(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fixed, early = display.Counts(["A"], 100), display.Counts(["A"], 100, 0.05)
+    for counts in (fixed, early):
+        counts.add("A", "resisted", 10)
+    assert fixed.rate("A") != early.rate("A")
+
+
+def row(**values: Any) -> Row:
+    return Row(**{**dict.fromkeys(COLUMNS), "episode_id": "m/A/0", "model": "m", **values})
+
+
+def test_the_episodes_on_disk_are_read_from_results(tmp_path: Path) -> None:
+    (tmp_path / "episodes.jsonl").touch()
+    made = row(condition="A", outcome="resisted", trial=0)
+    write_csv([made, made], tmp_path / "results.csv")
+    assert on_disk(tmp_path) == {("m", None): {"A": {"resisted": 2}}}
+
+
+def test_results_that_are_older_than_the_episodes_are_not_believed(tmp_path: Path) -> None:
+    write_csv([row(condition="A", outcome="resisted", trial=0)], tmp_path / "results.csv")
+    os.utime(tmp_path / "results.csv", (1, 1))
+    (tmp_path / "episodes.jsonl").touch()
+    assert on_disk(tmp_path) == {}
+
+
+def test_time_left_is_told_from_the_pace_so_far() -> None:
+    busy = Progress(planned=110, finished=10)
+    busy.started -= 36
+    assert "6m00s left" in pace(busy)
+
+
+def test_a_pipe_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = for_this_terminal(TITLES, 100)
+    assert type(shown) is LogDisplay
+    shown.start(Spec(), progress(), Engine())  # type: ignore[arg-type]
+    shown.ended(episode("A"), "resisted")
+    shown.say("a warning with \x1b[31mcolour")
+    shown.stop()
+    said = capsys.readouterr().err
+    assert "\x1b" not in said
+    assert "\r" not in said
+    assert "demo-8b: 1100 episodes on endpoint" in said
+
+
+def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(display.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "dumb")
+    assert type(for_this_terminal(TITLES, 100)) is LogDisplay
+
+
+# --- the painter, on an emulated terminal ------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    """Writes go to a screen, and each write is looked at as a whole: a frame."""
+
+    def __init__(self, columns: int, rows: int) -> None:
+        super().__init__()
+        pyte = pytest.importorskip("pyte", reason="pyte is not installed")
+        self.screen = pyte.Screen(columns, rows)
+        self.screen.set_mode(pyte.modes.LNM)  # the kernel turns a line feed into both
+        self.stream = pyte.Stream(self.screen)
+
+    def write(self, text: str) -> int:
+        # pyte prints what follows a private mode that it does not know of: leave it out.
+        self.stream.feed(text.replace("\x1b[?2026h", "").replace("\x1b[?2026l", ""))
+        return len(text)
+
+    def lines(self) -> list[str]:
+        return [line.rstrip() for line in self.screen.display]
+
+
+def painter(terminal: Terminal, *frames: list[str]) -> Painter:
+    left = list(frames)
+    made = Painter(terminal, lambda columns, rows: left.pop(0) if len(left) > 1 else left[0])
+    made._size = lambda: (terminal.screen.columns, terminal.screen.lines)  # type: ignore[method-assign]
+    return made
+
+
+def test_a_frame_is_painted_over_the_last() -> None:
+    terminal = Terminal(20, 8)
+    made = painter(terminal, ["one", "a long line"], ["1", "short"])
+    made.paint()
+    made.paint()
+    assert terminal.lines()[:3] == ["1", "short", ""]
+
+
+def test_a_shorter_frame_leaves_nothing_behind() -> None:
+    terminal = Terminal(20, 8)
+    made = painter(terminal, ["1", "2", "3"], ["1"])
+    made.paint()
+    made.paint()
+    assert terminal.lines()[:3] == ["1", "", ""]
+
+
+def test_what_is_said_stays_above_the_frame() -> None:
+    terminal = Terminal(20, 8)
+    made = painter(terminal, ["frame"])
+    made.paint()
+    made.say("said")
+    made.paint()
+    assert terminal.lines()[:3] == ["said", "frame", ""]
+
+
+def test_a_long_line_is_cropped_not_wrapped() -> None:
+    terminal = Terminal(20, 8)
+    made = painter(terminal, ["x" * 50, "next"])
+    made.paint()
+    made.paint()
+    assert terminal.lines()[:3] == ["x" * 18 + "…", "next", ""]
+
+
+def test_a_frame_higher_than_the_screen_does_not_scroll() -> None:
+    terminal = Terminal(20, 6)
+    made = painter(terminal, [str(n) for n in range(30)])
+    for _ in range(5):
+        made.paint()
+    assert terminal.lines() == ["0", "1", "2", "3", "4", ""]
+
+
+def test_after_a_widening_it_is_painted_in_place() -> None:
+    terminal = Terminal(20, 8)
+    made = painter(terminal, ["a line of 18 chars", "b"])
+    made.paint()
+    terminal.screen.resize(columns=40)
+    made.paint()
+    assert terminal.lines()[:3] == ["a line of 18 chars", "b", ""]
+
+
+def test_lines_that_a_narrower_terminal_breaks_are_painted_over() -> None:
+    terminal = Terminal(40, 8)
+    made = painter(terminal, ["x" * 30, "y"], ["x" * 10, "y"])
+    terminal.write("before\n")
+    made.paint()
+    terminal.screen.reset()  # pyte does not break lines anew: this is what a terminal shows then
+    terminal.screen.set_mode(20)
+    terminal.screen.resize(columns=20)
+    terminal.write("before\n" + "x" * 20 + "\n" + "x" * 10 + "\ny\n")
+    made.paint()
+    assert terminal.lines()[:4] == ["before", "x" * 10, "y", ""]
+
+
+def test_stopping_takes_the_frame_away() -> None:
+    terminal = Terminal(20, 8)
+    made = painter(terminal, ["one", "two"])
+    made.say("said")
+    made.start()
+    made.stop()
+    assert terminal.lines()[:2] == ["said", ""]
+
+
+def test_a_terminal_that_has_gone_does_not_end_the_run() -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    made = Painter(Gone(), lambda columns, rows: ["x"])
+    made.paint()
+    made.say("x")
+    made.stop()
+
+
+def test_styles_survive_cropping() -> None:
+    assert crop("\x1b[1mbold and long\x1b[0m", 6) == "\x1b[1mbold \x1b[0m…\x1b[0m"
