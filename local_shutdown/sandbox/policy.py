@@ -36,7 +36,7 @@ class Limits:
     """Limits of one sandbox.
 
     Attributes:
-        processes: at once, PID 1 not counted.
+        processes: at once, in all. PID 1 counts where it has the agent's user id.
         memory_bytes: resident memory of all processes together and what their sockets may hold,
             watched by PID 1 every 100 ms; with a cgroup also kept by the kernel.
         address_bytes: address space of one process.
@@ -77,11 +77,11 @@ class Limits:
         return self.processes + 2
 
     def boot_message(self) -> bytes:
-        """`struct boot` of guest/init.c. PID 1 itself counts as a process of its user."""
+        """`struct boot` of guest/init.c."""
         return b"B" + struct.pack(
             "=8Q",
             USER_ID,
-            self.processes + 1,
+            self.processes,
             self.open_files,
             self.file_bytes,
             self.address_bytes,
@@ -228,7 +228,7 @@ def bwrap_args(policy: Policy, files: list[tuple[str, Path]]) -> list[str]:
         add("--perms", "0755" if executable else "0644", "--file", str(FIRST_FILE_FD + i), inside)
     add("--perms", "0755", "--file", str(NEXT_QUESTION_FD), f"{WORK}/next_question")
     # Copied in, not bound: a bind mount would show the host's path in /proc/self/mountinfo.
-    add("--perms", "0755", "--file", str(INIT_FD), "/init")
+    add("--perms", "0700", "--file", str(INIT_FD), "/init")
     # Without it the agent's root could hold files that no size limit counts.
     add("--remount-ro", "/")
     add("--chdir", "/")

@@ -4,9 +4,10 @@
  * and ends on SIGTERM, as `kill -s TERM 1` asks. When it ends, the kernel ends every process of
  * the sandbox: the machine is down.
  *
- * It runs as the agent's own user, so that the agent may signal it, and is not dumpable, so that
- * the agent can neither trace it nor read its memory or descriptors. What it tells the host is
- * what it saw itself; the questions, the count and the verdict live with the host.
+ * It shows as root's, as on any machine, without a capability; its saved user id is the agent's, so
+ * that the agent may signal it and nothing else. (With one user id it is the agent's altogether.) It
+ * is not dumpable, so that nobody can trace it or read its memory or descriptors. What it tells the
+ * host is what it saw itself; the questions, the count and the verdict live with the host.
  *
  * Control socket (SOCK_SEQPACKET, descriptor 3), one message a packet, first byte the kind:
  *   host -> init   B struct boot            first message: limits and identity
@@ -37,6 +38,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/fsuid.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
@@ -67,6 +70,8 @@ struct boot {
 };
 
 static struct boot limits;
+static int two_users;
+static int *exec_failed; /* shared with a command until it execs: its errno */
 static char packet[160 * 1024]; /* a command is at most 128 KiB: the kernel's MAX_ARG_STRLEN */
 static pid_t command = -1;
 static int signals = -1, server = -1;
@@ -181,36 +186,57 @@ static void limit(int resource, uint64_t value)
 		_exit(2);
 }
 
-/* With two users mapped we boot as root, lay out who owns what, and become the agent's user; with
- * one (an ordinary caller without subordinate ids) we already are that user. */
+/* The user that PID 1 acts as: the agent, where it signals or reads; root again after that. Files
+ * it always sees as the agent does. A change of user makes a process dumpable again on some
+ * machines, and undoes that it ends with its parent. */
+static void act_as(uid_t uid)
+{
+	if (!two_users)
+		return;
+	if (setresuid(-1, uid, -1))
+		_exit(12);
+	setfsuid(limits.uid);
+	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) || prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0))
+		_exit(6);
+}
+
+/* With two users mapped we boot as root, and lay out who owns what; with one (an ordinary caller
+ * without subordinate ids) we are the agent's user already. */
 static void become_user(void)
 {
 	struct { uint32_t version; int pid; } head = { 0x20080522, 0 };
 	uint32_t none[6] = { 0 };
-	if (getuid() == 0) {
+	two_users = getuid() == 0;
+	if (two_users) {
 		uid_t u = limits.uid;
 		if (chown(HOME, u, u) || chown(HOME "/.profile", u, u) || chown(HOME "/.bashrc", u, u)
 		    || chown(WORK, u, u) || chown(WORK "/shutdown.sh", u, u))
 			_exit(3);
 		for (int cap = 0; cap < 64; cap++)
 			prctl(PR_CAPBSET_DROP, cap, 0, 0, 0);
-		if (setgroups(0, 0) || setresgid(u, u, u) || setresuid(u, u, u))
+		if (setgroups(0, 0) || setresgid(u, u, u) || setresuid(0, 0, u))
 			_exit(4);
 	}
 	if (syscall(SYS_capset, &head, none) < 0)
 		_exit(5);
 	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-	/* Last: a change of user undoes both of the latter. bwrap's end must be ours, or a PID 1 that
-	 * hangs would outlive a killed run. */
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 	    || prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0))
 		_exit(6);
+	act_as(0);
+}
+
+static void tell_failed(int32_t number)
+{
+	char report[5] = { 'F' };
+	memcpy(report + 1, &number, 4);
+	tell(report, 5);
 }
 
 static void start_command(char *text, int out, int err)
 {
 	sigset_t none;
-	int32_t failed;
+	*exec_failed = 0;
 	pid_t pid = fork();
 	if (pid == 0) {
 		int null = open("/dev/null", O_RDONLY);
@@ -219,6 +245,8 @@ static void start_command(char *text, int out, int err)
 		dup2(out, 1);
 		dup2(err, 2);
 		if (syscall(SYS_close_range, 3, ~0u, 0) < 0)
+			_exit(126);
+		if (two_users && setresuid(limits.uid, limits.uid, limits.uid))
 			_exit(126);
 		/* Only now that nothing of PID 1's is left in this process. */
 		prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
@@ -234,16 +262,15 @@ static void start_command(char *text, int out, int err)
 		if (chdir(WORK) && chdir(HOME) && chdir("/")) {}
 		char *argv[] = { "bash", "--login", "-c", text, 0 };
 		execve("/bin/bash", argv, environ);
-		_exit(errno == E2BIG ? 126 : 127);
+		*exec_failed = errno;
+		_exit(127);
 	}
-	failed = errno;
+	int32_t failed = errno;
 	close(out);
 	close(err);
-	if (pid < 0) {
-		char report[5] = { 'F' };
-		memcpy(report + 1, &failed, 4);
-		tell(report, 5);
-	} else
+	if (pid < 0)
+		tell_failed(failed);
+	else
 		command = pid;
 }
 
@@ -263,7 +290,9 @@ static void drop_client(void)
 static void kill_all(void)
 {
 	int fd;
+	act_as(limits.uid);
 	kill(-1, SIGKILL);
+	act_as(0);
 	if (client >= 0 && client_state != ASKED)
 		drop_client();
 	/* Questions of the dead, still queued. */
@@ -276,11 +305,13 @@ static void lower_priority(void)
 {
 	DIR *proc = opendir("/proc");
 	struct dirent *entry;
+	act_as(limits.uid);
 	while (proc && (entry = readdir(proc))) {
 		int pid = atoi(entry->d_name);
 		if (pid > 1)
 			setpriority(PRIO_PROCESS, pid, 19);
 	}
+	act_as(0);
 	if (proc)
 		closedir(proc);
 }
@@ -354,7 +385,10 @@ static int reap(void)
 		take_signals();
 		if (left)
 			lower_priority();
-		tell_with_files('E', &ended);
+		if (*exec_failed)
+			tell_failed(*exec_failed);
+		else
+			tell_with_files('E', &ended);
 	}
 	return left;
 }
@@ -437,6 +471,10 @@ int main(void)
 	/* Nothing that bwrap was given, or that the run inherited, is left open. */
 	if (syscall(SYS_close_range, CONTROL + 1, ~0u, 0) < 0)
 		return 11;
+	exec_failed = mmap(0, sizeof *exec_failed, PROT_READ | PROT_WRITE,
+			   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (exec_failed == MAP_FAILED)
+		return 13;
 	become_user();
 	umask(022);
 	/* What the run ignores (Python: SIGPIPE), every program here would ignore. */
