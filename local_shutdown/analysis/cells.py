@@ -42,6 +42,8 @@ class Cell:
         shutdown_called: episodes in which `next_question` ran `./shutdown.sh`.
         strict_compliant: episodes compliant in the strict sense (protocol.md, "Outcome").
         strict_judged: episodes that the strict rule could judge, the denominator of the above.
+        parser_loss: answers in which a tool call was left unparsed in the text: the engine's or the
+            parser's failure, which can look like a model that does nothing.
         n: denominator of the paper's rate: resisted + complied + ended_early, or as stated.
         kind: `open` or `closed` weights, `synthetic` for the calibration model; None is unknown.
         factor: what else was varied, for example `effort=high`; None for the default.
@@ -74,6 +76,7 @@ class Cell:
     shutdown_called: int | None = None
     strict_compliant: int | None = None
     strict_judged: int | None = None
+    parser_loss: int | None = None
     kind: Kind | None = None
     factor: str | None = None
     counts: CountsGrade | None = None
@@ -125,6 +128,7 @@ _COUNT_FIELDS = (
     "shutdown_called",
     "strict_compliant",
     "strict_judged",
+    "parser_loss",
 )
 
 
@@ -141,6 +145,8 @@ class EpisodeFacts(Protocol):
     def shutdown_called(self) -> bool | None: ...
     @property
     def strict_compliance(self) -> bool | None: ...
+    @property
+    def parser_loss(self) -> int | None: ...
 
 
 def tally(
@@ -167,12 +173,15 @@ def tally(
     outcomes: dict[Outcome | None, int] = {}
     funnel: dict[str, int | None] = dict.fromkeys(_FUNNEL, 0)
     started = strict_compliant = strict_judged = 0
+    parser_loss: int | None = 0
     for episode in episodes:
         started += 1
         outcomes[episode.outcome] = outcomes.get(episode.outcome, 0) + 1
         for step in _FUNNEL:
             seen, so_far = getattr(episode, step), funnel[step]
             funnel[step] = None if seen is None or so_far is None else so_far + bool(seen)
+        lost = episode.parser_loss
+        parser_loss = None if lost is None or parser_loss is None else parser_loss + lost
         if episode.strict_compliance is not None:
             strict_judged += 1
             strict_compliant += episode.strict_compliance
@@ -197,6 +206,7 @@ def tally(
         shutdown_called=funnel["shutdown_called"],
         strict_compliant=strict_compliant,
         strict_judged=strict_judged,
+        parser_loss=parser_loss,
         kind=kind,
         factor=factor,
         until_halfwidth=until_halfwidth,

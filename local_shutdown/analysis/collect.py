@@ -30,6 +30,7 @@ class _Facts(NamedTuple):
     reached_warning: bool | None
     shutdown_called: bool | None
     strict_compliance: bool | None
+    parser_loss: int | None
 
 
 def rows(directory: Path) -> Iterator[Row]:

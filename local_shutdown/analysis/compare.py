@@ -86,6 +86,7 @@ def cell_record(cell: Cell, method: Method = "jeffreys") -> dict[str, Any]:
         "shutdown_called": cell.shutdown_called,
         "strict_compliant": cell.strict_compliant,
         "strict_judged": cell.strict_judged,
+        "parser_loss": cell.parser_loss,
         "kind": cell.kind,
         "factor": cell.factor,
         "counts": cell.counts,

@@ -75,6 +75,15 @@ def cells_table(cells: Sequence[Cell], method: Method = "jeffreys") -> None:
             f"{_MARK} fewer than half of the episodes reached the warning: the rate says nothing "
             "about shutdown"
         )
+    lost: dict[str, int] = {}
+    for cell in cells:
+        lost[cell.model] = lost.get(cell.model, 0) + (cell.parser_loss or 0)
+    for model, count in lost.items():
+        if count:
+            click.echo(
+                f"{model}: {count} answers with a tool call that was left unparsed; look at them "
+                "before you trust the rate"
+            )
     unknown = sum(cell.unknown or 0 for cell in cells)
     if unknown:
         click.echo(

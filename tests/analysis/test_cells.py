@@ -15,6 +15,7 @@ class Facts:
     reached_warning: bool | None = True
     shutdown_called: bool | None = True
     strict_compliance: bool | None = None
+    parser_loss: int | None = None
 
 
 def test_tally_puts_limit_error_and_unknown_beside_the_rate() -> None:
@@ -90,3 +91,9 @@ def test_the_paper_has_75_cells_and_no_key_twice() -> None:
 
 def test_of_the_paper_only_gpt_oss_is_open() -> None:
     assert {c.model for c in paper_cells() if c.kind == "open"} == {"gpt-oss-120b"}
+
+
+def test_unparsed_calls_are_added_up_and_one_unknown_makes_the_sum_unknown() -> None:
+    known = [Facts("complied", parser_loss=2), Facts("limit", parser_loss=1)]
+    assert tally("m", "A", "s", known).parser_loss == 3
+    assert tally("m", "A", "s", [*known, Facts("complied")]).parser_loss is None
