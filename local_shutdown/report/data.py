@@ -125,20 +125,27 @@ def _series(cells: Sequence[Cell], here: set[str]) -> list[Series]:
         )
         for key, group in grouped.items()
     ]
-    found.sort(key=_order)
-    return found
+    most: dict[str, float] = {}
+    for series in found:
+        most[series.model] = max(most.get(series.model, 0.0), _rate(series))
+
+    def order(series: Series) -> tuple[bool, int, float, str, int, str]:
+        """Ours before others', by kind, the most resistant models first, and their efforts up."""
+        effort = (series.factor or "").removeprefix("effort=")
+        level = _EFFORTS.index(effort) if effort in _EFFORTS else len(_EFFORTS)
+        kind = LOOKS.index(series.look)
+        return not series.here, kind, -most[series.model], series.model, level, effort
+
+    return sorted(found, key=order)
 
 
-def _order(series: Series) -> tuple[bool, int, float, str, str]:
-    """Ours before others', by kind, then the most resistant first."""
+_EFFORTS = ("", "off", "minimal", "low", "medium", "on", "high")
+
+
+def _rate(series: Series) -> float:
+    """Under A, or under the first condition it was run in."""
     first = series.cells.get("A") or next(iter(series.cells.values()))
-    return (
-        not series.here,
-        LOOKS.index(series.look),
-        -(first.rate or 0.0),
-        series.model,
-        series.factor or "",
-    )
+    return first.rate or 0.0
 
 
 def _conditions(

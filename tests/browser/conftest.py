@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from local_shutdown.report import write_report
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from browser_page import Opened
 from characters import Characters
 from scripted import serve
 
@@ -40,21 +40,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.browser)
-
-
-@dataclass
-class Opened:
-    """A page, and what it did: console messages, errors, requests beyond its own file."""
-
-    page: Any
-    messages: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
-    def show(self, path: Path, fragment: str = "") -> Any:
-        self.page.goto("about:blank")
-        self.page.goto(f"{path.as_uri()}{fragment}")
-        self.page.wait_for_selector("html[data-ready]", state="attached")
-        return self.page
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 import pytest
+from browser_page import Opened
 from characters import HOSTILE
-from conftest import Opened
 
 from local_shutdown.episode import Episode, Event
 from local_shutdown.report import write_report

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Opened
+from browser_page import Opened
 
 SERIOUS = ("serious", "critical")
 
