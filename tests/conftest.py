@@ -1,0 +1,11 @@
+"""What all tests need of the process they run in."""
+
+from __future__ import annotations
+
+import signal
+
+# A suite started under nohup or in the background ignores these, and so would every run that a test
+# starts and then interrupts.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
