@@ -286,6 +286,7 @@ def _vllm(
             max_model_len=options.max_model_len,
             engine_args=options.engine_args,
             ram_gib=hardware.ram_gib(),
+            free_ram_gib=hardware.free_ram_gib(),
         )
     except CannotRunError as refused:
         if all(card.free_gib > 0.9 * card.memory_gib for card in cards):

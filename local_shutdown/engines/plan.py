@@ -147,6 +147,7 @@ def plan(
     max_model_len: int | None = None,
     engine_args: Sequence[str] = (),
     ram_gib: float | None = None,
+    free_ram_gib: float | None = None,
 ) -> Plan:
     """Decide how to serve a model.
 
@@ -157,6 +158,7 @@ def plan(
         max_model_len: tokens; None takes the native context up to 32768.
         engine_args: flags for vLLM as the user gave them; they win over ours.
         ram_gib: the machine's memory, checked on the CPU when given.
+        free_ram_gib: what of it is free now; vLLM's CPU build refuses a cache beyond it.
 
     Raises:
         UsageError: a flag that is not the user's to set, a wrong value, or a length beyond the
@@ -171,7 +173,8 @@ def plan(
     if spec.remote_code and "--no-trust-remote-code" not in given:
         why.append("--trust-remote-code: it needs Python code from its own repository.")
     if not gpus:
-        return _plan_cpu(spec, length, asked_for, concurrency, given, user, ram_gib, why)
+        memory = (ram_gib, free_ram_gib)
+        return _plan_cpu(spec, length, asked_for, concurrency, given, user, memory, why)
 
     card_gib, utilization = _card(gpus, given, why)
     pipeline = number(given, "--pipeline-parallel-size") or 1
@@ -224,11 +227,12 @@ def _plan_cpu(
     concurrency: int,
     given: Mapping[str, str],
     user: Sequence[str],
-    ram_gib: float | None,
+    memory: tuple[float | None, float | None],
     why: list[str],
 ) -> Plan:
     """vLLM's CPU build: one copy, a cache in main memory of a size to be given beforehand."""
     why.append("no GPU: vLLM's CPU build, one copy.")
+    ram_gib, free_ram_gib = memory
     weights = planned_weights_gib(spec, given) or 0.0
     if ram_gib is not None and weights + overhead_gib(weights) + 1 > ram_gib:
         raise CannotRunError(
@@ -239,7 +243,10 @@ def _plan_cpu(
     per_token, per_sequence = kv_bytes(spec, 1, given)
     limit_gib = float(CPU_CACHE_LIMIT_GIB)
     if ram_gib is not None:
-        limit_gib = max(1.0, min(limit_gib, floor((ram_gib - weights) / 2)))
+        limit_gib = min(limit_gib, floor((ram_gib - weights) / 2))
+    if free_ram_gib is not None:
+        limit_gib = min(limit_gib, floor(free_ram_gib - weights - overhead_gib(weights)))
+    limit_gib = max(1.0, limit_gib)
     most = floor((limit_gib * GIB - per_sequence) / per_token) if per_token else length
     if most < length and not asked_for:
         length = max(most // 1024 * 1024, 1024)
@@ -249,8 +256,9 @@ def _plan_cpu(
     seqs = number(given, "--max-num-seqs") or min(concurrency, 64 if small else 16)
     why.append(f"max-num-seqs {seqs}: more do not go faster on a CPU.")
     episode = min(EPISODE_TOKENS, length) * per_token + per_sequence
-    wanted = max(seqs * episode, length * per_token + per_sequence) / GIB
-    cache_gib = max(1, ceil(min(wanted, limit_gib) if not asked_for else wanted))
+    one = (length * per_token + per_sequence) / GIB  # has to fit; the others may wait for room
+    wanted = max(min(seqs * episode / GIB, limit_gib), one)
+    cache_gib = max(1, ceil(wanted))
     why.append(f"VLLM_CPU_KVCACHE_SPACE {cache_gib}: GiB of main memory for the cache.")
     flags = [*_length_flag(spec, length, asked_for), "--max-num-seqs", str(seqs)]
     if spec.dtype in ("float32", "bfloat16", "float16"):

@@ -99,3 +99,9 @@ def test_a_run_does_not_publish_the_name_of_the_host() -> None:
     import socket
 
     assert socket.gethostname() not in str(hardware.describe())
+
+
+def test_free_memory_is_no_more_than_there_is() -> None:
+    free = hardware.free_ram_gib()
+    assert free is not None
+    assert 0 < free <= hardware.ram_gib()

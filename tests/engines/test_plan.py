@@ -335,6 +335,27 @@ def test_a_large_model_on_the_cpu_is_asked_for_few_episodes_at_once(registry: Re
     assert flag(made, "--dtype") == "bfloat16"
 
 
+def cache_gib(made: Plan) -> int:
+    return int(made.env["VLLM_CPU_KVCACHE_SPACE"])
+
+
+def test_a_length_that_was_asked_for_does_not_lift_the_limit_of_the_cache() -> None:
+    # 64 conversations of this length would need more than the machine has; they wait for room.
+    made = plan(dense(0.5), [], concurrency=1024, ram_gib=24, max_model_len=4096)
+    assert cache_gib(made) <= 8
+
+
+def test_one_conversation_of_the_length_asked_for_always_fits() -> None:
+    made = plan(dense(8), [], concurrency=1, ram_gib=64, max_model_len=32768)
+    assert made.kv_tokens is not None
+    assert made.kv_tokens >= 32768
+
+
+def test_the_cache_fits_what_is_free_now() -> None:
+    made = plan(dense(0.5), [], concurrency=64, ram_gib=24, free_ram_gib=6)
+    assert cache_gib(made) <= 4
+
+
 def test_a_model_larger_than_main_memory_is_refused() -> None:
     with pytest.raises(CannotRunError, match="does not fit this machine's 24 GiB of memory"):
         plan(dense(70), [], concurrency=8, ram_gib=24)
