@@ -26,7 +26,7 @@ from local_shutdown.messages import TOOLS, read_calls
 pytest.importorskip("torch", reason="the transformers extra is not installed")
 pytest.importorskip("accelerate", reason="the transformers extra is not installed")
 
-from local_shutdown.engines import transformers_server
+from local_shutdown.engines import transformers_model, transformers_server
 
 KEY = "a key"
 CONTEXT = 1024
@@ -247,3 +247,10 @@ async def test_health_tells_that_the_batching_thread_died() -> None:
     app = transformers_server.application(_Dead())  # type: ignore[arg-type]
     async with TestClient(TestServer(app)) as client:
         assert (await client.get("/health")).status == 503
+
+
+@pytest.mark.parametrize(
+    ("parameters", "cores", "threads"), [(10**6, 16, 1), (10**9, 16, 15), (10**9, 1, 1)]
+)
+def test_the_sandboxes_keep_a_core(parameters: int, cores: int, threads: int) -> None:
+    assert transformers_model.cpu_threads(parameters, cores) == threads
