@@ -347,10 +347,6 @@ def _transformers(
         ]
 
     env = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ",".join(str(g.index) for g in cards)}
-    if not cards and "OMP_NUM_THREADS" not in os.environ:
-        # A core is left to the sandboxes: threads that wait for each other, one of them not
-        # running, made this twenty times slower on a busy machine.
-        env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 2) - 1))
     facts = {
         "engine": "transformers",
         "engine_version": version("transformers"),
