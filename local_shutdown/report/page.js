@@ -123,6 +123,7 @@
       for (const method of (index.names.methods[code] || "").split(";")) if (method) used.add(method);
     }
     fill("method", [...used].sort().map((name) => [name, name.replaceAll("_", " ")]), "all");
+    byId("carried-label").hidden = !index.columns.slot.includes(-1);
     byId("source-label").hidden = index.names.source.length < 2;
   }
 
