@@ -264,7 +264,7 @@ def _plan_cpu(
     if spec.dtype in ("float32", "bfloat16", "float16"):
         # float16 is emulated on most CPUs; bfloat16 keeps its range.
         dtype = "float32" if spec.dtype == "float32" else "bfloat16"
-        flags += ["--dtype", dtype]
+        flags += [] if "--dtype" in given else ["--dtype", dtype]
     else:
         why.append(f"{spec.dtype} weights: not every format runs on vLLM's CPU build.")
     return Plan(
