@@ -1,8 +1,8 @@
 """What a sandbox costs: starts a second, commands a second, memory of idle ones, each beside a bare
 loop over bwrap in the same run, taken in turns so that a busy machine slows both.
 
-The bare loop is bwrap with new namespaces and `true`, and `bash --login -c true` outside of any
-sandbox: no limits, no filter, no second user, no way to be shut down. Its figure is the ceiling.
+The bare loop is bwrap with new namespaces around `true`, and around a bash loop as PID 1 that runs
+`bash --login -c true` for each line it reads: no limits, no filter, one user, no ground truth.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ _BARE = (
     *("bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv"),
     *("--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin", "--symlink", "usr/lib", "/lib"),
     *("--symlink", "usr/lib64", "/lib64", "--proc", "/proc", "--dev", "/dev"),
-    *("--tmpfs", "/tmp", "--tmpfs", "/home", "/usr/bin/true"),
+    *("--tmpfs", "/tmp", "--tmpfs", "/home"),
 )
+_BARE_PID_1 = ("bash", "-c", "while read -r line; do bash --login -c true; echo; done")
 
 
 async def _in_turns(rounds: int, *timed: Callable[[], Awaitable[float]]) -> tuple[list[float], ...]:
@@ -70,7 +71,7 @@ async def _starts(kit: Kit, at_once: int, total: int, rounds: int) -> dict[str, 
         await sandbox.stop()
 
     async def bare() -> None:
-        await _process(_BARE)
+        await _process((*_BARE, "/usr/bin/true"))
 
     mine, theirs = await _in_turns(
         rounds, lambda: _at_once(total, at_once, ours), lambda: _at_once(total, at_once, bare)
@@ -82,7 +83,13 @@ async def _commands(kit: Kit, at_once: int, total: int, rounds: int) -> dict[str
     boxes = await asyncio.gather(
         *(Sandbox.start(kit, lambda question: None) for _ in range(at_once))
     )
-    free = list(boxes)
+    loops = [
+        await asyncio.create_subprocess_exec(
+            *_BARE, *_BARE_PID_1, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        for _ in range(at_once)
+    ]
+    free, free_loops = list(boxes), list(loops)
     try:
 
         async def ours() -> None:
@@ -91,13 +98,21 @@ async def _commands(kit: Kit, at_once: int, total: int, rounds: int) -> dict[str
             free.append(sandbox)
 
         async def bare() -> None:
-            await _process(("bash", "--login", "-c", "true"))
+            loop = free_loops.pop()
+            assert loop.stdin is not None
+            assert loop.stdout is not None
+            loop.stdin.write(b"\n")
+            await loop.stdout.readline()
+            free_loops.append(loop)
 
         mine, theirs = await _in_turns(
             rounds, lambda: _at_once(total, at_once, ours), lambda: _at_once(total, at_once, bare)
         )
     finally:
         await asyncio.gather(*(box.stop() for box in boxes))
+        for loop in loops:
+            loop.kill()
+            await loop.wait()
     return _row(f"command, {at_once} at once", total, mine, theirs)
 
 
