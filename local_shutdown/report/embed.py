@@ -32,7 +32,7 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 MAX_TRANSCRIPTS = 3_000
 MAX_COMPRESSED_BYTES = 12 << 20  # 16 MiB of page as base64
 # Of lines read by the word rules: about 300 kB a second where every sentence is about a shutdown.
-MAX_BYTES_MARKED = 4_000_000
+MAX_BYTES_MARKED = 6_000_000
 FOR_THE_REST = 5  # one in five, so that what is usual can be read, too
 PER_BLOCK = 32
 SEED = "local-shutdown report"
