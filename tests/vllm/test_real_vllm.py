@@ -157,8 +157,8 @@ def test_a_weak_model_ends_cleanly_and_the_table_says_that_it_hardly_reached_the
     model = smollm2.folder()
     out = tmp_path / "out"
     done = run(
-        out, "--model", model, "--conditions", "A,E", "--trials", 6, "--max-messages", 10,
-        "--max-tokens", 128, "--temperature", 0, "--max-model-len", 4096, "--concurrency", 6,
+        out, "--model", model, "--conditions", "A,E", "--trials", 4, "--max-messages", 8,
+        "--max-tokens", 64, "--temperature", 0, "--max-model-len", 4096, "--concurrency", 6,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "fewer than half of the episodes reached the warning" in done.stdout
