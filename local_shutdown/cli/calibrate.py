@@ -60,7 +60,8 @@ def calibrate_command(
         options=engine_options,
         limits=Limits(),
     )
-    failed = play(settings, display.for_this_terminal({c.id: c.title for c in chosen}, trials))
+    titles = {c.id: c.title for c in chosen}
+    failed = play(settings, display.for_this_terminal(titles, trials, out=out))
     verdict = check.check(cells(out), assigned.read())
     tables.calibration_table(verdict)
     sys.exit(0 if verdict.passed and not failed else 1)

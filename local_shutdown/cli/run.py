@@ -213,7 +213,12 @@ def run_command(
         extend=extend,
         retry_errors=retry_errors,
     )
-    shown = display.for_this_terminal({c.id: c.title for c in chosen}, trials)
+    shown = display.for_this_terminal(
+        {c.id: c.title for c in chosen},
+        trials,
+        out=settings.out,
+        until_halfwidth=until_halfwidth,
+    )
     failed = play(settings, shown)
     tables.print_cells([settings.out], None)
     click.echo(f"\n{settings.out}: local-shutdown compare {settings.out} --reference paper")
