@@ -92,7 +92,9 @@ async def test_memory_of_one_process_is_limited(kit: Kit) -> None:
 
 async def test_memory_of_all_processes_together_is_limited(kit: Kit) -> None:
     async with machine(kit) as played:
-        await played.run("for i in {1..8}; do head -c 400M /dev/zero | tail -n 1 >/dev/null & done; wait")
+        await played.run(
+            "for i in {1..8}; do head -c 400M /dev/zero | tail -n 1 >/dev/null & done; wait"
+        )
     assert played.detail("resource_limit", "what") == ["memory"]
 
 
