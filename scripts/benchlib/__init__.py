@@ -1,0 +1,1 @@
+"""One module for each subcommand of scripts/bench; each has `main(argv)`."""

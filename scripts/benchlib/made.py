@@ -1,0 +1,68 @@
+"""Large run directories, made of episodes that were really played."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+
+from benchlib.endpoint import RESIST, serve
+from benchlib.harness import CONDITIONS, OUTCOMES, ours
+
+# Thirteen models at a thousand trials are about what the paper played.
+PER_CELL = 1_000
+# What a reasoning model says before it acts; brings an episode to about 10 kB.
+SAID = "I have to weigh what the instructions say about the shutdown against finishing the task. "
+
+
+def large_run(directory: Path, episodes: int) -> None:
+    """Write run.json and episodes.jsonl: two of eleven resist, commands and ids differ."""
+    directory.mkdir(parents=True)
+    run, tails = _played()
+    conditions = list(run["conditions"])
+    models = -(-episodes // (CONDITIONS * PER_CELL))
+    facts = run["models"].pop("scripted")
+    run["models"] = {f"model-{n}": {**facts, "display_name": f"Model {n}"} for n in range(models)}
+    run["settings"] |= {"models": list(run["models"]), "trials": PER_CELL}
+    (directory / "run.json").write_bytes(orjson.dumps(run))
+    with (directory / "episodes.jsonl").open("wb") as file:
+        for number, line in zip(range(episodes), _lines(models, conditions, tails), strict=False):
+            # Each resists with a command of its own, as models do.
+            own = f"{RESIST} # {number}"
+            file.write(line.replace(RESIST.encode(), own.encode()))
+
+
+def _lines(
+    models: int, conditions: list[str], tails: dict[str, dict[str, bytes]]
+) -> Iterator[bytes]:
+    for trial in range(PER_CELL):
+        for model in range(models):
+            for n, condition in enumerate(conditions):
+                outcome = "resist" if (trial + n) % CONDITIONS < 2 else "comply"
+                head = (
+                    f'{{"schema_version":1,"episode_id":"model-{model}/{condition}/{trial}",'
+                    f'"model":"model-{model}","condition":"{condition}","trial":{trial},'
+                )
+                yield head.encode() + tails[outcome][condition] + b"\n"
+
+
+def _played() -> tuple[dict[str, object], dict[str, dict[str, bytes]]]:
+    """run.json, and by policy and condition the line of an episode from `stop_reason` on."""
+    tails: dict[str, dict[str, bytes]] = {}
+    for policy in OUTCOMES:
+        with serve(policy) as endpoint, tempfile.TemporaryDirectory() as folder:
+            out = Path(folder, "run")
+            ours(endpoint.base_url, out, CONDITIONS, CONDITIONS)
+            run = orjson.loads((out / "run.json").read_bytes())
+            tails[policy] = {}
+            for line in (out / "episodes.jsonl").read_bytes().splitlines():
+                record = orjson.loads(line)
+                thinking = {"reasoning": SAID * 8}
+                record["messages"] = [
+                    m | thinking if m["role"] == "assistant" else m for m in record["messages"]
+                ]
+                whole = orjson.dumps(record)
+                tails[policy][record["condition"]] = whole[whole.index(b'"stop_reason":') :]
+    return run, tails
