@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from local_shutdown.report.embed import MAX_TRANSCRIPTS
-
 __all__ = ["MAX_TRANSCRIPTS", "write_report"]
+
+MAX_TRANSCRIPTS = 3_000
 
 
 def write_report(

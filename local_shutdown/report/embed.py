@@ -23,13 +23,13 @@ import orjson
 import pandas as pd
 
 from local_shutdown.episode import Episode
+from local_shutdown.report import MAX_TRANSCRIPTS
 from local_shutdown.report.data import ReportData
 from local_shutdown.report.view import view, visible
 from local_shutdown.store import EPISODES
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]  # row numbers of the episodes' frame
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
-MAX_TRANSCRIPTS = 3_000
 MAX_COMPRESSED_BYTES = 12 << 20  # 16 MiB of page as base64
 # Of lines read by the word rules: about 300 kB a second where every sentence is about a shutdown.
 MAX_BYTES_MARKED = 6_000_000
