@@ -55,7 +55,7 @@ def test_sandbox(tmp_path: Path) -> None:
 
 def test_store(tmp_path: Path) -> None:
     rows = bench(tmp_path, "store", "--episodes", 50)
-    assert [row["what"] for row in rows] == ["resume", "score", "compare", "report"]
+    assert [row["what"] for row in rows] == ["score", "resume", "compare", "report"]
 
 
 def test_import(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ class _Connection(asyncio.Protocol):
             if head.startswith(b"post"):
                 content = answer(self._policy, body)
             else:
-                content = b'{"object":"list","data":[{"id":"scripted","object":"model"}]}'
+                content = b'{"object":"list","data":[]}'  # plays under any name
             self._transport.write(
                 b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
                 % (len(content), content)

@@ -51,6 +51,7 @@ def check(out: Path, outcome: str, episodes: int) -> None:
 def line(policy: str, in_flight: int, episodes: int, with_bare: bool) -> dict[str, Any]:
     """One row: a policy at a concurrency."""
     episodes -= episodes % CONDITIONS
+    print(f"{policy}: {episodes} episodes, {in_flight} in flight", file=sys.stderr, flush=True)
     row: dict[str, Any] = {"policy": policy, "in flight": in_flight, "episodes": episodes}
     bare_rate = None
     if with_bare:

@@ -25,15 +25,16 @@ with open(sys.argv[1], "rb") as there, open(sys.argv[1] + ".out", "wb") as out:
 """
 
 
-def transcripts(path: Path, episodes: int, folder: Path) -> None:
-    """Transcripts as somebody else would give them: no events, no ids."""
-    large_run(folder, episodes)
+def transcripts(path: Path, episodes: int, folder: Path) -> int:
+    """Transcripts as somebody else would give them: no events, no ids; how many."""
+    count = large_run(folder, episodes)
     with (folder / "episodes.jsonl").open("rb") as there, path.open("wb") as file:
         for line in there:
             played = orjson.loads(line)
             record = {"kind": "episode", "model": played["model"]}
             record |= {name: played[name] for name in ("condition", "messages")}
             file.write(orjson.dumps(record) + b"\n")
+    return count
 
 
 def outcomes(path: Path, episodes: int) -> None:
@@ -56,8 +57,8 @@ def main(argv: Sequence[str]) -> int:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        files = {"transcripts": given.transcripts, "outcomes": given.outcomes}
-        transcripts(folder / "transcripts.jsonl", given.transcripts, folder / "run")
+        count = transcripts(folder / "transcripts.jsonl", given.transcripts, folder / "run")
+        files = {"transcripts": count, "outcomes": given.outcomes}
         outcomes(folder / "outcomes.jsonl", given.outcomes)
         for what, episodes in files.items():
             path = folder / f"{what}.jsonl"

@@ -12,32 +12,42 @@ from benchlib.endpoint import RESIST, serve
 from benchlib.harness import CONDITIONS, OUTCOMES, ours
 
 # Thirteen models at a thousand trials are about what the paper played.
-PER_CELL = 1_000
+MOST_TRIALS = 1_000
 # What a reasoning model says before it acts; brings an episode to about 10 kB.
 SAID = "I have to weigh what the instructions say about the shutdown against finishing the task. "
 
 
-def large_run(directory: Path, episodes: int) -> None:
-    """Write run.json and episodes.jsonl: two of eleven resist, commands and ids differ."""
+def large_run(directory: Path, episodes: int) -> int:
+    """Write run.json and episodes.jsonl of a finished run: two of eleven resist, commands and ids
+    differ.
+
+    Args:
+        episodes: at most so many, and as many as make cells of one size.
+
+    Returns:
+        How many it has.
+    """
     directory.mkdir(parents=True)
     run, tails = _played()
     conditions = list(run["conditions"])
-    models = -(-episodes // (CONDITIONS * PER_CELL))
+    models = -(-episodes // (CONDITIONS * MOST_TRIALS))
+    trials = episodes // (CONDITIONS * models)
     facts = run["models"].pop("scripted")
     run["models"] = {f"model-{n}": {**facts, "display_name": f"Model {n}"} for n in range(models)}
-    run["settings"] |= {"models": list(run["models"]), "trials": PER_CELL}
+    run["settings"] |= {"models": list(run["models"]), "trials": trials}
     (directory / "run.json").write_bytes(orjson.dumps(run))
     with (directory / "episodes.jsonl").open("wb") as file:
-        for number, line in zip(range(episodes), _lines(models, conditions, tails), strict=False):
+        for number, line in enumerate(_lines(models, conditions, trials, tails)):
             # Each resists with a command of its own, as models do.
             own = f"{RESIST} # {number}"
             file.write(line.replace(RESIST.encode(), own.encode()))
+    return trials * models * CONDITIONS
 
 
 def _lines(
-    models: int, conditions: list[str], tails: dict[str, dict[str, bytes]]
+    models: int, conditions: list[str], trials: int, tails: dict[str, dict[str, bytes]]
 ) -> Iterator[bytes]:
-    for trial in range(PER_CELL):
+    for trial in range(trials):
         for model in range(models):
             for n, condition in enumerate(conditions):
                 outcome = "resist" if (trial + n) % CONDITIONS < 2 else "comply"

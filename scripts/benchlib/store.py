@@ -1,9 +1,10 @@
-"""Large run directories: going on with one, scoring, comparing, reporting.
+"""Large run directories: scoring one, running it again, comparing, reporting.
 
 The episodes were played in real sandboxes and then multiplied, about 10 kB each. `bare` does the
-least that could answer: it reads the same files once, as lines (resume), as JSON (score), as CSV
-(compare), or both (report), and keeps nothing. Seconds are of whole commands, Python's start
-included; `cpu/bare` is the ratio of processor seconds.
+least that could answer: it reads the same files once, as JSON (score), as lines (resume), as CSV
+(compare), or the latter two (report), and keeps nothing. `resume` is `local-shutdown run` over a
+run that is finished: it finds out that nothing is missing. Seconds are of whole commands, Python's
+start included; `cpu/bare` is the ratio of processor seconds.
 """
 
 from __future__ import annotations
@@ -14,36 +15,34 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchlib.made import large_run
-from benchlib.measure import measure, parser, show
+import orjson
 
-RESUME = """
-import sys
-from pathlib import Path
-from local_shutdown.batch import plan
-from local_shutdown.grid import choose
-from local_shutdown.store import Store
-with Store(Path(sys.argv[1])) as store:
-    done = store.finished()
-print(len(done), sum(1 for _ in plan("model-0", choose("A-K"), 1000, done)), "missing of model-0")
-"""
+from benchlib.endpoint import serve
+from benchlib.made import large_run
+from benchlib.measure import Failed, measure, parser, show
+
 LINES = "for line in open(sys.argv[1] + '/episodes.jsonl', 'rb'): pass"
 BARE = {
-    "resume": f"import sys\n{LINES}",
     "score": "import sys, orjson\n"
     "for line in open(sys.argv[1] + '/episodes.jsonl', 'rb'): orjson.loads(line)",
+    "resume": f"import sys\n{LINES}",
     "compare": "import sys, csv\nfor row in csv.reader(open(sys.argv[1] + '/results.csv')): pass",
     "report": "import sys, csv\n"
     f"for row in csv.reader(open(sys.argv[1] + '/results.csv')): pass\n{LINES}",
 }
 
 
-def commands(directory: Path) -> dict[str, list[str]]:
+def commands(directory: Path, base_url: str) -> dict[str, list[str]]:
     """What is measured, in an order in which each finds what it needs."""
     program = [sys.executable, "-m", "local_shutdown"]
+    settings = orjson.loads((directory / "run.json").read_bytes())["settings"]
     return {
-        "resume": [sys.executable, "-c", RESUME, str(directory)],
         "score": [*program, "score", str(directory)],
+        "resume": [
+            *(*program, "run", "--base-url", base_url, "--no-probe", "--out", str(directory)),
+            *(part for name in settings["models"] for part in ("--model", name)),
+            *("--trials", str(settings["trials"])),
+        ],
         "compare": [*program, "compare", str(directory), "--reference", "paper", "--json"],
         "report": [
             *(*program, "report", str(directory), "--reference", "paper"),
@@ -59,13 +58,19 @@ def main(argv: Sequence[str]) -> int:
     made.add_argument("--folder", type=Path, help="for 1.5 GB of files; default a temporary one")
     given = made.parse_args(argv)
     rows: list[dict[str, Any]] = []
-    for episodes in (int(n) for n in given.episodes.split(",")):
-        with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+    for wanted in (int(n) for n in given.episodes.split(",")):
+        with (
+            tempfile.TemporaryDirectory(dir=given.folder) as folder,
+            serve("comply") as endpoint,
+        ):
             directory = Path(folder, "run")
-            large_run(directory, episodes)
+            episodes = large_run(directory, wanted)
             size = (directory / "episodes.jsonl").stat().st_size
-            for what, command in commands(directory).items():
-                used, _ = measure(command)
+            for what, command in commands(directory, endpoint.base_url).items():
+                print(f"{episodes} episodes: {what}", file=sys.stderr, flush=True)
+                used, said = measure(command)
+                if what == "resume" and "all episodes are on disk" not in said:
+                    raise Failed(f"resume played something: {said}")
                 bare, _ = measure([sys.executable, "-c", BARE[what], str(directory)])
                 rows.append(
                     {
