@@ -138,7 +138,7 @@ def _sandbox_checks() -> list[Check]:
             try:
                 asyncio.run(check_sandbox(kit))
             except SandboxUnavailable as refused:
-                told = diagnose.explain(refused.message)
+                told = diagnose.explain(refused.message, kit.policy.bwrap)
                 return [Check("sandbox", "fail", f"{refused.message}\n     {command}", told)]
             users = "two users" if kit.policy.two_users else "one user"
             checks = [
