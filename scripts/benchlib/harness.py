@@ -84,13 +84,17 @@ def main(argv: Sequence[str]) -> int:
     made.add_argument("--episodes", type=int, default=1100, help="of each line; at least 2 a place")
     made.add_argument("--no-bare", action="store_true", help="leave the baseline out")
     made.add_argument(
-        "--growth", action="store_true", help="only this: memory after 2,000 and 20,000 episodes"
+        "--growth",
+        nargs="?",
+        const="2000,20000",
+        metavar="EPISODES",
+        help="only this: peak memory of runs of these lengths (2000,20000), 64 in flight",
     )
     given = made.parse_args(argv)
     policies = list(OUTCOMES) if given.policy == "both" else [given.policy]
     rows = []
     if given.growth:
-        for episodes in (2_000, 20_000):
+        for episodes in (int(n) for n in given.growth.split(",")):
             rows.append(line(policies[0], 64, episodes, False))
         show("Memory of a run by its length", rows, given.json)
         return 0
