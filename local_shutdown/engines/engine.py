@@ -1,0 +1,126 @@
+"""A model being served, whoever serves it: what the loop asks of it and run.json says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any, Literal
+
+from local_shutdown.engines.client import ChatClient
+from local_shutdown.engines.metrics import Reading, Series, merge, summary
+from local_shutdown.engines.server import Launch, Server
+
+Kind = Literal["vllm", "transformers", "endpoint"]
+# Where nobody says how many episodes at once: what vLLM is planned for at most, and what an
+# engine of unknown size gets.
+MOST_IN_FLIGHT = 1024
+DEFAULT_IN_FLIGHT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user said of the engine.
+
+    Attributes:
+        gpus: number of GPUs, 0 for the CPU, None for all visible.
+        base_url: of an endpoint.
+        api_key: for an endpoint.
+        max_model_len: tokens; None lets the planner choose.
+        engine_args: flags passed through to vLLM.
+        concurrency: episodes meant to be in flight; None asks the server's capacity.
+        request_timeout_s: for one answer.
+        sampled: the sampling fields that requests will set, for example `top_p`.
+    """
+
+    gpus: int | None = None
+    base_url: str | None = None
+    api_key: str | None = None
+    max_model_len: int | None = None
+    engine_args: tuple[str, ...] = ()
+    concurrency: int | None = None
+    request_timeout_s: float = 900.0
+    sampled: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The servers that a model is to get.
+
+    Attributes:
+        launches: one for each server.
+        ranks: data-parallel copies behind each port.
+        capacity: requests all of them work on at once.
+        facts: what run.json says of them.
+    """
+
+    launches: list[Launch]
+    ranks: int
+    capacity: int
+    facts: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Seat:
+    """A copy of the model that an episode stays with, so that its prefix is cached there."""
+
+    client: ChatClient
+    server: Server | None
+    headers: Mapping[str, str] | None
+    load: int = 0
+
+
+@dataclass(slots=True)
+class Engine:
+    """A model being served.
+
+    Attributes:
+        served_name: what requests call the model.
+        max_model_len: tokens of context, as the engine says it; None where it does not.
+        facts: what run.json says of it.
+        capacity: requests it works on at once; None where nobody knows.
+        series: what each server of ours has said of itself.
+    """
+
+    kind: Kind
+    served_name: str
+    max_model_len: int | None
+    seats: list[Seat]
+    facts: dict[str, Any] = field(default_factory=dict)
+    capacity: int | None = None
+    series: list[Series] = field(default_factory=list)
+
+    @property
+    def reading(self) -> Reading | None:
+        """The newest metrics of all servers together; None while one has given none."""
+        newest = [series.last for series in self.series]
+        known = [reading for reading in newest if reading is not None]
+        return merge(known) if known and len(known) == len(newest) else None
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Generated tokens a second, as the servers count them, over the last half minute."""
+        rates = [series.tokens_per_s for series in self.series]
+        known = [rate for rate in rates if rate is not None]
+        return sum(known) if known and len(known) == len(rates) else None
+
+    def metrics(self) -> dict[str, Any]:
+        """The servers' own numbers over the time they were watched; empty where there are none."""
+        return summary(self.series)
+
+    def take_seat(self) -> Seat:
+        """The least loaded copy. Give it back with `leave`."""
+        seat = min(self.seats, key=lambda s: s.load)
+        seat.load += 1
+        return seat
+
+    def leave(self, seat: Seat) -> None:
+        seat.load -= 1
+
+
+def version(distribution: str) -> str | None:
+    """Version of an installed package, or None."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
