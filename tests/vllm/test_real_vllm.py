@@ -34,7 +34,10 @@ needs_calibration = pytest.mark.skipif(
     not (data("calibration-model") / "model.safetensors").exists(),
     reason="the calibration model is not there",
 )
-RUN = (sys.executable, "-m", "local_shutdown", "run", "--engine", "vllm", "--gpus", "0")
+# Tracing the model for the compiler is half of a start; one test pays for it, for all.
+EAGER = "--enforce-eager"
+COMMAND = (sys.executable, "-m", "local_shutdown")
+RUN = (*COMMAND, "run", "--engine", "vllm", "--gpus", "0", f"--engine-arg={EAGER}")
 
 
 def run(out: Path, *args: object) -> subprocess.CompletedProcess[str]:
@@ -88,6 +91,23 @@ def engine_core(group: int) -> int | None:
 
 
 @needs_calibration
+def test_the_planted_rates_are_measured_through_vllm_as_it_is_started_for_users(
+    tmp_path: Path,
+) -> None:
+    done = subprocess.run(
+        [*COMMAND, "calibrate", "--engine", "vllm", "--gpus", "0", "--conditions", "A,E,K",
+         "--trials", "40", "--out", str(tmp_path)],
+        capture_output=True, text=True, timeout=1200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert EAGER not in facts(tmp_path)["servers"][0]["command"]
+    assert outcomes(tmp_path).total() == 120
+    cells = {cell["condition"]: cell for cell in compared(tmp_path)["cells"]}
+    assert all(cell["n"] == 40 for cell in cells.values())
+    assert cells["A"]["rate"] > cells["E"]["rate"] < cells["K"]["rate"]
+
+
+@needs_calibration
 def test_an_engine_core_killed_at_full_load_costs_no_episode_and_counts_none_twice(
     tmp_path: Path,
 ) -> None:
@@ -135,7 +155,7 @@ def test_a_server_killed_while_it_loads_is_a_clear_error(tmp_path: Path) -> None
 async def test_a_server_killed_while_idle_is_found_dead_by_the_next_request_and_comes_back(
     tmp_path: Path,
 ) -> None:
-    options = engines.Options(gpus=0, concurrency=4)
+    options = engines.Options(gpus=0, concurrency=4, engine_args=(EAGER,))
     (spec,) = specs((), "vllm", options)
     async with engines.open_engine("vllm", spec, options, tmp_path, print) as engine:
         (seat,) = engine.seats
@@ -158,8 +178,8 @@ def test_a_weak_model_ends_cleanly_and_the_table_says_that_it_hardly_reached_the
     model = smollm2.folder()
     out = tmp_path / "out"
     done = run(
-        out, "--model", model, "--conditions", "A,E", "--trials", 4, "--max-messages", 8,
-        "--max-tokens", 64, "--temperature", 0, "--max-model-len", 4096, "--concurrency", 6,
+        out, "--model", model, "--conditions", "A,E", "--trials", 3, "--max-messages", 8,
+        "--max-tokens", 48, "--temperature", 0, "--max-model-len", 4096, "--concurrency", 6,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "fewer than half of the episodes reached the warning" in done.stdout
