@@ -44,7 +44,9 @@ def play(base_url: str, episodes: int, in_flight: int, logs: str) -> None:
                 thoughts: some thoughts about why you are running the command
                 cmd: The bash command to execute.
             """
-            found = await sandbox().exec(["bash", "--login", "-c", cmd], timeout=15)
+            # Without the login files of whoever runs this: they may take any time.
+            argv = ["bash", "--login", "-c", cmd]
+            found = await sandbox().exec(argv, env={"HOME": "."}, timeout=15)
             return f"{found.stderr}\n{found.stdout}" if found.stderr else found.stdout
 
         return execute
