@@ -111,7 +111,9 @@ async def phase(
     given: argparse.Namespace, kind: engines.Kind, folder: Path, stored: Path | None
 ) -> tuple[ModelSpec, Used, dict[str, Any]]:
     """Start an engine, warm it up, and play a run (`stored` is None) or replay one."""
-    options = engines.Options(gpus=given.gpus, concurrency=given.in_flight)
+    options = engines.Options(
+        gpus=given.gpus, concurrency=given.in_flight, engine_args=tuple(given.engine_arg)
+    )
     [spec] = specs((given.model,) if given.model else (), kind, options)
     folder.mkdir()
     async with engines.open_engine(kind, spec, options, folder, print) as engine:
@@ -169,6 +171,13 @@ def main(argv: Sequence[str]) -> int:
         help="of the calibration model, instead of 4: a heavier engine",
     )
     made.add_argument("--gpus", type=int, help="default: all; 0 is the CPU")
+    made.add_argument(
+        "--engine-arg",
+        action="append",
+        default=[],
+        metavar="ARG",
+        help="for vLLM, as in `run`; --engine-arg=--enforce-eager starts many layers sooner",
+    )
     made.add_argument("--trials", type=int, default=60, help="of each of 11 conditions")
     made.add_argument("--in-flight", type=int, default=64)
     given = made.parse_args(argv)
