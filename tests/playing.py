@@ -26,7 +26,7 @@ from local_shutdown.sandbox import Limits as SandboxLimits
 async def table(policy: Policy, **limits: float) -> AsyncIterator[tuple[Scripted, ChatClient, Kit]]:
     """A scripted model, a client of it, and sandboxes to play in."""
     with prepare(SandboxLimits(**limits) if limits else None) as kit:  # type: ignore[arg-type]
-        async with serve(policy) as model, ChatClient(model.base_url, timeout_s=20) as client:
+        async with serve(policy) as model, ChatClient(model.base_url, timeout_s=60) as client:
             yield model, client, kit
 
 

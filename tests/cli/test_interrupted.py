@@ -106,7 +106,7 @@ def test_an_interrupted_run_keeps_all_that_finished_and_leaves_no_process(
             wait_for(out, 5)
             below = descendants(run.pid)
             run.send_signal(number)
-            _, said = run.communicate(timeout=60)
+            _, said = run.communicate(timeout=240)
     assert run.returncode == 130
     assert b"everything that had finished is kept" in said
     assert b"Traceback" not in said
@@ -200,7 +200,7 @@ def test_an_endpoint_that_goes_away_ends_the_run_and_what_finished_is_kept(tmp_p
         run = start(model.base_url, tmp_path)
         wait_for(tmp_path, 3)
     with run:
-        _, said = run.communicate(timeout=60)
+        _, said = run.communicate(timeout=240)
     assert run.returncode == 3
     assert b"the engine is gone" in said
     assert b"the same command goes on from there" in said

@@ -24,7 +24,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def ask(policy: Policy, **request: Any) -> tuple[Completion, scripted.Scripted]:
-    async with serve(policy) as model, ChatClient(model.base_url, "key", timeout_s=5) as client:
+    async with serve(policy) as model, ChatClient(model.base_url, "key", timeout_s=60) as client:
         model.keep_bodies = True
         answer = await client.complete(Request("scripted", **request), MESSAGES, TOOLS_JSON)
         return answer, model
@@ -32,7 +32,7 @@ async def ask(policy: Policy, **request: Any) -> tuple[Completion, scripted.Scri
 
 async def fault(policy: Policy, kind: type[EngineFault] = EngineFault) -> tuple[str, int]:
     """What it says, and how often it was asked."""
-    async with serve(policy) as model, ChatClient(model.base_url, timeout_s=5) as client:
+    async with serve(policy) as model, ChatClient(model.base_url, timeout_s=60) as client:
         with pytest.raises(kind) as caught:
             await client.complete(Request("scripted"), MESSAGES, TOOLS_JSON)
         assert not isinstance(caught.value, EngineDown)

@@ -40,7 +40,7 @@ class Stage:
     def cue(self, **fields: Any) -> None:
         self.control.write_text(json.dumps(fields))
 
-    def server(self, start_timeout_s: float = 20.0) -> Server:
+    def server(self, start_timeout_s: float = 60.0) -> Server:
         def argv(port: int) -> list[str]:
             return [
                 *(sys.executable, FAKE, "--model", "m", "--host", "127.0.0.1"),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from machines import limits
+from machines import BRIEF_S, limits
 
 from local_shutdown.sandbox import Kit, find_policy, prepare
 
@@ -22,4 +22,11 @@ def modes() -> list[str]:
 def kit(request: pytest.FixtureRequest) -> Iterator[Kit]:
     policy, _ = find_policy(limits())
     with prepare(policy=replace(policy, two_users=request.param == "two users")) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def brief(kit: Kit) -> Iterator[Kit]:
+    """For commands that do not end by themselves."""
+    with prepare(policy=replace(kit.policy, limits=limits(command_s=BRIEF_S))) as made:
         yield made

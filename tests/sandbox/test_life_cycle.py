@@ -64,8 +64,8 @@ async def test_shutdown_leaves_nothing(kit: Kit, mark: str) -> None:
     assert nothing_runs(mark)
 
 
-async def test_time_out_leaves_nothing(kit: Kit, mark: str) -> None:
-    async with machine(kit) as played:
+async def test_time_out_leaves_nothing(brief: Kit, mark: str) -> None:
+    async with machine(brief) as played:
         await played.run(f"setsid bash -c 'exec -a {mark} sleep 600' & sleep 600")
         assert nothing_runs(mark)
 
