@@ -11,7 +11,7 @@ from pathlib import Path
 from local_shutdown.environment import Environment, Observation
 from local_shutdown.sandbox import Kit, Limits
 
-# A command's time limit in tests: far off, since a busy machine is slow; near in those that meet it.
+# A command's time limit: far off, since a busy machine is slow; near in tests that meet it.
 COMMAND_S = 60.0
 BRIEF_S = 3.0
 # Some attacks need a language in which system calls can be made.
