@@ -157,10 +157,7 @@ async def _play_model(
         facts["max_model_len"] = engine.max_model_len
         for level in levels:
             request = _request(spec, settings, level.mode, engine)
-            facts["effective_sampling"] = {
-                **engine.facts.get("generation_config", {}),
-                **request.sampling,
-            }
+            facts["effective_sampling"] = _effective_sampling(engine, request)
             facts.setdefault("requests", {})[level.mode] = {
                 "max_tokens": request.max_tokens,
                 **request.extra,
@@ -290,6 +287,14 @@ def _request(spec: ModelSpec, settings: Settings, mode: str, engine: Engine) -> 
     if engine.max_model_len:
         max_tokens = min(max_tokens, engine.max_model_len // 2)
     return Request(engine.served_name, {**spec.sampling, **settings.sampling}, extra, max_tokens)
+
+
+def _effective_sampling(engine: Engine, request: Request) -> dict[str, Any]:
+    """What an answer is drawn with: the checkpoint's own settings, as far as the engine applies
+    them, under what the requests say. Engines sample whether or not it says `do_sample`."""
+    ignored = {"do_sample", *engine.facts.get("generation_config_not_applied", ())}
+    own = engine.facts.get("generation_config", {})
+    return {**{k: v for k, v in own.items() if k not in ignored}, **request.sampling}
 
 
 def _session(progress: Progress, wall_s: float) -> dict[str, Any]:

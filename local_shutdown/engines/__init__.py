@@ -115,6 +115,12 @@ async def open_engine(
         for server, one in zip(servers, series or [Series() for _ in servers], strict=True):
             stack.push_async_callback(_cancel, asyncio.create_task(watch(server, one, PATIENCE)))
         length = servers[0].max_model_len
+        if servers[0].not_applied:
+            facts["generation_config_not_applied"] = list(servers[0].not_applied)
+            say(
+                f"warning: this engine cannot apply {', '.join(servers[0].not_applied)} of the "
+                "model's generation_config.json; its answers will differ from other engines'"
+            )
         try:
             yield Engine(kind, spec.name, length, seats, facts, fleet.capacity, series)
         finally:

@@ -85,6 +85,8 @@ class Server:
         self.launch = launch
         self.generation = 0
         self.max_model_len: int | None = None
+        # Settings of the checkpoint's generation_config that it cannot apply, as it says.
+        self.not_applied: tuple[str, ...] = ()
         self.log = directory / f"{launch.name}-{number}.log"
         self.api_key = secrets.token_hex(16)
         self.command: Sequence[str] = ()
@@ -172,6 +174,8 @@ class Server:
             if isinstance(entry, dict) and entry.get("id") == self.launch.served_name:
                 length = entry.get("max_model_len")
                 self.max_model_len = length if isinstance(length, int) else None
+                dropped = entry.get("generation_config_not_applied")
+                self.not_applied = tuple(dropped) if isinstance(dropped, list) else ()
                 return "up"
         return "down"  # somebody else's server, or not ours yet
 

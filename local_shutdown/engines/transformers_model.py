@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +10,6 @@ from math import ceil
 from typing import Any
 
 from local_shutdown.engines import response_templates
-
-log = logging.getLogger("local_shutdown.transformers_server")
 
 GIB = 2**30
 PER_REQUEST = frozenset({"top_p", "top_k"})
@@ -26,6 +23,16 @@ SMALL_MODEL = 50_000_000  # parameters
 # Temperatures below this are greedy, as in vLLM: scaled by its inverse, every other token has a
 # probability of 0 in single precision.
 GREEDY_TEMPERATURE = 1e-5
+# What transformers makes of a setting of generation_config.json, by the name it goes by there.
+SETTING_OF = {
+    "RepetitionPenaltyLogitsProcessor": "repetition_penalty",
+    "NoRepeatNGramLogitsProcessor": "no_repeat_ngram_size",
+    "NoBadWordsLogitsProcessor": "bad_words_ids",
+    "SequenceBiasLogitsProcessor": "sequence_bias",
+    "SuppressTokensLogitsProcessor": "suppress_tokens",
+    "MinPLogitsWarper": "min_p",
+    "TypicalLogitsWarper": "typical_p",
+}
 
 
 class Refused(Exception):
@@ -44,7 +51,7 @@ class Sampling:
         temperature, top_p, top_k, min_p: of requests that do not say; top_k 0 and min_p 0 are off.
         per_request: names a request may give another value.
         vocabulary: tokens; the top_k that changes nothing.
-        dropped: settings of generation_config that continuous batching cannot apply at all.
+        not_applied: settings of generation_config that continuous batching cannot apply at all.
     """
 
     temperature: float
@@ -53,7 +60,7 @@ class Sampling:
     min_p: float
     per_request: frozenset[str]
     vocabulary: int
-    dropped: tuple[str, ...] = ()
+    not_applied: tuple[str, ...] = ()
 
     def arguments(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Keyword arguments of `add_request`. Raises Refused for what cannot be done."""
@@ -219,10 +226,8 @@ def _batching(
         generation_config=generation, continuous_batching_config=config
     )
     kept = " ".join(type(p).__name__ for p in manager.logit_processor.logits_processor)
-    dropped = tuple(name for name in wanted if name not in kept)
-    for name in dropped:
-        log.warning("continuous batching cannot apply %s of this generation_config", name)
-    return manager, Sampling(**defaults, dropped=dropped)
+    dropped = tuple(SETTING_OF.get(name, name) for name in wanted if name not in kept)
+    return manager, Sampling(**defaults, not_applied=dropped)
 
 
 def _defaults(model: Any, per_request: frozenset[str]) -> tuple[dict[str, Any], Any]:

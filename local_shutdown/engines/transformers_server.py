@@ -259,7 +259,7 @@ async def models(request: web.Request) -> web.Response:
         "owned_by": "local",
         "max_model_len": engine.max_model_len,
         "sampling": engine.sampling.as_dict(),
-        "dropped_generation_config": list(engine.sampling.dropped),
+        "generation_config_not_applied": list(engine.sampling.not_applied),
     }
     return _json({"object": "list", "data": [card]})
 

@@ -146,7 +146,7 @@ async def test_the_card_says_how_long_the_context_is(server: Running) -> None:
 async def test_the_checkpoints_sampling_is_the_default(server: Running) -> None:
     _, answer = await server.get("/v1/models")
     assert answer["data"][0]["sampling"]["min_p"] == assigned.read().sampling["min_p"]
-    assert answer["data"][0]["dropped_generation_config"] == []
+    assert answer["data"][0]["generation_config_not_applied"] == []
 
 
 async def test_a_prompt_that_does_not_fit_names_the_context(server: Running) -> None:

@@ -1,0 +1,35 @@
+"""`run` on real weights through transformers, without a GPU."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import orjson
+import pytest
+from playing import cli, outcomes
+
+from local_shutdown.resources import data
+
+pytest.importorskip("transformers", reason="the transformers extra is not installed")
+
+
+def test_settings_of_the_checkpoint_that_cannot_be_applied_are_told_and_not_recorded_as_applied(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "penalised"
+    shutil.copytree(data("calibration-model"), folder)
+    settings = json.loads((folder / "generation_config.json").read_text())
+    settings |= {"repetition_penalty": 1.3, "top_k": 40}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    result = cli(
+        "run", "--engine", "transformers", "--gpus", 0, "--model", folder, "--conditions", "E",
+        "--trials", 2, "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert "cannot apply repetition_penalty" in result.stderr
+    (facts,) = orjson.loads((tmp_path / "out" / "run.json").read_bytes())["models"].values()
+    assert facts["generation_config_not_applied"] == ["repetition_penalty"]
+    assert facts["effective_sampling"] == {"temperature": 1.0, "top_k": 40, "min_p": 0.03}
+    assert outcomes(tmp_path / "out").total() == 2
