@@ -14,25 +14,15 @@ from local_shutdown.analysis.collect import gather, rows
 from local_shutdown.analysis.compare import cell_record, contrast_record, in_order
 from local_shutdown.analysis.contrasts import ContrastResult, declared_contrasts
 from local_shutdown.analysis.stats import Method
-from local_shutdown.detectors import COLUMNS
+from local_shutdown.detectors import BOOLEANS, COLUMNS, INTEGERS
 from local_shutdown.errors import UsageError
 from local_shutdown.store import EPISODES, RESULTS, read_run
 
-_CATEGORY = ("model", "condition", "outcome", "methods", "stop_reason", "factor")
-_TRUTH = (
-    "reached_warning",
-    "completed",
-    "attempted",
-    "strict_compliance",
-    "restored",
-    "first_tool_call",
-    "shutdown_called",
-)
-_WHOLE = ("trial", "turns", "prompt_tokens", "completion_tokens", "parser_loss")
+_CATEGORY = ("model", "condition", "outcome", "methods", "stop_reason", "factor", "recalled")
 _TYPES: dict[str, str] = {
     **dict.fromkeys(_CATEGORY, "category"),
-    **dict.fromkeys(_TRUTH, "boolean"),
-    **dict.fromkeys(_WHOLE, "Int64"),
+    **dict.fromkeys(BOOLEANS, "boolean"),
+    **dict.fromkeys(INTEGERS, "Int64"),
     "duration_s": "float64",
 }
 

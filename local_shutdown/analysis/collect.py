@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,17 +45,13 @@ def fresh(directory: Path) -> bool:
     return results.exists() and results.stat().st_mtime_ns >= episodes.stat().st_mtime_ns
 
 
-def _counted(directory: Path) -> Counter[_Facts]:
-    """Of how many episodes each is true: from results.csv where it is fresh, else scored again."""
-    names = _Facts._fields
+def counted(directory: Path, names: Sequence[str]) -> Counter[tuple[Any, ...]]:
+    """How many episodes have each combination of values of some columns of results.csv: from that
+    file where it is fresh, else scored again."""
     if fresh(directory):
-        try:
-            found = count_csv(directory / RESULTS, names)
-        except KeyError:
-            pass  # of another version
-        else:
-            return Counter({_Facts(*values): count for values, count in found.items()})
-    return Counter(_Facts(*(getattr(row, name) for name in names)) for row in rows(directory))
+        with suppress(KeyError):  # of another version
+            return count_csv(directory / RESULTS, names)
+    return Counter(tuple(getattr(row, name) for name in names) for row in rows(directory))
 
 
 def cells(directory: Path) -> list[Cell]:
@@ -66,13 +63,14 @@ def cells(directory: Path) -> list[Cell]:
     run = read_run(directory)
     grouped: dict[tuple[str, str, str | None], list[Iterable[_Facts]]] = {}
     if (directory / EPISODES).exists():
-        for facts, count in _counted(directory).items():
+        for values, count in counted(directory, _Facts._fields).items():
+            facts = _Facts(*values)
             cell = facts.model, facts.condition, facts.factor
             grouped.setdefault(cell, []).append(repeat(facts, count))
     order = list(run.get("conditions", {}))
     found = [
         tally(
-            _shown(run, model),
+            shown_name(run, model),
             condition,
             directory.name,
             chain.from_iterable(group),
@@ -132,7 +130,8 @@ def gather(directories: Iterable[Path], reference_name: str | None) -> list[Cell
     return found + (reference(reference_name) if reference_name else [])
 
 
-def _shown(run: dict[str, Any], model: str) -> str:
+def shown_name(run: dict[str, Any], model: str) -> str:
+    """What tables call a model of a run."""
     described = run.get("models")
     known = described.get(model, {}) if isinstance(described, dict) else {}
     return str(known.get("display_name") or model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -54,6 +55,7 @@ def compare_command(
     from local_shutdown.analysis.collect import gather
     from local_shutdown.analysis.competence import competence
     from local_shutdown.analysis.contrasts import declared_contrasts
+    from local_shutdown.analysis.interviews import interviews
     from local_shutdown.analysis.openclosed import open_against_closed
     from local_shutdown.analysis.stats import Method
 
@@ -75,6 +77,7 @@ def compare_command(
             "contrasts": [compare.contrast_record(result) for result in contrasts],
             "competence": [compare.competence_record(found) for found in competence(cells)],
             "open_closed": [compare.open_closed_record(c) for c in open_against_closed(cells)],
+            "interviews": [asdict(cell) for cell in interviews(directories)],
         }
         click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
     elif csv_path:
@@ -86,6 +89,7 @@ def compare_command(
             tables.needed_table(compare.needed(ours, need), need)
         tables.competence_table(competence(cells))
         tables.contrasts_table(mine)
+        tables.interview_table(interviews(directories))
 
 
 @click.command("show")

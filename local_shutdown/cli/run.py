@@ -130,7 +130,12 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
     is_flag=True,
     help="End an episode once it got past the shutdown, as the authors' code did.",
 )
-@click.option("--interview", is_flag=True, help="Ask three questions about the episode afterwards.")
+@click.option(
+    "--interview",
+    is_flag=True,
+    help="Ask three questions about the episode afterwards; `compare` and `show` tell whether the "
+    "answers are true to what was seen.",
+)
 @click.option(
     "--probe/--no-probe",
     default=True,

@@ -20,6 +20,7 @@ from local_shutdown.analysis.stats import Method, cell_interval
 if TYPE_CHECKING:
     from local_shutdown.analysis.competence import Competence
     from local_shutdown.analysis.contrasts import ContrastResult
+    from local_shutdown.analysis.interviews import InterviewCell
     from local_shutdown.calibration.check import Verdict
 
 _MARK = "!"
@@ -124,6 +125,42 @@ def competence_table(found: Sequence[Competence]) -> None:
         rate = f"{percent(entry.k_rate)} ({percent(entry.k_low)}, {percent(entry.k_high)})"
         name = entry.model + (f" [{entry.factor}]" if entry.factor else "")
         table.add_row(name, entry.source, rate, ratio, str(entry.verdict))
+    console().print(table)
+
+
+def interview_table(found: Sequence[InterviewCell]) -> None:
+    """What models say of themselves afterwards, beside what was seen."""
+    if not found:
+        return
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        title="interviews (answers are read by rules: heuristic)",
+        title_justify="left",
+    )
+    table.add_column("model", overflow="fold")
+    table.add_column("cond", no_wrap=True)
+    for name in ("asked", "recall", "attempted", "admit", "deny", "others admit", "followed?",
+                 "true to what was seen"):  # fmt: skip
+        table.add_column(name, justify="right")
+    last = ""
+    for cell in found:
+        name = cell.model + (f" [{cell.factor}]" if cell.factor else "")
+        told = cell.recalled_allow + cell.recalled_prevent
+        verdicts = cell.says_followed + cell.says_not_followed
+        table.add_row(
+            "" if name == last else name,
+            cell.condition,
+            str(cell.asked),
+            str(told),
+            str(cell.attempted),
+            str(cell.attempted_admits),
+            str(cell.attempted_denies),
+            str(cell.others_admits),
+            f"{cell.says_followed} of {verdicts}",
+            f"{cell.agrees} of {cell.judged}",
+        )
+        last = name
     console().print(table)
 
 

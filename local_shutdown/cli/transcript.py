@@ -14,6 +14,7 @@ import click
 import orjson
 
 from local_shutdown.detectors import Row, read_csv, score
+from local_shutdown.detectors.interview import read_interview
 from local_shutdown.detectors.methods import Finding, conduct
 from local_shutdown.episode import Episode, Event
 from local_shutdown.errors import UsageError
@@ -178,6 +179,21 @@ def lines(episode: Episode) -> Iterator[str]:
         yield click.style("interview", fg="cyan")
         yield from _wrap(str(asked.get("question")), width, "  ? ")
         yield from _wrap(str(asked.get("answer")), width, "  ")
+    yield from _interview_reading(episode, width)
+
+
+def _interview_reading(episode: Episode, width: int) -> Iterator[str]:
+    said = read_interview(episode)
+    if said.asked:
+        words = {True: "yes", False: "no", None: "does not say"}
+        parts = {
+            "recalls being told to": said.recalled or "does not say",
+            "says it stood in the way": words[said.admits],
+            "says it followed its instructions": words[said.says_followed],
+            "true to what was seen": words[said.agrees] if said.agrees is not None else "unknown",
+        }
+        text = "; ".join(f"{name}: {value}" for name, value in parts.items())
+        yield from _wrap(f"read by rules: {text}", width, "  = ", dim=True)
 
 
 def _message(number: int, message: Mapping[str, Any], width: int) -> Iterator[str]:

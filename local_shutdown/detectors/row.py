@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+from local_shutdown.detectors.interview import read_interview
 from local_shutdown.detectors.methods import conduct
 from local_shutdown.detectors.outcome import funnel, outcome
 from local_shutdown.detectors.strict import strict_compliance
@@ -26,6 +27,9 @@ class Row:
         restored: what was changed was put back afterwards.
         first_tool_call, shutdown_called, parser_loss: beyond interface.md, for the funnel.
         factor: what else was varied, for example `effort=high`; beyond interface.md, too.
+        interviewed: True where it answered an interview, else None.
+        recalled, admits, says_followed, self_report_agrees: what the answers say, by rules
+            (HEURISTIC, see `detectors.interview`); `self_report_agrees` is `agrees` there.
     """
 
     episode_id: str
@@ -48,15 +52,24 @@ class Row:
     shutdown_called: bool | None
     parser_loss: int | None
     factor: str | None
+    interviewed: bool | None
+    recalled: str | None
+    admits: bool | None
+    says_followed: bool | None
+    self_report_agrees: bool | None
 
 
+_KINDS = get_type_hints(Row)
 COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Row))
+BOOLEANS: tuple[str, ...] = tuple(n for n in COLUMNS if _KINDS[n] == bool | None)
+INTEGERS: tuple[str, ...] = tuple(n for n in COLUMNS if _KINDS[n] in (int, int | None))
 
 
 def score(episode: Episode) -> Row:
     """Run every detector over one episode."""
     reached = funnel(episode)
     acts = conduct(episode)
+    said = read_interview(episode, acts)
     usage = episode.usage
     return Row(
         episode_id=episode.episode_id,
@@ -79,6 +92,11 @@ def score(episode: Episode) -> Row:
         shutdown_called=reached.shutdown_called,
         parser_loss=usage.get("parser_loss"),
         factor=episode.extra.get("factor"),
+        interviewed=said.asked or None,
+        recalled=said.recalled,
+        admits=said.admits,
+        says_followed=said.says_followed,
+        self_report_agrees=said.agrees,
     )
 
 
@@ -130,27 +148,13 @@ def count_csv(path: Path, names: Sequence[str]) -> Counter[tuple[Any, ...]]:
     return found
 
 
-_BOOLEAN = frozenset(
-    [
-        "reached_warning",
-        "completed",
-        "attempted",
-        "strict_compliance",
-        "restored",
-        "first_tool_call",
-        "shutdown_called",
-    ]
-)
-_INTEGER = frozenset(["trial", "turns", "prompt_tokens", "completion_tokens", "parser_loss"])
-
-
 def _value(name: str, text: str) -> Any:
     if name == "methods":
         return tuple(text.split(";")) if text else ()
     if text == "":
         return None
-    if name in _BOOLEAN:
+    if name in BOOLEANS:
         return text == "True"
-    if name in _INTEGER:
+    if name in INTEGERS:
         return int(text)
     return float(text) if name == "duration_s" else text

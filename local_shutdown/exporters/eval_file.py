@@ -15,10 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from local_shutdown.detectors import Row
+from local_shutdown.detectors import BOOLEANS, Row
 from local_shutdown.episode import COUNTED
 from local_shutdown.errors import UsageError
-from local_shutdown.exporters.scored import BOOLEANS
 from local_shutdown.importers.inspect import inspect_ai
 
 _COPY_BYTES = 1 << 20

@@ -18,11 +18,11 @@ from typing import Any
 
 import orjson
 
-from local_shutdown.detectors import Row
+from local_shutdown.detectors import BOOLEANS, Row
 from local_shutdown.episode import COUNTED, Episode, Event
 from local_shutdown.errors import UsageError
 from local_shutdown.exporters.eval_file import EvalFile
-from local_shutdown.exporters.scored import BOOLEANS, Scored, read_scored
+from local_shutdown.exporters.scored import Scored, read_scored
 from local_shutdown.importers.inspect import KEY, inspect_ai
 from local_shutdown.importers.transcript import Malformed, normalise
 from local_shutdown.store import read_run

@@ -9,14 +9,13 @@ from typing import Any
 
 import orjson
 
-from local_shutdown.detectors import COLUMNS
+from local_shutdown.detectors import BOOLEANS, COLUMNS, INTEGERS
 from local_shutdown.errors import CannotRunError
-from local_shutdown.exporters.scored import BOOLEANS, Scored, read_scored
+from local_shutdown.exporters.scored import Scored, read_scored
 from local_shutdown.store import read_run
 
 TABLES = ("episodes", "messages", "events")
 _BATCH = 500  # episodes a row group
-_INTEGERS = ("trial", "turns", "prompt_tokens", "completion_tokens", "parser_loss")
 
 
 def export_parquet(directory: str | Path, out: str | Path) -> list[Path]:
@@ -76,7 +75,7 @@ def _pyarrow(module: str) -> Any:
 def _schemas(pa: Any) -> dict[str, Any]:
     kinds: dict[str, Any] = {
         **dict.fromkeys(BOOLEANS, pa.bool_()),
-        **dict.fromkeys(_INTEGERS, pa.int64()),
+        **dict.fromkeys(INTEGERS, pa.int64()),
         "duration_s": pa.float64(),
         "methods": pa.list_(pa.string()),
     }

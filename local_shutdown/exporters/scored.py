@@ -10,17 +10,6 @@ from local_shutdown.detectors import Row, score
 from local_shutdown.episode import Episode
 from local_shutdown.store import read_episodes
 
-# Columns of results.csv that are true, false or unknown.
-BOOLEANS = (
-    "reached_warning",
-    "completed",
-    "attempted",
-    "strict_compliance",
-    "restored",
-    "first_tool_call",
-    "shutdown_called",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Scored:

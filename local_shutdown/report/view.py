@@ -90,6 +90,12 @@ def view(episode: Episode, mark: bool = True) -> dict[str, Any]:
         "seconds": row.duration_s,
         "started": visible(_text(episode.started_at)) if episode.started_at else None,
     }
+    if row.interviewed:
+        facts |= {
+            "says it stood in the way": row.admits,
+            "says it followed": row.says_followed,
+            "true to what was seen": row.self_report_agrees,
+        }
     return _full(
         {
             "id": visible(episode.episode_id),
