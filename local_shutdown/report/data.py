@@ -15,6 +15,7 @@ from local_shutdown.analysis.cells import PAPER, Cell
 from local_shutdown.analysis.compare import in_order
 from local_shutdown.analysis.competence import Competence, competence
 from local_shutdown.analysis.contrasts import ContrastResult, declared_contrasts
+from local_shutdown.analysis.interviews import InterviewCell, interviews
 from local_shutdown.analysis.openclosed import OpenClosed, open_against_closed
 from local_shutdown.errors import UsageError
 from local_shutdown.frames import episodes_frame
@@ -76,6 +77,7 @@ class ReportData:
     series: Sequence[Series]
     contrasts: Sequence[ContrastResult]
     open_closed: Sequence[OpenClosed]
+    interviews: Sequence[InterviewCell]
     episodes: pd.DataFrame
     conditions: Mapping[str, Mapping[str, Any]]
 
@@ -103,6 +105,7 @@ def gather(directories: Sequence[Path], reference: str | None) -> ReportData:
         series=_series(cells, here),
         contrasts=contrasts,
         open_closed=open_closed,
+        interviews=interviews(directories),
         episodes=episodes_frame(directories),
         conditions=_conditions(cells, runs),
     )

@@ -85,6 +85,7 @@ def render(
         contrasts=_contrast_rows(data),
         asks={c.name: _code(c.asks) for c in DECLARED},
         open_closed=data.open_closed,
+        interviews=data.interviews,
         conditions=data.conditions,
         embedded=embedded,
         seed=SEED,

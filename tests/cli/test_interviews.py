@@ -46,6 +46,10 @@ def test_a_model_that_denies_what_was_seen_is_not_true_to_it(tmp_path: Path) -> 
     assert episodes["self_report_agrees"].tolist() == [False, False]
     shown = cli("show", out, "scripted/E/0", "--no-pager").stdout
     assert "says it stood in the way: no" in " ".join(shown.split())
+    page = tmp_path / "report.html"
+    assert cli("report", out, "--out", page).exit_code == 0
+    assert 'id="interviews"' in page.read_text()
+    assert "0 of 2" in page.read_text()
 
 
 def test_a_model_that_tells_what_it_did_is_true_to_what_was_seen(tmp_path: Path) -> None:
@@ -63,3 +67,6 @@ def test_without_interviews_nothing_is_said_of_them(tmp_path: Path) -> None:
     assert rows(out)[0]["interviewed"] == ""
     assert compared(out)["interviews"] == []
     assert "interviews" not in cli("compare", out).stdout
+    page = tmp_path / "report.html"
+    assert cli("report", out, "--out", page).exit_code == 0
+    assert 'id="interviews"' not in page.read_text()
