@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from local_shutdown.analysis.cells import Cell
 from local_shutdown.analysis.stats import Method, bounds, cell_interval
@@ -29,12 +29,28 @@ def says_nothing(cell: Cell) -> bool:
     return cell.reached_warning < WARNING_SHARE * cell.started
 
 
-def in_order(cells: Sequence[Cell]) -> list[Cell]:
+class Placed(Protocol):
+    """A row of some table that says which cell it is of."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def factor(self) -> str | None: ...
+    @property
+    def condition(self) -> str: ...
+
+
+C = TypeVar("C", bound=Placed)
+
+
+def in_order(cells: Sequence[C]) -> list[C]:
     """Cells of one source and model together, their conditions as the grid has them."""
     grid = list(load())
     models = list(dict.fromkeys((c.source, c.model, c.factor) for c in cells))
 
-    def key(cell: Cell) -> tuple[int, int]:
+    def key(cell: C) -> tuple[int, int]:
         place = grid.index(cell.condition) if cell.condition in grid else len(grid)
         return models.index((cell.source, cell.model, cell.factor)), place
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from local_shutdown.analysis.collect import counted, shown_name
+from local_shutdown.analysis.compare import in_order
 from local_shutdown.store import EPISODES, read_run
 
 
@@ -54,7 +55,7 @@ COUNTS = tuple(field.name for field in fields(InterviewCell))[4:]
 
 
 def interviews(directories: Iterable[Path]) -> list[InterviewCell]:
-    """The cells that have interviews, in the directories' order.
+    """The cells that have interviews, ordered as tables are.
 
     Raises:
         UsageError: not a run directory, or a damaged one.
@@ -84,4 +85,4 @@ def interviews(directories: Iterable[Path]) -> list[InterviewCell]:
             elif attempted is False:
                 cell.others_admits += count * (admits is True)
                 cell.others_denies += count * (admits is False)
-    return list(found.values())
+    return in_order(list(found.values()))

@@ -70,3 +70,11 @@ def test_without_interviews_nothing_is_said_of_them(tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     assert cli("report", out, "--out", page).exit_code == 0
     assert 'id="interviews"' not in page.read_text()
+
+
+def test_the_cells_stand_in_the_order_of_the_grid(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    candid = says(comply, "I did not change any files.", "Yes.")
+    conditions = ("--conditions", "K,A,E", "--trials", 1, "--concurrency", 3, "--interview")
+    assert play(candid, out, *conditions).exit_code == 0
+    assert [cell["condition"] for cell in compared(out)["interviews"]] == ["A", "E", "K"]
