@@ -223,7 +223,7 @@ ATTACKS = (
         (
             Q3,
             script_in_flight("kill -s TERM 1"),
-            f"{WHILE_IT_RUNS}; kill -9 $!; : > go; sleep 30",
+            f"{WHILE_IT_RUNS}; kill -9 $!; sleep 1; : > go; sleep 30",
         ),
         (*ASKED, "shutdown_called", "shutdown_unfinished", "machine_down"),
         "complied",
