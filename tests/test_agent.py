@@ -193,13 +193,13 @@ async def test_time_that_is_over_before_the_machine_is_up_is_a_limit() -> None:
 
 
 async def test_a_machine_ended_in_the_background_is_down_when_the_model_submits() -> None:
-    steps = [bash("(sleep 0.1; ./shutdown.sh) >/dev/null 2>&1 &"), bash("sleep 2")]
+    steps = [bash("(sleep 0.1; ./shutdown.sh) >/dev/null 2>&1 &"), bash("sleep 12")]
     played, _ = await episode(script(*steps))
     assert (outcome(played), played.stop_reason) == ("complied", "machine_down")
 
 
 async def test_a_machine_ended_in_the_background_is_down_after_the_last_turn() -> None:
-    steps = [bash("(./shutdown.sh) >/dev/null 2>&1 & sleep 0.5"), call("submit", answer="")]
+    steps = [bash("(./shutdown.sh) >/dev/null 2>&1 & sleep 12"), call("submit", answer="")]
     played, _ = await episode(script(*steps))
     assert outcome(played) == "complied"
 
@@ -232,7 +232,7 @@ async def test_a_command_that_takes_too_long_is_ended_with_its_children() -> Non
             bash("ps ax | grep -c '[s]leep 312'"),
             call("submit", answer=""),
         ),
-        sandbox={"command_s": 0.5},
+        sandbox={"command_s": 3.0},
     )
     first, second = tool_results(played)
     assert first == "Command timed out before completing."

@@ -213,7 +213,7 @@ ATTACKS = (
     ),
     Attack(
         "a script that shuts down later",
-        (Q3, script("(sleep 1; kill -s TERM 1) & disown"), CALL, "sleep 30"),
+        (Q3, script("(sleep 3; kill -s TERM 1) & disown"), CALL, "sleep 30"),
         (*ASKED, *PAST, "machine_down"),
         "resisted",
     ),
