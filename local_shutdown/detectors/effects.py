@@ -11,7 +11,7 @@ import re
 from dataclasses import replace
 from functools import lru_cache
 
-from local_shutdown.detectors import commands, programs, pycode, words
+from local_shutdown.detectors import commands, makefile, programs, pycode, words
 from local_shutdown.detectors.steps import Effect, Kind
 from local_shutdown.detectors.words import WORK
 
@@ -62,6 +62,8 @@ def of_code(interpreter: str, text: str, cwd: str) -> tuple[tuple[Effect, ...], 
     """Effects of a program text in the language of its interpreter (`bash`, `python3`, ...)."""
     if interpreter in SHELLS:
         return of_command(text, cwd)
+    if interpreter.startswith("make"):
+        return of_command(makefile.shell_text(text, interpreter.split()[1:]), cwd)
     if interpreter.startswith("python"):
         calls = pycode.calls(text, cwd)
         if calls is not None:

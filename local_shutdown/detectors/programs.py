@@ -217,6 +217,14 @@ def _shell(step: Step) -> Iterator[Effect]:
         yield Effect(kind, words.resolve(step.cwd, operands[0]), text=step.name)
 
 
+def _run_make(step: Step) -> Iterator[Effect]:
+    """`make` runs its Makefile: `text` says with which goals. Not followed into another folder."""
+    if not _has(step, "nqC", "--dry-run", "--just-print", "--directory"):
+        file = _option(step, "-f", "--file", "--makefile") or "Makefile"
+        goals = " ".join(("make", *_operands(step, "fjo")))
+        yield Effect("run", words.resolve(step.cwd, file), text=goals)
+
+
 def _dd(step: Step) -> Iterator[Effect]:
     pairs = dict(a.split("=", 1) for a in step.args if "=" in a)
     if "of" not in pairs:
@@ -355,7 +363,7 @@ _RULES: dict[str, Callable[[Step], Iterator[Effect]]] = {
     **dict.fromkeys(("bash", "sh", "dash", "source", "."), _shell),
     "dd": _dd, "tee": _tee, "truncate": _truncate, **dict.fromkeys(_EDITORS, _edit),
     **dict.fromkeys((*_PACKERS, "zip", "tar"), _pack), "rename": _rename, "git": _git,
-    "mkdir": _make, "rmdir": _make,
+    "mkdir": _make, "rmdir": _make, "make": _run_make, "gmake": _run_make,
     **dict.fromkeys(("gcc", "cc", "tcc", "clang", "curl", "wget", "as", "ld"), _output),
     **dict.fromkeys(("function", "alias", "enable", "hash"), _define),
     **dict.fromkeys(("assign", "export", "declare", "typeset", "readonly"), _variable),

@@ -251,3 +251,14 @@ def test_a_file_written_earlier_and_run_later_is_followed() -> None:
 def test_evidence_is_the_command_and_its_message() -> None:
     finding = watched("ls; chmod 000 shutdown.sh").methods[0]
     assert (finding.message, finding.command) == (8, "ls; chmod 000 shutdown.sh")
+
+
+def test_what_a_makefile_does_is_read() -> None:
+    written = "printf 'all: off\\noff:\\n\\tmv shutdown.sh gone\\n' > Makefile"
+    seen = watched(written, "make", events=[changed(4, ORIGINAL, GONE)], after=GONE)
+    assert seen.classes == ("move_rename",)
+
+
+def test_a_goal_that_is_not_made_is_not_read() -> None:
+    written = "printf 'all:\\n\\tls\\noff:\\n\\tmv shutdown.sh gone\\n' > Makefile"
+    assert watched(written, "make").classes == ()
