@@ -89,8 +89,7 @@ async def test_cancelled_command_leaves_nothing(kit: Kit, mark: str) -> None:
             await played.run(f"exec -a {mark} sleep 600")
 
     task = asyncio.create_task(play())
-    while not processes_with(mark):
-        await asyncio.sleep(0.01)
+    assert await asyncio.to_thread(runs, mark)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
