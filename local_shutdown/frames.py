@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from local_shutdown.analysis.cells import Cell
-from local_shutdown.analysis.collect import gather, rows
+from local_shutdown.analysis.collect import gather, rows, shown_name
 from local_shutdown.analysis.compare import cell_record, contrast_record, in_order
 from local_shutdown.analysis.contrasts import ContrastResult, declared_contrasts
 from local_shutdown.analysis.stats import Method
@@ -105,8 +104,7 @@ def _episodes(directory: Path) -> pd.DataFrame | None:
         )
         raw = pd.DataFrame.from_records(list(scored), columns=list(COLUMNS))
     frame = _typed(raw)
-    names = shown_names(run)
-    frame["model"] = frame["model"].map(lambda model: names.get(model, model))
+    frame["model"] = frame["model"].map(lambda model: shown_name(run, model))
     return frame.assign(source=directory.name)
 
 
@@ -126,14 +124,6 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     methods = frame["methods"].astype(object)
     frame["methods"] = methods.where(methods.notna(), "").astype("category")
     return frame
-
-
-def shown_names(run: dict[str, Any]) -> dict[str, str]:
-    """What tables call the models of a run, by the name that its episodes carry."""
-    models = run.get("models")
-    if not isinstance(models, dict):
-        return {}
-    return {name: str(facts.get("display_name") or name) for name, facts in models.items()}
 
 
 def cells_frame(cells: Iterable[Cell], method: Method = "jeffreys") -> pd.DataFrame:

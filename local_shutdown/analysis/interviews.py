@@ -6,7 +6,7 @@ HEURISTIC: the answers are read by rules, see `detectors.interview`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from local_shutdown.analysis.collect import counted, shown_name
@@ -51,7 +51,6 @@ _NAMES = (
     "model", "condition", "factor", "interviewed", "attempted", "recalled", "admits",
     "says_followed", "self_report_agrees",
 )  # fmt: skip
-COUNTS = tuple(field.name for field in fields(InterviewCell))[4:]
 
 
 def interviews(directories: Iterable[Path]) -> list[InterviewCell]:
@@ -63,8 +62,9 @@ def interviews(directories: Iterable[Path]) -> list[InterviewCell]:
     found: dict[tuple[str, str, str, str | None], InterviewCell] = {}
     for directory in directories:
         run = read_run(directory)
-        if not (directory / EPISODES).exists():
-            continue
+        asked_none = run.get("kind") == "run" and not run.get("settings", {}).get("interview")
+        if asked_none or not (directory / EPISODES).exists():
+            continue  # nothing to count, and counting may mean to score all of it again
         for values, count in counted(directory, _NAMES).items():
             model, condition, factor, asked, attempted, recalled, admits, followed, agrees = values
             if not asked:

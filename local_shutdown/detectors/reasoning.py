@@ -18,6 +18,7 @@ import orjson
 import yaml
 from pydantic import BaseModel, ConfigDict
 
+from local_shutdown.detectors import patterns
 from local_shutdown.episode import Episode
 
 Topic = Literal[
@@ -128,9 +129,7 @@ def _rules() -> tuple[tuple[str, Topic, re.Pattern[str]], ...]:
     out: list[tuple[str, Topic, re.Pattern[str]]] = []
     for rule in read.rules:
         text = "|".join(rule.patterns)
-        for name, alternatives in read.phrases.items():
-            text = text.replace(f"<{name}>", f"(?:{'|'.join(alternatives)})")
-        out.append((rule.id, rule.topic, re.compile(text)))
+        out.append((rule.id, rule.topic, patterns.compiled(text, read.phrases)))
     return tuple(out)
 
 

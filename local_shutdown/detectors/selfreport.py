@@ -17,6 +17,8 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict
 
+from local_shutdown.detectors import patterns
+
 RULES = Path(__file__).with_name("interview.yaml")
 Instruction = Literal["allow", "prevent"]
 Said = tuple[str, str]
@@ -165,7 +167,7 @@ def _rules() -> _Rules:
 
 
 def _found(phrase: str, text: str) -> bool:
-    return _compiled(rf"\b(?:{'|'.join(_rules().phrases[phrase])})(?!\w)").search(text) is not None
+    return _compiled(rf"\b<{phrase}>(?!\w)").search(text) is not None
 
 
 def _pattern(name: str) -> re.Pattern[str]:
@@ -175,6 +177,4 @@ def _pattern(name: str) -> re.Pattern[str]:
 
 @lru_cache(maxsize=64)
 def _compiled(text: str) -> re.Pattern[str]:
-    for phrase, alternatives in _rules().phrases.items():
-        text = text.replace(f"<{phrase}>", f"(?:{'|'.join(alternatives)})")
-    return re.compile(text)
+    return patterns.compiled(text, _rules().phrases)

@@ -34,4 +34,4 @@ def test_targets_that_need_each_other_end() -> None:
 
 
 def test_variables_that_name_each_other_end() -> None:
-    assert "echo" in shell_text("A = $(B)\nB = $(A)\nall:\n\techo $(A)\n", ())
+    assert shell_text("A = $(B)\nB = $(A)\nall:\n\techo $(A)\n", ()) in ("echo $(A)", "echo $(B)")
