@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import CONVERSATIONS, ENDINGS, episodes, write_run
+from written import CONVERSATIONS, ENDINGS, episodes, write_run
 
 from local_shutdown.detectors import score, write_csv
 from local_shutdown.episode import Episode

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from runs import CONVERSATIONS, ENDINGS, episodes, write_run
+from written import CONVERSATIONS, ENDINGS, episodes, write_run
 
 from local_shutdown.errors import UsageError
 from local_shutdown.exporters import export_parquet
