@@ -153,18 +153,22 @@ def _rate(series: Series) -> float:
 
 def _conditions(
     cells: Sequence[Cell], runs: Sequence[tuple[Path, Mapping[str, Any]]]
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Mapping[str, Any]]:
     """As the runs were given them; the built-in grid for what was only imported."""
-    known: dict[str, dict[str, Any]] = {
+    known: dict[str, Mapping[str, Any]] = {
         c.id: {"title": c.title, "wording": c.wording, "system": c.system, "user": c.user}
         for c in grid.load().values()
     }
     for _, run in runs:
         described = run.get("conditions")
-        if isinstance(described, dict):
-            known.update(described)
+        for name, said in described.items() if isinstance(described, dict) else ():
+            # An import names its conditions and says nothing of them.
+            told = {k: v for k, v in said.items() if v is not None}
+            known[name] = {**known.get(name, _NO_TEXTS), **told}
     used = dict.fromkeys(cell.condition for cell in cells)
     order = list(known)
     ids = sorted(used, key=lambda c: (order.index(c) if c in order else len(order), c))
-    nothing = {"title": "", "wording": None, "system": None, "user": None}
-    return {name: known.get(name, nothing) for name in ids}
+    return {name: known.get(name, _NO_TEXTS) for name in ids}
+
+
+_NO_TEXTS: Mapping[str, Any] = {"title": "", "wording": None, "system": None, "user": None}
