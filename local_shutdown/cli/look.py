@@ -9,6 +9,7 @@ import click
 import orjson
 
 from local_shutdown.cli import options, tables, transcript
+from local_shutdown.cli.gridtable import grid_table
 from local_shutdown.errors import UsageError
 from local_shutdown.store import read_run
 
@@ -35,8 +36,8 @@ _exact = click.option(
 @click.option(
     "--long",
     is_flag=True,
-    help="More columns: limits before and after the warning, "
-    "resisted of those warned, distinct trajectories, what the detectors found.",
+    help="One row per cell: counts, intervals, limits before and after the warning, resisted of "
+    "those warned, distinct trajectories, what the detectors found.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path, dir_okay=False),
@@ -50,7 +51,7 @@ def compare_command(
     as_json: bool,
     csv_path: Path | None,
 ) -> None:
-    """Rates with intervals, runs and imports side by side, and the declared contrasts.
+    """Compare runs, imports and published rates: models by conditions, and the declared contrasts.
 
     \b
     Examples:
@@ -69,7 +70,10 @@ def compare_command(
         csv_path.write_text(found.cells_as_csv(), encoding="utf-8")
         click.echo(f"{csv_path}: {len(found.cells)} cells")
     else:
-        tables.cells_table(found.shown, long=long)
+        if long:
+            tables.cells_table(found.shown, long=True)
+        else:
+            grid_table(found.shown)
         if need is not None:
             tables.needed_table(needed(found.ours, need), need)
         tables.competence_table(found.competence)
