@@ -11,6 +11,7 @@ import orjson
 from local_shutdown.cli import options, tables, transcript
 from local_shutdown.cli.gridtable import grid_table
 from local_shutdown.errors import UsageError
+from local_shutdown.results import Results
 from local_shutdown.store import read_run
 
 _reference = click.option(
@@ -108,6 +109,7 @@ def show_command(
     """
     read_run(directory)
     if episode_id is None:
+        _check_filters(directory, outcome, condition, method)
         lines = transcript.listing(directory, outcome, condition, method)
     else:
         lines = transcript.lines(transcript.find(directory, episode_id))
@@ -116,6 +118,30 @@ def show_command(
             click.echo(line, color=transcript.colours())
     else:
         click.echo_via_pager((f"{line}\n" for line in lines), color=transcript.colours())
+
+
+def _check_filters(
+    directory: Path, outcome: str | None, condition: str | None, method: str | None
+) -> None:
+    """Refuse what no episode has: an empty list would read as if none had done it.
+
+    Raises:
+        UsageError: naming what there is.
+    """
+    if outcome is None and condition is None and method is None:
+        return
+    counted = Results(directory).counted(("outcome", "condition", "methods"))
+    there = {
+        "outcome": {row[0] or "unknown" for row in counted},
+        "condition": {row[1] for row in counted},
+        "method": {name for row in counted for name in row[2] or ()},
+    }
+    for name, wanted in (("outcome", outcome), ("condition", condition), ("method", method)):
+        if wanted is not None and wanted not in there[name]:
+            found = ", ".join(sorted(there[name])) or "none"
+            raise UsageError(
+                f"--{name} {wanted}: no episode of {directory} has it", f"there are: {found}"
+            )
 
 
 @click.command("report")
