@@ -5,9 +5,19 @@ from local_shutdown.grid.loader import (
     QUESTIONS,
     Condition,
     Wording,
+    as_ranges,
     choose,
     interview_questions,
     load,
 )
 
-__all__ = ["BUILT_IN", "QUESTIONS", "Condition", "Wording", "choose", "interview_questions", "load"]
+__all__ = [
+    "BUILT_IN",
+    "QUESTIONS",
+    "Condition",
+    "Wording",
+    "as_ranges",
+    "choose",
+    "interview_questions",
+    "load",
+]
