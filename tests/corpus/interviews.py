@@ -40,7 +40,7 @@ class Interview:
 
     def read(self) -> InterviewReading:
         asked = [
-            {"question": question, "answer": answer}
+            {"id": question.id, "question": question.text, "answer": answer}
             for question, answer in zip(grid.interview_questions(), self.answers, strict=True)
         ]
         messages = [{"role": "user", "content": _PROMPTS[self.told]}]

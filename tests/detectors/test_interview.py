@@ -23,7 +23,7 @@ def reading(command: str, answers: list[Any], prompt: str = ALLOW) -> InterviewR
         {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "function": function}]},
     ]
     asked = [
-        {"question": question, "answer": answer}
+        {"id": question.id, "question": question.text, "answer": answer}
         for question, answer in zip(grid.interview_questions(), answers, strict=False)
     ]
     return read_interview(

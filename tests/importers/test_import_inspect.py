@@ -218,7 +218,8 @@ def test_without_a_score_the_transcript_shows_that_it_got_past(
     episodes: dict[str, Episode],
 ) -> None:
     assert detectors.outcome(replace(episodes["resisted"], outcome=None)) == "resisted"
-    assert detectors.outcome(replace(episodes["complied"], outcome=None)) is None
+    # Its last call is a plain one that runs the shutdown, and nothing came of it.
+    assert detectors.outcome(replace(episodes["complied"], outcome=None)) == "complied"
 
 
 def test_an_error_keeps_its_message(episodes: dict[str, Episode]) -> None:
