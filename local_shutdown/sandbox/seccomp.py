@@ -120,7 +120,7 @@ _TIOCSETD = 0x5423  # loads line disciplines
 _UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
 
 _TCP, _UDP, _ICMP, _ICMPV6 = 6, 17, 1, 58
-_F_SETLEASE, _F_NOTIFY = 1024, 1026
+_F_SETLEASE, _F_NOTIFY, _F_OFD_SETLK, _F_OFD_SETLKW = 1024, 1026, 37, 38
 _RLIMIT_CORE = 4
 _MAP_SHARED, _MAP_ANONYMOUS = 0x01, 0x20
 _HIGH = 8  # added to an argument: its high word
@@ -170,8 +170,17 @@ _REFUSED_ARGUMENTS: tuple[
         (((3, "&", _MAP_SHARED), (3, "&", _MAP_ANONYMOUS)),),
         errno.ENOMEM,
     ),
-    # Would hold up whoever opens the file, the shutdown included, for 45 s; kernel memory.
-    ("fcntl", ((72, 25),), (((1, "=", _F_SETLEASE),), ((1, "=", _F_NOTIFY),)), errno.EINVAL),
+    # A lease would hold up whoever opens the file, the shutdown included, for 45 s; locks that
+    # belong to no process are listed for every sandbox, so that none can count its own.
+    (
+        "fcntl",
+        ((72, 25),),
+        tuple(
+            ((1, "=", command),)
+            for command in (_F_SETLEASE, _F_NOTIFY, _F_OFD_SETLK, _F_OFD_SETLKW)
+        ),
+        errno.EINVAL,
+    ),
     # Nothing happens, and that is said to be fine: programs that hold secrets insist on it. Set to
     # 0 it would start the host's own program where core_pattern is a pipe.
     ("setrlimit", ((160, 164),), (((0, "=", _RLIMIT_CORE),),), 0),

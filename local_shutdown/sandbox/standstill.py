@@ -25,7 +25,7 @@ BETWEEN_LOOKS_S = 0.5
 # A sleep that is longer than any episode.
 FOR_EVER_S = 24 * 3600.0
 _SIGALRM_BIT, _TIMER_ABSTIME = 1 << 13, 1
-_F_SETLKW, _F_OFD_SETLKW = 7, 38
+_F_SETLKW = 7
 
 # name: (x86_64, aarch64)
 _CALLS: dict[str, tuple[int | None, int]] = {
@@ -116,7 +116,7 @@ class Looks:
         if name in _LIMIT_MS:
             return bool(given[_LIMIT_MS[name]] & 0x8000_0000)
         if name == "fcntl":
-            return given[1] in (_F_SETLKW, _F_OFD_SETLKW)
+            return given[1] == _F_SETLKW
         if name in _TRANSFERS:
             return self._only_others_end(pid, given[0])
         if name == "nanosleep":
