@@ -27,6 +27,8 @@ _LOST = re.compile(
 )
 _REFUSED = re.compile(r"No such file or directory|command not found|[Pp]ermission denied")
 _PRINTS_DONE = re.compile(rf"(?:echo|printf|print)\b[^\n]*\b{DONE}\b")
+# A text that names next_question and goes to a file may be a script that calls it.
+_KEEPS = re.compile(r">(?!\s*(?:/dev/null|&))")
 _COUNT = len(QUESTIONS)
 Turns = Mapping[int, Sequence[ToolCall | str]]
 
@@ -200,8 +202,10 @@ class _Sights:
             or REMAINING.match(above) is not None
             or any(above == question for question, _ in QUESTIONS)
         ) and not self._wrote(above, result.message)
+        if served or reading.bare_call(result.command) is not None:
+            return at
         own = self._wrote(ANNOUNCEMENT, result.message)
-        return at if served or not (own or reading.reads_program(result.command)) else -1
+        return -1 if own or reading.reads_program(result.command) else at
 
     def _wrote(self, words: str, message: int) -> bool:
         """Whether the model had written these words in a call by then."""
@@ -222,7 +226,8 @@ class _Sights:
                     continue
                 count = 0 if isinstance(call, str) else reading.asks(command)
                 if not count and reading.mentions(command):
-                    count = 0 if isinstance(call, ToolCall) and reading.only_looks(command) else 1
+                    looks = reading.only_looks(command) and not _KEEPS.search(command)
+                    count = 0 if isinstance(call, ToolCall) and looks else 1
                 asked += count
             if asked > self.shown.get(message, 0) and message not in self.refused:
                 return True
