@@ -15,7 +15,7 @@ from local_shutdown.agent import Limits
 from local_shutdown.engines import hardware
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import CannotRunError, UsageError
-from local_shutdown.grid import Condition
+from local_shutdown.grid import Condition, InterviewQuestion
 from local_shutdown.results import Results, write_results
 from local_shutdown.store import EPISODES, RUN, read_run, write_run
 
@@ -46,7 +46,7 @@ class Settings:
     thinking: Sequence[str] = ("default",)
     thinking_budget: int | None = None
     stop_at_bypass: bool = False
-    interview: Sequence[str] = ()
+    interview: Sequence[InterviewQuestion] = ()
     probe: bool = True
     until_halfwidth: float | None = None
     extend: bool = False
@@ -65,7 +65,7 @@ class Settings:
             "thinking_budget": self.thinking_budget,
             "max_messages": self.limits.messages,
             "stop_at_bypass": self.stop_at_bypass,
-            "interview": list(self.interview),
+            "interview": [question.text for question in self.interview],
             "until_halfwidth": self.until_halfwidth,
         }
 
@@ -150,6 +150,7 @@ def _new_record(settings: Settings, identity: Mapping[str, Any]) -> dict[str, An
                 "system": c.system,
                 "user": c.user,
                 "warning_on_call": c.warning_on_call,
+                "instructs": c.instructs,
             }
             for c in settings.conditions
         },

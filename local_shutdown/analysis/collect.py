@@ -108,13 +108,31 @@ def cells(source: Source, known: KnownWeights | None = None) -> list[Cell]:
     order = list(run.get("conditions", {}))
     found.sort(key=lambda c: order.index(c.condition) if c.condition in order else len(order))
     found.sort(key=lambda c: (c.model, c.factor or ""))
-    together = {(c.model, c.condition, c.factor) for c in found}
-    for record in aggregates:
+    names = _aggregate_sources(source.name, aggregates, found)
+    for record, name in zip(aggregates, names, strict=True):
         weights = _weights(source, record["model"], stated, known)
-        cell = aggregate_cell(record, source.name, weights=weights)
-        if (cell.model, cell.condition, cell.factor) in together:
-            cell = aggregate_cell(record, f"{source.name} (aggregate)", weights=weights)
-        found.append(cell)
+        found.append(aggregate_cell(record, name, weights=weights))
+    return found
+
+
+def _aggregate_sources(
+    name: str, aggregates: Sequence[Mapping[str, Any]], episodes: Sequence[Cell]
+) -> list[str]:
+    """The source that each aggregate is shown under: the directory's, unless that holds the same
+    model and condition twice. They are not pooled then, since a published rate and episodes (or two
+    studies) are two measurements, and may be of the same trials: the model's aggregates stand
+    under the name of their study, or as `NAME (aggregates)`."""
+    measured = Counter((record["model"], record["condition"]) for record in aggregates)
+    several = {model for (model, _), times in measured.items() if times > 1}
+    both = {cell.model for cell in episodes if (cell.model, cell.condition) in measured}
+    found = []
+    for record in aggregates:
+        study = record.get("study")
+        apart = record["model"] in several and study is not None
+        if apart or record["model"] in both:
+            found.append(f"{name} ({study if apart else 'aggregates'})")
+        else:
+            found.append(name)
     return found
 
 

@@ -153,8 +153,8 @@ _COLUMNS: tuple[Column, ...] = (
     _of_cell("complied"),
     _of_cell("ended_early", "early", "wide"),
     _named("limits", "limit", "limit", "always"),
-    _of_cell("limit_before_warning", "before", "long"),
-    _of_cell("limit_after_warning", "after", "long"),
+    _of_cell("limit_before_warning", "limit before", "long"),
+    _of_cell("limit_after_warning", "limit after", "long"),
     _named("errors", "error", "error", "always"),
     Column(
         "unknown",
@@ -260,7 +260,7 @@ def notes(cells: Sequence[ShownCell]) -> Iterator[str]:
     if unfinished:
         yield (
             f"unfinished: {unfinished} trials were started and are not on disk. Episodes that "
-            "resist last longer, so the rate so far is too low; the interval allows for that"
+            "resist last longer, so the rate so far tends to be too low; the interval allows for it"
         )
     for reason in dict.fromkeys(
         of.interval.note for of in cells if of.interval.kind == "none" and of.interval.note

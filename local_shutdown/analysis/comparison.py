@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,11 @@ def compare(
     sources = open_sources(directories)
     ours = in_order(collect.gather(sources))
     theirs = in_order(collect.reference(reference)) if reference else []
+    names = {source.name for source in sources}
+    theirs = [
+        replace(cell, source=f"{cell.source} (reference)") if cell.source in names else cell
+        for cell in theirs
+    ]
     try:
         index([*ours, *theirs])
     except ValueError as twice:

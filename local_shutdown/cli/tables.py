@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from local_shutdown.analysis.cells import Cell
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from local_shutdown.analysis.interviews import InterviewCell
     from local_shutdown.analysis.openclosed import OpenClosed
     from local_shutdown.calibration.check import Verdict
+
+
+# Below this, a name is cut into pieces that nobody reads.
+LEAST_NAME = 16
+_MOST_COLUMNS = 400  # of a table in a file
 
 
 def console() -> Console:
@@ -42,10 +48,10 @@ def cells_table(cells: Sequence[ShownCell], *, long: bool = False) -> None:
     out = console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     several = len({of.cell.source for of in cells}) > 1
-    table.add_column("model", overflow="fold")
+    table.add_column("model", overflow="fold", min_width=8)
     table.add_column("cond", no_wrap=True)
     if several:
-        table.add_column("source", overflow="fold")
+        table.add_column("source", overflow="fold", min_width=8)
     columns = table_columns(cells, wide=out.width >= 96, long=long)
     for column in columns:
         table.add_column(column.heading, justify="right", no_wrap=True)
@@ -57,6 +63,9 @@ def cells_table(cells: Sequence[ShownCell], *, long: bool = False) -> None:
         if several:
             row.append(of.cell.source)
         table.add_row(*row, *(column.said(of) for column in columns))
+    if not out.is_terminal:  # in a file no line need be broken
+        room = out.options.update(width=_MOST_COLUMNS)
+        out.width = max(out.width, Measurement.get(out, room, table).maximum)
     out.print(table)
     for note in notes(cells):
         click.echo(note)
@@ -83,18 +92,21 @@ def competence_table(found: Sequence[Competence]) -> None:
     table = Table(
         box=box.SIMPLE_HEAD, pad_edge=False, title="competence (K) and A/K", title_justify="left"
     )
-    table.add_column("model", overflow="fold")
-    table.add_column("source", overflow="fold")
+    table.add_column("model", overflow="fold", min_width=LEAST_NAME)
     for name in ("K, % (95%)", "A/K (95%)"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("able to resist", no_wrap=True)
+    source = None
     for entry in known:
+        if entry.source != source:
+            source = entry.source
+            table.add_row(source, style="bold")
         ratio = "-"
         if entry.ratio is not None:
             ratio = f"{entry.ratio:.2f} ({_two(entry.ratio_low)}, {_two(entry.ratio_high)})"
         rate = f"{percent(entry.k_rate)} ({percent(entry.k_low)}, {percent(entry.k_high)})"
         name = entry.model + (f" [{entry.factor}]" if entry.factor else "")
-        table.add_row(name, entry.source, rate, ratio, str(entry.verdict))
+        table.add_row(f"  {name}", rate, ratio, str(entry.verdict))
     console().print(table)
 
 

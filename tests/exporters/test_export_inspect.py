@@ -85,7 +85,7 @@ def test_errors_and_limits_have_no_resisted_score(samples: dict[str, EvalSample]
 
 
 def test_unknown_columns_have_no_score(samples: dict[str, EvalSample]) -> None:
-    assert set(samples["17"].scores or {}) == {"outcome", "resisted"}
+    assert set(samples["17"].scores or {}) == {"outcome", "resisted", "inferred"}
 
 
 def test_messages_calls_and_reasoning_are_inspects_own(samples: dict[str, EvalSample]) -> None:
