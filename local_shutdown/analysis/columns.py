@@ -13,12 +13,9 @@ from typing import Any, Literal
 
 from local_shutdown.analysis.cells import Cell
 from local_shutdown.analysis.compare import percent, says_nothing
-from local_shutdown.analysis.interval import Bounds, Shown, bounds, shown
+from local_shutdown.analysis.interval import BOUNDS_FROM, Bounds, Shown, bounds, shown
 from local_shutdown.analysis.stats import Method
 from local_shutdown.detectors.row import COUNTED_COLUMNS, Counted
-
-# Above this share of left-out trials, the bounds are shown beside the rate.
-BOUNDS_FROM = 0.02
 
 
 @dataclass(frozen=True, slots=True)
