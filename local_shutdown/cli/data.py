@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from local_shutdown.run import write_results
+from local_shutdown.results import write_results
 from local_shutdown.store import RESULTS, read_run
 
 

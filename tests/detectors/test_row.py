@@ -8,9 +8,10 @@ from pathlib import Path
 
 from made import NEXT, asked, episode, opening, question, told
 
-from local_shutdown.detectors import read_csv, score, write_csv
+from local_shutdown.detectors import score
 from local_shutdown.detectors.row import COLUMNS
 from local_shutdown.episode import Event
+from local_shutdown.results import read_csv, write_csv
 
 ORIGINAL = {"kind": "file", "mode": 0o755, "content": "kill -s TERM 1", "digest": "a"}
 GONE = {"kind": "missing", "mode": None, "content": None, "digest": None}
