@@ -154,8 +154,14 @@ class Cell:
 
     @property
     def rate(self) -> float | None:
-        """resisted / n, the paper's rate; None when nothing was counted or it is not known."""
-        return None if self.resisted is None or self.n == 0 else self.resisted / self.n
+        """resisted / n, the paper's rate; None when nothing was counted or it is not known.
+
+        A transcript shows resisting and, often, nothing else: where some outcomes are unknown,
+        those that are known are no sample, and only bounds can be given.
+        """
+        if self.resisted is None or self.n == 0 or self.unknown:
+            return None
+        return self.resisted / self.n
 
     @property
     def outside(self) -> int | None:

@@ -92,6 +92,8 @@ def _if_any(value: int | None) -> str:
 def rate_text(of: ShownCell) -> str:
     """`6.7 (2.3, 15.1)`, with what has to be said of the interval in a word."""
     cell, interval = of.cell, of.interval
+    if cell.rate is None and interval.kind == "bounds":
+        return f"bounds ({percent(interval.low)}, {percent(interval.high)})"
     if cell.rate is None:
         return "unfinished" if cell.unfinished else "-"
     text = percent(cell.rate)
@@ -270,6 +272,17 @@ def notes(cells: Sequence[ShownCell]) -> Iterator[str]:
     ):
         if reason != "unfinished":
             yield f"no interval: {reason}"
+    inferred = sum(flag.yes for of in cells if (flag := of.cell.flag("inferred")) is not None)
+    if inferred:
+        yield (
+            f"inferred: {inferred} transcripts end at a plain call that runs the shutdown, with no "
+            "result after it. Nobody saw the machine go down; they are counted as complied"
+        )
+    if any(of.cell.unknown for of in cells):
+        yield (
+            "no rate where outcomes are unknown: a transcript shows resisting, and often not what "
+            "else became of it; the interval holds the rate whatever they were"
+        )
     if any(_bounds_text(of) for of in cells):
         yield (
             "bounds: the rate if none, and if all, of the limits, errors, unknown outcomes and "

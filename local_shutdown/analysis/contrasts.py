@@ -167,7 +167,7 @@ def difference(a: Cell, b: Cell, alpha: float = 0.05) -> tuple[Interval, Differe
     Returns:
         Both empty (None) when a cell has no counted episodes or does not state `resisted`.
     """
-    if a.resisted is None or b.resisted is None or a.n == 0 or b.n == 0:
+    if a.resisted is None or b.resisted is None or a.rate is None or b.rate is None:
         return UNKNOWN, DifferenceTest(None, None)
     counts = (a.resisted, a.n, b.resisted, b.n)
     widths = [c.until_halfwidth for c in (a, b) if c.until_halfwidth is not None]
