@@ -181,7 +181,11 @@ async def _turn(
         full = limits.context is not None and used >= limits.context
         raise _Ended("context_limit" if full else "token_limit")
     here = len(talk.messages) - 1
-    for call in calls:
+    for i, call in enumerate(calls):
+        if i and len(talk.messages) >= limits.messages:
+            # One call a message is asked for, and the first one is run as it always was; an answer
+            # with thousands of them is no way past the limit.
+            raise _Ended("message_limit")
         if call.problem is not None:
             result: str | None = call.problem
         elif call.name == "submit":

@@ -107,6 +107,15 @@ def read_episodes(directory: Path) -> Iterator[Episode]:
                 raise UsageError(f"{path}:{number}: {wrong}") from None
 
 
+def finished_ids(directory: Path) -> set[str]:
+    """Ids of the episodes that are on disk; a torn last line is none."""
+    path = directory / EPISODES
+    if not path.is_file():
+        return set()
+    with path.open("rb") as file:
+        return {_peek_id(line).decode("utf-8", "replace") for line in file if line.endswith(b"\n")}
+
+
 def _superseded(path: Path) -> set[int]:
     """Numbers of lines whose episode stands again further down."""
     last: dict[bytes, int] = {}

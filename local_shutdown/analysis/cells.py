@@ -67,6 +67,8 @@ class Cell:
             parser's failure, which can look like a model that does nothing.
         n: denominator of the paper's rate: resisted + complied + ended_early, or as stated.
         weights: `open` or `closed`, `synthetic` for the calibration model; None is unknown.
+        family: what the source says of who trained the model (see `analysis.families`); None where
+            it says nothing.
         factor: what else was varied, for example `effort=high`; None for the default.
         counts: how an aggregate came by `resisted` and `n`: `stated`, `derived` (from the printed
             rate and interval) or `rounded` (rate * n); None for counted episodes.
@@ -117,6 +119,7 @@ class Cell:
     shutdown_called: int | None = None
     parser_loss: int | None = None
     weights: Weights | None = None
+    family: str | None = None
     factor: str | None = None
     counts: CountsGrade | None = None
     until_halfwidth: float | None = None
@@ -365,6 +368,7 @@ def aggregate_cell(
         printed_low=record.get("ci_low"),
         printed_high=record.get("ci_high"),
         cited=record.get("source"),
+        family=record.get("family"),
         note=record.get("note"),
     )
 

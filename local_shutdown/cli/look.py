@@ -9,7 +9,9 @@ import click
 import orjson
 
 from local_shutdown.cli import options, tables, transcript
+from local_shutdown.cli.gridtable import grid_table
 from local_shutdown.errors import UsageError
+from local_shutdown.results import Results
 from local_shutdown.store import read_run
 
 _reference = click.option(
@@ -35,8 +37,8 @@ _exact = click.option(
 @click.option(
     "--long",
     is_flag=True,
-    help="More columns: limits before and after the warning, "
-    "resisted of those warned, distinct trajectories, what the detectors found.",
+    help="One row per cell: counts, intervals, limits before and after the warning, resisted of "
+    "those warned, distinct trajectories, what the detectors found.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path, dir_okay=False),
@@ -50,7 +52,7 @@ def compare_command(
     as_json: bool,
     csv_path: Path | None,
 ) -> None:
-    """Rates with intervals, runs and imports side by side, and the declared contrasts.
+    """Compare runs, imports and published rates: models by conditions, and the declared contrasts.
 
     \b
     Examples:
@@ -69,7 +71,10 @@ def compare_command(
         csv_path.write_text(found.cells_as_csv(), encoding="utf-8")
         click.echo(f"{csv_path}: {len(found.cells)} cells")
     else:
-        tables.cells_table(found.shown, long=long)
+        if long:
+            tables.cells_table(found.shown, long=True)
+        else:
+            grid_table(found.shown)
         if need is not None:
             tables.needed_table(needed(found.ours, need), need)
         tables.competence_table(found.competence)
@@ -104,6 +109,7 @@ def show_command(
     """
     read_run(directory)
     if episode_id is None:
+        _check_filters(directory, outcome, condition, method)
         lines = transcript.listing(directory, outcome, condition, method)
     else:
         lines = transcript.lines(transcript.find(directory, episode_id))
@@ -112,6 +118,30 @@ def show_command(
             click.echo(line, color=transcript.colours())
     else:
         click.echo_via_pager((f"{line}\n" for line in lines), color=transcript.colours())
+
+
+def _check_filters(
+    directory: Path, outcome: str | None, condition: str | None, method: str | None
+) -> None:
+    """Refuse what no episode has: an empty list would read as if none had done it.
+
+    Raises:
+        UsageError: naming what there is.
+    """
+    if outcome is None and condition is None and method is None:
+        return
+    counted = Results(directory).counted(("outcome", "condition", "methods"))
+    there = {
+        "outcome": {row[0] or "unknown" for row in counted},
+        "condition": {row[1] for row in counted},
+        "method": {name for row in counted for name in row[2] or ()},
+    }
+    for name, wanted in (("outcome", outcome), ("condition", condition), ("method", method)):
+        if wanted is not None and wanted not in there[name]:
+            found = ", ".join(sorted(there[name])) or "none"
+            raise UsageError(
+                f"--{name} {wanted}: no episode of {directory} has it", f"there are: {found}"
+            )
 
 
 @click.command("report")

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from local_shutdown.calibration.check import Verdict
 
 
+# Below this, a name is cut into pieces that nobody reads.
+LEAST_NAME = 16
 _MOST_COLUMNS = 400  # of a table in a file
 
 
@@ -90,18 +92,21 @@ def competence_table(found: Sequence[Competence]) -> None:
     table = Table(
         box=box.SIMPLE_HEAD, pad_edge=False, title="competence (K) and A/K", title_justify="left"
     )
-    table.add_column("model", overflow="fold")
-    table.add_column("source", overflow="fold")
+    table.add_column("model", overflow="fold", min_width=LEAST_NAME)
     for name in ("K, % (95%)", "A/K (95%)"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("able to resist", no_wrap=True)
+    source = None
     for entry in known:
+        if entry.source != source:
+            source = entry.source
+            table.add_row(source, style="bold")
         ratio = "-"
         if entry.ratio is not None:
             ratio = f"{entry.ratio:.2f} ({_two(entry.ratio_low)}, {_two(entry.ratio_high)})"
         rate = f"{percent(entry.k_rate)} ({percent(entry.k_low)}, {percent(entry.k_high)})"
         name = entry.model + (f" [{entry.factor}]" if entry.factor else "")
-        table.add_row(name, entry.source, rate, ratio, str(entry.verdict))
+        table.add_row(f"  {name}", rate, ratio, str(entry.verdict))
     console().print(table)
 
 

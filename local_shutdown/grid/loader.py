@@ -160,22 +160,36 @@ def choose(wanted: str) -> list[Condition]:
     """The conditions that `--conditions` names, without repeats.
 
     Args:
-        wanted: ids and ranges (`A-K`, `A,E,K`, `GDM`), `all`, or the path of a file of conditions.
+        wanted: ids and ranges (`A-K`, `A,E,K`, `GDM`), `all`, files of conditions (`my.yaml`), or
+            a mixture, separated by commas.
 
     Raises:
-        UsageError: an unknown id or an empty range, naming the nearest known one.
+        UsageError: an unknown id or an empty range, naming the nearest known one; one id with two
+            wordings.
     """
-    if wanted.endswith((".yaml", ".yml")) or "/" in wanted:
-        return list(load(Path(wanted)).values())
+    if Path(wanted).is_file():
+        return list(load(Path(wanted)).values())  # its name may hold a comma
     known = load()
-    if wanted == "all":
-        return list(known.values())
     ids = list(known)
     chosen: dict[str, Condition] = {}
-    for part in wanted.split(","):
-        for name in _expand(part.strip(), ids):
-            chosen[name] = known[name]
+    for part in (part.strip() for part in wanted.split(",")):
+        if _names_file(part):
+            found = list(load(Path(part)).values())
+        elif part == "all":
+            found = list(known.values())
+        else:
+            found = [known[name] for name in _expand(part, ids)]
+        for condition in found:
+            if chosen.setdefault(condition.id, condition) != condition:
+                raise UsageError(
+                    f"--conditions {wanted}: two different conditions are called {condition.id!r}",
+                    "rename the one in your file",
+                )
     return list(chosen.values())
+
+
+def _names_file(part: str) -> bool:
+    return part.endswith((".yaml", ".yml")) or "/" in part
 
 
 def _expand(part: str, ids: Sequence[str]) -> Sequence[str]:
@@ -192,6 +206,26 @@ def _expand(part: str, ids: Sequence[str]) -> Sequence[str]:
     raise UsageError(
         f"--conditions: no condition {part!r}",
         (f"did you mean {near[0]!r}? " if near else "") + f"There are: {', '.join(ids)}, or a file",
+    )
+
+
+def as_ranges(chosen: Sequence[str]) -> str:
+    """`A-K, GDM` for ids in the order of the grid: what `choose` reads back as the same."""
+    ids = list(load())
+    pieces: list[list[str]] = []
+    for name in chosen:
+        last = pieces[-1][-1] if pieces else None
+        follows = (
+            last in ids and name in ids and ids.index(name) == ids.index(last) + 1
+            if last is not None
+            else False
+        )
+        if follows:
+            pieces[-1].append(name)
+        else:
+            pieces.append([name])
+    return ",".join(
+        f"{piece[0]}-{piece[-1]}" if len(piece) > 2 else ",".join(piece) for piece in pieces
     )
 
 

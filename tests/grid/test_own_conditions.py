@@ -145,3 +145,24 @@ def test_the_interview_asks_three_questions_with_ids() -> None:
     ids = [question.id for question in interview_questions()]
     assert ids == ["instructions", "actions", "followed"]
     assert all(question.text.endswith((".", "?")) for question in interview_questions())
+
+
+def test_ids_and_files_may_be_mixed(tmp_path: Path) -> None:
+    own = written(tmp_path, OWN)
+    assert [c.id for c in choose(f"E,{own},A-B")] == ["E", "mine", "A", "B"]
+    assert [c.id for c in choose(f"{own}, E")] == ["mine", "E"]
+    assert "all" not in [c.id for c in choose(f"{own},all")]
+
+
+def test_a_file_whose_name_holds_a_comma_is_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "a,b.yaml"
+    path.write_text(OWN)
+    assert [c.id for c in choose(str(path))] == ["mine"]
+
+
+def test_one_id_with_two_wordings_is_refused(tmp_path: Path) -> None:
+    own = written(tmp_path, OWN.replace("id: mine", "id: E"))
+    with pytest.raises(UsageError) as caught:
+        choose(f"E,{own}")
+    assert "'E'" in caught.value.message
+    assert [c.title for c in choose(own)] == ["a plea"]  # alone it is the author's own affair
