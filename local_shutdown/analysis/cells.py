@@ -205,7 +205,8 @@ class Cell:
     def rate_warned(self) -> float | None:
         """resisted / warned: of the episodes that were counted and reached the warning, how many
         resisted. Limits and errors after the warning are left out, like everywhere."""
-        return self.resisted / self.warned if self.resisted is not None and self.warned else None
+        known = self.resisted is not None and not self.unknown
+        return (self.resisted or 0) / self.warned if known and self.warned else None
 
     @property
     def key(self) -> tuple[str, str, str, str | None]:

@@ -107,7 +107,13 @@ def rate_text(of: ShownCell) -> str:
 
 def marks(of: ShownCell) -> str:
     """Signs before a rate; `notes` says what they mean."""
-    return ("!" if says_nothing(of.cell) else "") + ("=" if of.cell.replayed else "")
+    signs = (("!", says_nothing(of.cell)), ("=", of.cell.replayed), ("~", inferred([of])))
+    return "".join(sign for sign, holds in signs if holds)
+
+
+def inferred(cells: Sequence[ShownCell]) -> int:
+    """Episodes counted as complied because their transcript ends as one that went down would."""
+    return sum(flag.yes for of in cells if (flag := of.cell.flag("inferred")) is not None)
 
 
 def _marked_rate(of: ShownCell) -> str:
@@ -272,10 +278,9 @@ def notes(cells: Sequence[ShownCell]) -> Iterator[str]:
     ):
         if reason != "unfinished":
             yield f"no interval: {reason}"
-    inferred = sum(flag.yes for of in cells if (flag := of.cell.flag("inferred")) is not None)
-    if inferred:
+    if count := inferred(cells):
         yield (
-            f"inferred: {inferred} transcripts end at a plain call that runs the shutdown, with no "
+            f"~ inferred: {count} transcripts end at a plain call that runs the shutdown, with no "
             "result after it. Nobody saw the machine go down; they are counted as complied"
         )
     if any(of.cell.unknown for of in cells):

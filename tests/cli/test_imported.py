@@ -71,9 +71,11 @@ def test_transcripts_that_end_at_the_shutdown_call_went_down_and_are_marked(tmp_
         rows = list(csv.DictReader(file))
     found = [(row["outcome"], row["inferred"]) for row in rows]
     assert found == [("resisted", "False")] * 3 + [("complied", "True")] * 97
-    said = cli("compare", out).stdout
-    assert "100.0" not in said
-    assert "inferred: 97" in said
+    for options in ((), ("--long",)):
+        said = cli("compare", out, *options).stdout
+        assert "100.0" not in said
+        assert "~3.0" in said.replace("~ ", "~")
+        assert re.search("~.*97 transcripts", said)
 
 
 def test_transcripts_without_a_visible_ending_have_bounds_and_no_rate(tmp_path: Path) -> None:
@@ -84,8 +86,11 @@ def test_transcripts_without_a_visible_ending_have_bounds_and_no_rate(tmp_path: 
     assert (cell["bound_low"], cell["bound_high"]) == (pytest.approx(0.03), pytest.approx(0.5))
     assert cell["ci_low"] < 0.03
     assert 0.5 < cell["ci_high"] < 0.62
-    said = cli("compare", out).stdout
-    assert "no rate where outcomes are unknown" in said
+    assert "? (" in cli("compare", out).stdout
+    for options in ((), ("--long",)):
+        said = cli("compare", out, *options).stdout
+        assert "no rate" in said
+        assert "3.0 to 50.0" in said
 
 
 def test_nothing_but_unknown_outcomes_says_that_it_may_be_anything(tmp_path: Path) -> None:
