@@ -21,7 +21,7 @@ import fcntl
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -137,6 +137,8 @@ class Started:
     Attributes:
         factor: what else is varied, for example `effort=high`.
         session: which call of `run` on this directory began it, counted from 1.
+        again: an earlier play of it was broken off (a kill, an engine that died) and its outcome is
+            lost; this is the next try. See `analysis.plays` for what follows from that.
     """
 
     episode_id: str
@@ -145,10 +147,20 @@ class Started:
     trial: int
     factor: str | None
     session: int
+    again: bool = False
+
+    def to_json(self) -> bytes:
+        """One line, without the newline; `again` only where it is so."""
+        record = asdict(self)
+        if not self.again:
+            del record["again"]
+        return orjson.dumps(record)
 
 
 def read_started(directory: Path) -> Iterator[Started]:
-    """Trials that were begun, in that order; a torn last line is left out.
+    """Plays that were begun, in that order; a torn last line is left out. Each trial stands there
+    once for its first play, and once more, with `again`, for each play after one that was broken
+    off.
 
     Nothing where there is no such file (an import, a run of an older version). An episode on disk
     was started whether or not it stands here.
@@ -287,6 +299,7 @@ class Store:
         for lines in (self._episodes, self._started):
             lines.cut_torn_line()
         self._begun: set[str] | None = None
+        self._broken_off: set[str] = set()  # begun, and without a record: not yet or never
 
     def finished(self, again: Callable[[Episode], bool] | None = None) -> set[str]:
         """Ids of the episodes that are on disk.
@@ -307,6 +320,7 @@ class Store:
                 done.add(episode_id)
         if self._begun is None:
             self._begun = stored.union(s.episode_id for s in read_started(self.directory))
+            self._broken_off = self._begun - stored
         return done
 
     def begun(self) -> set[str]:
@@ -317,20 +331,25 @@ class Store:
         return self._begun
 
     def begin(self, started: Started) -> None:
-        """Put a trial down as started, before it is played; once, however often it is played.
+        """Put a play down before it begins: the first of a trial, and each after one that was
+        broken off. Playing an error again changes nothing: it has a record.
 
         Raises:
             CannotRunError: as `add`.
         """
-        if started.episode_id not in self.begun():
-            self._started.append(orjson.dumps(asdict(started)))
-            self.begun().add(started.episode_id)
+        name = started.episode_id
+        if name in self.begun() and name not in self._broken_off:
+            return
+        self._started.append(replace(started, again=name in self._broken_off).to_json())
+        self.begun().add(name)
+        self._broken_off.add(name)
 
     def forget_begun(self) -> None:
         """Nothing was started here: the directory is taken for another run, which it may be as
         long as no episode is on disk."""
         self._started.empty()
         self._begun = None
+        self._broken_off = set()
 
     def add(self, episode: Episode) -> None:
         """Append one episode.
@@ -340,6 +359,7 @@ class Store:
                 untouched.
         """
         self._episodes.append(episode.to_json())
+        self._broken_off.discard(episode.episode_id)
 
     def close(self) -> None:
         """Flush to the disk and let go of the directory."""
