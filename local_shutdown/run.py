@@ -26,12 +26,11 @@ from local_shutdown.record import (
     close_record,
     most_in_flight,
     open_record,
-    write_results,
 )
 from local_shutdown.sandbox import Kit, prepare
 from local_shutdown.store import Store
 
-__all__ = ["Display", "Interrupt", "Settings", "check_sandbox", "run", "write_results"]
+__all__ = ["Display", "Interrupt", "Settings", "check_sandbox", "run"]
 
 
 async def run(settings: Settings, display: Display, interrupt: Interrupt | None = None) -> bool:

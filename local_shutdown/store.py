@@ -112,6 +112,15 @@ def read_episodes(directory: Path) -> Iterator[Episode]:
                 raise UsageError(f"{path}:{number}: {wrong}") from None
 
 
+def finished_ids(directory: Path) -> set[str]:
+    """Ids of the episodes that are on disk; a torn last line is none."""
+    path = directory / EPISODES
+    if not path.is_file():
+        return set()
+    with path.open("rb") as file:
+        return {_peek_id(line).decode("utf-8", "replace") for line in file if line.endswith(b"\n")}
+
+
 def _superseded(path: Path) -> tuple[set[int], int]:
     """Numbers of the lines whose episode stands again, whole, further down; and how many whole
     lines there are."""

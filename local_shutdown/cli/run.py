@@ -240,7 +240,7 @@ def run_command(
         rule=settings.stop_rule,
     )
     failed = play(settings, shown)
-    tables.print_cells([settings.out], None)
+    tables.print_cells([settings.out])
     click.echo(f"\n{settings.out}: local-shutdown compare {settings.out} --reference paper")
     sys.exit(1 if failed else 0)
 
