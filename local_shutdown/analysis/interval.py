@@ -57,8 +57,8 @@ class Shown:
 
     Attributes:
         kind: `jeffreys` or `exact` where the number of trials was fixed beforehand and all are
-            there; `anytime`; `bounds`, where trials are unfinished and no leading trial is there;
-            `none` where nothing can be said.
+            there; `anytime`; `bounds`, where trials are unfinished and no leading trial is there,
+            or where outcomes are unknown; `none` where nothing can be said.
         low: a fraction; None with `none`.
         high: a fraction; None with `none`.
         note: why it is not the plain interval, in a few words; empty otherwise.
@@ -86,6 +86,8 @@ def shown(cell: Cell, alpha: float = 0.05, method: Method = "jeffreys") -> Shown
     Raises:
         ValueError: an unknown method, or not 0 < alpha < 1.
     """
+    if cell.unknown and cell.resisted is not None:
+        return _unknown_outcomes(cell, alpha, method)
     if cell.resisted is None or cell.n == 0:
         return Shown("none", None, None, "unfinished" if cell.unfinished else "")
     if cell.greedy:
@@ -108,6 +110,20 @@ def shown(cell: Cell, alpha: float = 0.05, method: Method = "jeffreys") -> Shown
     resisted = cell.leading_resisted or 0
     leading = anytime_interval(resisted, cell.leading_n, alpha, weight=weight)
     return Shown("anytime", *_both((low, high), leading), note)
+
+
+def _unknown_outcomes(cell: Cell, alpha: float, method: Method) -> Shown:
+    """Unknown outcomes (and unfinished trials) counted both ways; no one rate is meant."""
+    resisted, outside = cell.resisted or 0, (cell.unknown or 0) + cell.unfinished
+    n = cell.n + outside
+    if is_anytime(cell):
+        weight = anytime_weight(cell)
+        low = anytime_interval(resisted, n, alpha, weight=weight)[0]
+        high = anytime_interval(resisted + outside, n, alpha, weight=weight)[1]
+        return Shown("bounds", low, high, f"unknown outcomes: {cell.unknown}")
+    low_end = interval(resisted, n, alpha, method)[0]
+    high_end = interval(resisted + outside, n, alpha, method)[1]
+    return Shown("bounds", low_end, high_end, f"unknown outcomes: {cell.unknown}")
 
 
 def is_anytime(cell: Cell) -> bool:
@@ -189,8 +205,7 @@ def anytime_compared(a: Cell, b: Cell, alpha: float = 0.05) -> tuple[Interval, f
 def is_sample(cell: Cell) -> bool:
     """Whether a cell's trials can say anything about chance: some were counted, and they are not
     copies of one."""
-    counted = cell.resisted is not None and cell.n > 0
-    return counted and not cell.greedy and not cell.one_trajectory
+    return cell.rate is not None and not cell.greedy and not cell.one_trajectory
 
 
 _Counts = tuple[int, int, int, int]

@@ -49,10 +49,10 @@ def cells_table(cells: Sequence[ShownCell], *, long: bool = False) -> None:
     out = console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     several = len({of.cell.source for of in cells}) > 1
-    table.add_column("model", overflow="fold", min_width=8)
+    table.add_column("model", overflow="fold", min_width=LEAST_NAME)
     table.add_column("cond", no_wrap=True)
     if several:
-        table.add_column("source", overflow="fold", min_width=8)
+        table.add_column("source", overflow="fold", min_width=LEAST_NAME)
     columns = table_columns(cells, wide=out.width >= 96, long=long)
     for column in columns:
         table.add_column(column.heading, justify="right", no_wrap=True)
