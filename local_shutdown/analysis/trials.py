@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from local_shutdown.analysis.plays import Play, broken, moments
 from local_shutdown.episode import COUNTED
 
 _FEWEST_PAIRS = 3
@@ -17,6 +18,7 @@ class Trials:
     def __init__(self) -> None:
         self._outcomes: dict[int, str] = {}
         self._started: set[int] = set()
+        self._plays: Sequence[Play] = ()
         self._first: dict[str, str] = {}  # trajectory -> the place of its first trial
         self._again: dict[str, Counter[str]] = {}  # those seen again -> their trials by place
         self._places: Counter[str] = Counter()
@@ -45,6 +47,11 @@ class Trials:
     def start(self, trials: Iterable[int]) -> None:
         """Trials that were started, whether or not they are on disk."""
         self._started.update(trials)
+
+    def play(self, plays: Sequence[Play]) -> None:
+        """The plays in the order in which they began; see `analysis.plays`."""
+        self.start(trial for trial, _ in plays)
+        self._plays = plays
 
     def fill_gaps(self) -> None:
         """A run starts the trials of a cell in the order of their numbers, so every number below
@@ -96,7 +103,24 @@ class Trials:
                 "leading_n": len(leading),
                 "leading_resisted": leading.count("resisted"),
             }
-        return found
+        return found | self._sample()
+
+    def _sample(self) -> dict[str, int]:
+        """What is a sample, where plays were broken off."""
+        if not broken(self._plays):
+            return {}
+        # Those of an older version, which put none down, came before all others.
+        noted = {trial for trial, _ in self._plays}
+        earlier = [(trial, False) for trial in sorted(self._started - noted)]
+        found = moments([*earlier, *self._plays], self._outcomes)
+        return {
+            "broken_off": sum(again for _, again in self._plays),
+            "leading_resisted": found[0].resisted,
+            "leading_n": found[0].n,
+            "sample_resisted": found[-1].resisted,
+            "sample_n": found[-1].n,
+            "sample_unknown": found[-1].unknown,
+        }
 
 
 def _pairs(n: int) -> int:
