@@ -51,7 +51,10 @@ def read_run(directory: Path) -> dict[str, Any]:
     if not directory.is_dir():
         raise UsageError(f"{directory}: no such folder", "give the --out of a run")
     if not path.exists():
-        raise UsageError(f"{directory}: not a run directory: it has no {RUN}")
+        raise UsageError(
+            f"{directory}: not a run directory: it has no {RUN}",
+            "leave it out: give only folders that were the --out of `run` or `import`",
+        )
     try:
         run = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as wrong:
