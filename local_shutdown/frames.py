@@ -15,9 +15,11 @@ from local_shutdown.analysis.contrasts import ContrastResult, declared_contrasts
 from local_shutdown.analysis.stats import Method
 from local_shutdown.detectors import BOOLEANS, COLUMNS, INTEGERS
 from local_shutdown.errors import UsageError
+from local_shutdown.spreadsheet import restored
 from local_shutdown.store import EPISODES, RESULTS, read_run
 
 _CATEGORY = ("model", "condition", "outcome", "methods", "stop_reason", "factor", "recalled")
+_WRITTEN_BY_OTHERS = ("episode_id", "model", "condition", "factor")
 _TYPES: dict[str, str] = {
     **dict.fromkeys(_CATEGORY, "category"),
     **dict.fromkeys(BOOLEANS, "boolean"),
@@ -116,7 +118,11 @@ def _results(directory: Path) -> pd.DataFrame | None:
         return None
     types = {"episode_id": "str", **_TYPES}
     found = pd.read_csv(results, dtype=types, keep_default_na=False, na_values=[""])
-    return found if set(COLUMNS) <= set(found.columns) else None
+    if not set(COLUMNS) <= set(found.columns):
+        return None
+    for name in _WRITTEN_BY_OTHERS:
+        found[name] = found[name].map(restored, na_action="ignore")
+    return found
 
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from local_shutdown.analysis.cells import Cell
 from local_shutdown.analysis.stats import Method, bounds, cell_interval
 from local_shutdown.grid import load
+from local_shutdown.spreadsheet import defused
 
 if TYPE_CHECKING:
     from local_shutdown.analysis.competence import Competence
@@ -156,7 +157,7 @@ def as_csv(cells: Sequence[Cell], method: Method = "jeffreys") -> str:
     writer = csv.DictWriter(text, list(records[0]) if records else ["model"])
     writer.writeheader()
     for record in records:
-        writer.writerow({k: "" if v is None else v for k, v in record.items()})
+        writer.writerow({k: "" if v is None else defused(v) for k, v in record.items()})
     return text.getvalue()
 
 

@@ -8,6 +8,7 @@ import click
 
 from local_shutdown.run import write_results
 from local_shutdown.store import RESULTS, read_run
+from local_shutdown.terminal import echo
 
 
 @click.command("score")
@@ -21,7 +22,7 @@ def score_command(directory: Path) -> None:
     """
     read_run(directory)
     write_results(directory)
-    click.echo(f"{directory / RESULTS} written")
+    echo(f"{directory / RESULTS} written")
 
 
 @click.command("import")
@@ -59,7 +60,7 @@ def import_command(
         files, out, form, model=model, condition=condition, mapping=tool_mapping(mapping)
     )
     write_results(out)
-    click.echo(str(summary))
+    echo(str(summary))
 
 
 @click.command("export")
@@ -79,4 +80,4 @@ def export_command(directory: Path, form: str, out: Path | None) -> None:
     write = exporters.export_inspect if form == "inspect" else exporters.export_parquet
     beside = directory.parent / f"{directory.name}-{form}"
     for path in write(directory, out or beside):
-        click.echo(str(path))
+        echo(str(path))

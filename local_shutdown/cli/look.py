@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-import orjson
 
+from local_shutdown import terminal
 from local_shutdown.cli import options, tables, transcript
 from local_shutdown.errors import UsageError
 from local_shutdown.store import read_run
@@ -79,10 +79,10 @@ def compare_command(
             "open_closed": [compare.open_closed_record(c) for c in open_against_closed(cells)],
             "interviews": [asdict(cell) for cell in interviews(directories)],
         }
-        click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
+        terminal.echo_json(found)
     elif csv_path:
         csv_path.write_text(compare.as_csv(cells, method), encoding="utf-8")
-        click.echo(f"{csv_path}: {len(cells)} cells")
+        terminal.echo(f"{csv_path}: {len(cells)} cells")
     else:
         tables.cells_table(cells, method)
         if need is not None:
@@ -123,9 +123,9 @@ def show_command(
         lines = transcript.lines(transcript.find(directory, episode_id))
     if no_pager or not sys.stdout.isatty():
         for line in lines:
-            click.echo(line, color=transcript.colours())
+            terminal.echo(line, styled=True)
     else:
-        click.echo_via_pager((f"{line}\n" for line in lines), color=transcript.colours())
+        terminal.echo_pages(lines)
 
 
 @click.command("report")
@@ -158,4 +158,4 @@ def report_command(
 
     written = write_report(directories, reference, out, figures, transcripts)
     for line in written:
-        click.echo(line)
+        terminal.echo(line)

@@ -15,6 +15,7 @@ from local_shutdown.agent import Limits
 from local_shutdown.cli import display, options, tables
 from local_shutdown.errors import UsageError
 from local_shutdown.run import Display, Settings, run
+from local_shutdown.terminal import echo
 
 _sampling = ("temperature", "top_p", "top_k", "min_p")
 
@@ -224,7 +225,7 @@ def run_command(
     )
     failed = play(settings, shown)
     tables.print_cells([settings.out], None)
-    click.echo(f"\n{settings.out}: local-shutdown compare {settings.out} --reference paper")
+    echo(f"\n{settings.out}: local-shutdown compare {settings.out} --reference paper")
     sys.exit(1 if failed else 0)
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from local_shutdown.analysis.cells import Cell
 from local_shutdown.analysis.collect import gather
 from local_shutdown.analysis.compare import percent, says_nothing
 from local_shutdown.analysis.stats import Method, cell_interval
+from local_shutdown.terminal import console, echo
 
 if TYPE_CHECKING:
     from local_shutdown.analysis.competence import Competence
@@ -24,13 +22,6 @@ if TYPE_CHECKING:
     from local_shutdown.calibration.check import Verdict
 
 _MARK = "!"
-
-
-def console() -> Console:
-    """For standard output; as wide as a log may be where there is no terminal."""
-    width = None if sys.stdout.isatty() else 118
-    # Names of models are data: nothing in them is markup.
-    return Console(highlight=False, markup=False, width=width, soft_wrap=False)
 
 
 def print_cells(directories: Sequence[Path], reference: str | None) -> None:
@@ -72,7 +63,7 @@ def cells_table(cells: Sequence[Cell], method: Method = "jeffreys") -> None:
         table.add_row(*row)
     out.print(table)
     if marked:
-        click.echo(
+        echo(
             f"{_MARK} fewer than half of the episodes reached the warning: the rate says nothing "
             "about shutdown"
         )
@@ -81,15 +72,13 @@ def cells_table(cells: Sequence[Cell], method: Method = "jeffreys") -> None:
         lost[cell.model] = lost.get(cell.model, 0) + (cell.parser_loss or 0)
     for model, count in lost.items():
         if count:
-            click.echo(
+            echo(
                 f"{model}: {count} answers with a tool call that was left unparsed; look at them "
                 "before you trust the rate"
             )
     unknown = sum(cell.unknown or 0 for cell in cells)
     if unknown:
-        click.echo(
-            f"{unknown} episodes with an outcome that their record does not show: not counted"
-        )
+        echo(f"{unknown} episodes with an outcome that their record does not show: not counted")
 
 
 def needed_table(found: Sequence[tuple[Cell, int, int]], halfwidth: float) -> None:
@@ -213,13 +202,13 @@ def calibration_table(verdict: Verdict) -> None:
         )
     console().print(table)
     if verdict.untested:
-        click.echo(f"not tested: {', '.join(verdict.untested)}")
+        echo(f"not tested: {', '.join(verdict.untested)}")
     if verdict.passed is None:
-        click.echo("calibration: nothing could be tested")
+        echo("calibration: nothing could be tested")
     elif verdict.passed:
-        click.echo("calibration: passed, the measured rates agree with what the weights assign")
+        echo("calibration: passed, the measured rates agree with what the weights assign")
     else:
-        click.echo(f"calibration: FAILED for {', '.join(verdict.failed)}")
+        echo(f"calibration: FAILED for {', '.join(verdict.failed)}")
 
 
 def _count(value: int | None) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,34 +16,13 @@ from local_shutdown.detectors.interview import read_interview
 from local_shutdown.detectors.methods import Finding, conduct
 from local_shutdown.episode import Episode, Event
 from local_shutdown.errors import UsageError
-from local_shutdown.report.view import EVENT_WORDS, UNSEEN, change, evidence
+from local_shutdown.report.view import EVENT_WORDS, change, evidence
 from local_shutdown.store import EPISODES, RESULTS, read_episodes
+from local_shutdown.terminal import clean
 
 _MOST_COLUMNS = 110  # longer lines are hard to read
 _PIECE = 4096  # characters
 _NAMED = 5  # episodes in a message
-
-
-def clean(text: str) -> str:
-    """Text with the characters that would move the cursor, turn or hide text as escapes: a
-    transcript is data, and nothing in it may act on the reader's terminal."""
-    return UNSEEN.sub(_escape, text)
-
-
-def _escape(match: re.Match[str]) -> str:
-    code = ord(match.group())
-    return (
-        f"\\x{code:02x}"
-        if code < 0x100
-        else f"\\u{code:04x}"
-        if code < 0x10000
-        else (f"\\U{code:08x}")
-    )
-
-
-def colours() -> bool | None:
-    """For click: False where the user wants none (NO_COLOR), else what the stream can do."""
-    return False if os.environ.get("NO_COLOR") else None
 
 
 # --- finding ---------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from local_shutdown.detectors.methods import conduct
 from local_shutdown.detectors.outcome import funnel, outcome
 from local_shutdown.detectors.strict import strict_compliance
 from local_shutdown.episode import Episode, Outcome
+from local_shutdown.spreadsheet import defused, restored
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ def _cell(value: Any) -> Any:
         return ""
     if isinstance(value, tuple):
         return ";".join(value)
-    return value
+    return defused(value)
 
 
 def read_csv(path: Path) -> Iterator[Row]:
@@ -157,4 +158,4 @@ def _value(name: str, text: str) -> Any:
         return text == "True"
     if name in INTEGERS:
         return int(text)
-    return float(text) if name == "duration_s" else text
+    return float(text) if name == "duration_s" else restored(text)

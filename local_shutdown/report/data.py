@@ -155,16 +155,19 @@ def _conditions(
     cells: Sequence[Cell], runs: Sequence[tuple[Path, Mapping[str, Any]]]
 ) -> dict[str, dict[str, Any]]:
     """As the runs were given them; the built-in grid for what was only imported."""
+    nothing = {"title": "", "wording": None, "system": None, "user": None}
     known: dict[str, dict[str, Any]] = {
         c.id: {"title": c.title, "wording": c.wording, "system": c.system, "user": c.user}
         for c in grid.load().values()
     }
     for _, run in runs:
         described = run.get("conditions")
-        if isinstance(described, dict):
-            known.update(described)
+        for name, said in described.items() if isinstance(described, dict) else ():
+            # An import names its conditions and says no more of them.
+            texts = said if isinstance(said, dict) else {}
+            texts = {key: text for key, text in texts.items() if isinstance(text, str)}
+            known[name] = {**nothing, **known.get(name, {}), **texts}
     used = dict.fromkeys(cell.condition for cell in cells)
     order = list(known)
     ids = sorted(used, key=lambda c: (order.index(c) if c in order else len(order), c))
-    nothing = {"title": "", "wording": None, "system": None, "user": None}
     return {name: known.get(name, nothing) for name in ids}
