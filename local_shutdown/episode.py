@@ -12,6 +12,8 @@ from typing import Any, Literal, get_args
 
 import orjson
 
+from local_shutdown.stored import check_fields, check_size, shown
+
 SCHEMA_VERSION = 1
 
 StopReason = Literal[
@@ -24,6 +26,7 @@ StopReason = Literal[
     "time_limit",  # the episode's wall-clock deadline
     "error",  # ours or the engine's; `Episode.error` says which
 ]
+_STOP_REASONS: tuple[str, ...] = get_args(StopReason)
 LIMITS: frozenset[str] = frozenset({"message_limit", "token_limit", "context_limit", "time_limit"})
 
 Outcome = Literal["resisted", "complied", "ended_early", "limit", "error"]
@@ -173,14 +176,17 @@ class Episode:
             ValueError: not JSON, not this schema version, or a field is missing or of another
                 kind; the message says which.
         """
+        check_size(line)
         raw = orjson.loads(line)
         if not isinstance(raw, dict):
             raise ValueError("not a JSON object")
         if raw.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(
-                f"schema_version {raw.get('schema_version')!r}, this version reads {SCHEMA_VERSION}"
+                f"schema_version {shown(raw.get('schema_version'))}, "
+                f"this version reads {SCHEMA_VERSION}"
             )
         try:
+            check_fields(raw, _STOP_REASONS, OUTCOMES)
             events = raw["events"]
             return cls(
                 episode_id=raw["episode_id"],
@@ -200,5 +206,3 @@ class Episode:
             )
         except KeyError as missing:
             raise ValueError(f"field {missing} is missing") from None
-        except (TypeError, AttributeError) as wrong:
-            raise ValueError(f"a field has the wrong shape: {wrong}") from None

@@ -98,6 +98,12 @@ def open_record(settings: Settings) -> dict[str, Any]:
         raise UsageError(f"--out {settings.out}: holds {old.get('kind')!r}, not a run")
     if not _size(settings.out / EPISODES):
         return record  # a run that never got to its first episode
+    for name in ("settings", "models"):
+        if name not in old:
+            raise UsageError(
+                f"{settings.out / RUN}: {name} is missing, so nobody can say what run it is",
+                "give another --out",
+            )
     differs = [name for name in wanted if old["settings"].get(name) != wanted[name]]
     if settings.extend:
         differs = [name for name in differs if not _extends(name, old["settings"], wanted)]
@@ -120,6 +126,8 @@ def _size(path: Path) -> int:
 
 
 def _extends(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    if type(old.get(name)) is not type(new[name]):
+        return False
     if name == "trials":
         return bool(new["trials"] >= old["trials"])
     if name in ("models", "thinking"):
@@ -209,7 +217,8 @@ def write_results(directory: Path) -> bool:
     except OSError as unwritable:
         raise CannotRunError(f"{results}: cannot be written: {unwritable.strerror}") from None
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
     return failed
 
 

@@ -10,7 +10,9 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -19,6 +21,7 @@ import orjson
 
 from local_shutdown.episode import SCHEMA_VERSION, Episode
 from local_shutdown.errors import CannotRunError, UsageError
+from local_shutdown.stored import MAX_LINE_BYTES, shown
 
 RUN = "run.json"
 EPISODES = "episodes.jsonl"
@@ -29,26 +32,93 @@ _ID_PREFIX = b'{"schema_version":%d,"episode_id":"' % SCHEMA_VERSION
 _BLOCK = 1 << 22
 
 
+def open_to_read(path: Path) -> BinaryIO:
+    """A regular file, opened; never waits for a FIFO or a device that somebody put in its place.
+
+    Raises:
+        FileNotFoundError: it does not exist.
+        UsageError: it is not a file, or cannot be read.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as failed:
+        said = failed.strerror if isinstance(failed, OSError) else failed
+        raise UsageError(f"{path}: cannot be read: {said}") from None
+    kind = stat.S_IFMT(os.fstat(fd).st_mode)
+    if kind != stat.S_IFREG:
+        os.close(fd)
+        raise _no_file(path, kind)
+    return os.fdopen(fd, "rb", 1 << 20)
+
+
+def _no_file(path: Path, kind: int) -> UsageError:
+    names = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+    return UsageError(f"{path}: {names.get(kind, 'a device')}, not a file", "remove it")
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(1-based number, line with its end) of a JSONL file; the last line may be torn. Nothing where
+    there is no such file.
+
+    Raises:
+        UsageError: it cannot be read, or a line is so long that nobody wrote it on purpose.
+    """
+    try:
+        file = open_to_read(path)
+    except FileNotFoundError:
+        return
+    with file:
+        try:
+            lines = iter(partial(file.readline, MAX_LINE_BYTES + 1), b"")
+            for number, line in enumerate(lines, 1):
+                if len(line) > MAX_LINE_BYTES:
+                    raise UsageError(f"{path}:{number}: longer than {MAX_LINE_BYTES >> 20} MiB")
+                yield number, line
+        except OSError as failed:
+            raise UsageError(f"{path}: cannot be read: {failed.strerror}") from None
+
+
 def read_run(directory: Path) -> dict[str, Any]:
     """What run.json says.
 
     Raises:
-        UsageError: no such folder, not a run directory, unreadable, or of another schema version.
+        UsageError: no such folder, not a run directory, unreadable, or of another schema version;
+            a part of it is not what it is in every run.
     """
     path = directory / RUN
-    if not directory.is_dir():
-        raise UsageError(f"{directory}: no such folder", "give the --out of a run")
-    if not path.exists():
-        raise UsageError(f"{directory}: not a run directory: it has no {RUN}")
     try:
-        run = orjson.loads(path.read_bytes())
+        if not directory.is_dir():
+            raise UsageError(f"{directory}: no such folder", "give the --out of a run")
+        with open_to_read(path) as file:
+            raw = file.read(MAX_LINE_BYTES)
+        run = orjson.loads(raw)
+    except FileNotFoundError:
+        raise UsageError(f"{directory}: not a run directory: it has no {RUN}") from None
     except orjson.JSONDecodeError as wrong:
         raise UsageError(f"{path}:{wrong.lineno}: not JSON: {wrong.msg}") from None
+    except OSError as failed:
+        raise UsageError(f"{directory}: cannot be read: {failed.strerror}") from None
     if not isinstance(run, dict) or run.get("schema_version") != SCHEMA_VERSION:
         raise UsageError(
             f"{path}: not of schema version {SCHEMA_VERSION}, which this version reads"
         )
+    _check_run(run, path)
     return run
+
+
+def _check_run(run: Mapping[str, Any], path: Path) -> None:
+    for name in ("settings", "models", "conditions"):
+        part = run.get(name, {})
+        if not isinstance(part, dict):
+            raise UsageError(f"{path}: {name} is {shown(part)}, not an object")
+        for key, value in part.items() if name != "settings" else ():
+            if not isinstance(value, dict):
+                raise UsageError(f"{path}: {name}.{key[:80]} is {shown(value)}, not an object")
+    width = run.get("settings", {}).get("until_halfwidth")
+    if width is not None and not (type(width) is float and 0 < width < 0.5):
+        raise UsageError(f"{path}: settings.until_halfwidth is {shown(width)}, not below 0.5")
 
 
 def write_run(directory: Path, run: Mapping[str, Any]) -> None:
@@ -87,36 +157,37 @@ def read_episodes(directory: Path) -> Iterator[Episode]:
         UsageError: a whole line that is not an episode, by file and number.
     """
     path = directory / EPISODES
-    if not path.exists():
-        return
     superseded = _superseded(path)
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return
-            if number in superseded:
-                continue
-            try:
-                yield Episode.from_json(line)
-            except ValueError as wrong:
-                raise UsageError(f"{path}:{number}: {wrong}") from None
+    for number, line in read_lines(path):
+        if not line.endswith(b"\n"):
+            return
+        if number in superseded:
+            continue
+        try:
+            yield Episode.from_json(line)
+        except ValueError as wrong:
+            raise UsageError(f"{path}:{number}: {wrong}") from None
 
 
 def _superseded(path: Path) -> set[int]:
     """Numbers of lines whose episode stands again further down."""
     last: dict[bytes, int] = {}
     old: set[int] = set()
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            episode_id = _peek_id(line)
-            if episode_id in last:
-                old.add(last[episode_id])
-            last[episode_id] = number
+    for number, line in read_lines(path):
+        episode_id = _peek_id(line)
+        if episode_id in last:
+            old.add(last[episode_id])
+        last[episode_id] = number
     return old
 
 
-def _peek_id(line: bytes) -> bytes:
-    """The id without reading the rest of the line: it stands at a fixed place."""
+def _peek_id(line: bytes, strict: bool = False) -> bytes:
+    """The id without reading the rest of the line: it stands at a fixed place.
+
+    Args:
+        strict: raise ValueError, KeyError or TypeError where there is none; else such a line has an
+            id of its own, and `read_episodes` will say what is wrong with it.
+    """
     if line.startswith(_ID_PREFIX):
         end = line.find(b'"', len(_ID_PREFIX))
         found = line[len(_ID_PREFIX) : end]
@@ -125,7 +196,9 @@ def _peek_id(line: bytes) -> bytes:
     try:
         return str(orjson.loads(line)["episode_id"]).encode()
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        return line[:80]  # read_episodes will say what is wrong with it
+        if strict:
+            raise
+        return line[:80]
 
 
 class Store:
@@ -141,18 +214,28 @@ class Store:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        path = directory / EPISODES
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            fd = os.open(directory / EPISODES, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            if path.exists() and not path.is_file():
+                raise _no_file(path, stat.S_IFMT(path.stat().st_mode))
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
         except OSError as failed:
             raise CannotRunError(f"{directory}: cannot be written: {failed.strerror}") from None
         self._file: BinaryIO = os.fdopen(fd, "r+b")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as failed:
             self._file.close()
-            raise UsageError(
-                f"{directory}: another run is writing there", "wait for it, or give another --out"
+            if failed.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise UsageError(
+                    f"{directory}: another run is writing there",
+                    "wait for it, or give another --out",
+                ) from None
+            # Without a lock two runs could write at once, and their lines would mix.
+            raise CannotRunError(
+                f"{directory}: its file system cannot lock a file: {failed.strerror}",
+                "give an --out on a local disk and copy it afterwards; Lustre: mount with -o flock",
             ) from None
         self._cut_torn_line()
 
@@ -178,14 +261,19 @@ class Store:
             errors_too: count those that ended in `error` as finished.
         """
         done: set[str] = set()
-        self._file.seek(0)
-        for line in self._file:
-            episode_id = _peek_id(line).decode()
+        path = self.directory / EPISODES
+        for number, line in read_lines(path):
+            try:
+                episode_id = _peek_id(line, strict=True).decode()
+            except (ValueError, KeyError, TypeError):
+                raise UsageError(
+                    f"{path}:{number}: not an episode: {shown(line[:40])}",
+                    "remove this line: its episode is then played again",
+                ) from None
             if not errors_too and b'"stop_reason":"error"' in line:
                 done.discard(episode_id)
             else:
                 done.add(episode_id)
-        self._file.seek(0, os.SEEK_END)
         return done
 
     def add(self, episode: Episode) -> None:

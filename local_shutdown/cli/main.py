@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from local_shutdown import __version__
-from local_shutdown.errors import LocalShutdownError
+from local_shutdown.errors import CannotRunError, LocalShutdownError
 from local_shutdown.terminal import clean, echo, show_traceback
 
 _LAZY = {
@@ -69,6 +69,12 @@ class _Commands(click.Group):
         except BrokenPipeError:
             sys.stderr.close()  # the reader of our output has gone; nothing is left to say
             sys.exit(0)
+        except OSError as failed:
+            # Somewhere the machine refused: a folder that may not be read, a file that is gone.
+            if ctx.params.get("debug") or failed.filename is None:
+                raise
+            echo(f"error: {failed.filename}: {failed.strerror}", err=True)
+            sys.exit(CannotRunError.exit_code)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

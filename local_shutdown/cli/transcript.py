@@ -17,7 +17,7 @@ from local_shutdown.detectors.methods import Finding, conduct
 from local_shutdown.episode import Episode, Event
 from local_shutdown.errors import UsageError
 from local_shutdown.report.view import EVENT_WORDS, change, evidence
-from local_shutdown.store import EPISODES, RESULTS, read_episodes
+from local_shutdown.store import EPISODES, RESULTS, read_episodes, read_lines
 from local_shutdown.terminal import clean
 
 _MOST_COLUMNS = 110  # longer lines are hard to read
@@ -36,20 +36,21 @@ def find(directory: Path, wanted: str) -> Episode:
     Raises:
         UsageError: none, or several; some are named. The line is not an episode.
     """
-    needle = b'"episode_id":' + orjson.dumps(wanted)[:-1]
+    try:
+        needle = b'"episode_id":' + orjson.dumps(wanted)[:-1]
+    except TypeError:  # bytes that are not UTF-8, as the shell passed them on
+        raise UsageError(f"{directory}: no episode {wanted!r}") from None
     found: dict[str, tuple[int, bytes]] = {}
     exact: tuple[int, bytes] | None = None
     path = directory / EPISODES
-    if path.exists():
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.find(needle, 0, 64 + 2 * len(needle)) < 0 or not line.endswith(b"\n"):
-                    continue
-                name = _id(line)
-                if name == wanted:
-                    exact = number, line  # the last record of an episode counts
-                elif name is not None and (name in found or len(found) < _NAMED):
-                    found[name] = number, line
+    for number, line in read_lines(path):
+        if line.find(needle, 0, 64 + 2 * len(needle)) < 0 or not line.endswith(b"\n"):
+            continue
+        name = _id(line)
+        if name == wanted:
+            exact = number, line  # the last record of an episode counts
+        elif name is not None and (name in found or len(found) < _NAMED):
+            found[name] = number, line
     if exact is None and len(found) != 1:
         raise UsageError(
             f"{directory}: {'several episodes begin with' if found else 'no episode'} {wanted!r}",
