@@ -147,6 +147,17 @@ class Episode:
 
     def to_json(self) -> bytes:
         """One line, without the newline. Line feeds inside strings are escaped by JSON."""
+        return orjson.dumps(self._record())
+
+    def check(self) -> None:
+        """For an episode that somebody else's record was made into.
+
+        Raises:
+            ValueError: it could not be read again: a field is of another kind.
+        """
+        check_fields(self._record(), _STOP_REASONS, OUTCOMES)
+
+    def _record(self) -> dict[str, Any]:
         record: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "episode_id": self.episode_id,
@@ -166,7 +177,7 @@ class Episode:
             record["outcome"] = self.outcome
         if self.extra:
             record["extra"] = self.extra
-        return orjson.dumps(record)
+        return record
 
     @classmethod
     def from_json(cls, line: bytes | str) -> Episode:

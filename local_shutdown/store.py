@@ -21,6 +21,7 @@ import orjson
 
 from local_shutdown.episode import SCHEMA_VERSION, Episode
 from local_shutdown.errors import CannotRunError, UsageError
+from local_shutdown.files import not_a_file, open_to_read
 from local_shutdown.stored import MAX_LINE_BYTES, shown
 
 RUN = "run.json"
@@ -30,32 +31,6 @@ AGGREGATES = "aggregates.jsonl"
 
 _ID_PREFIX = b'{"schema_version":%d,"episode_id":"' % SCHEMA_VERSION
 _BLOCK = 1 << 22
-
-
-def open_to_read(path: Path) -> BinaryIO:
-    """A regular file, opened; never waits for a FIFO or a device that somebody put in its place.
-
-    Raises:
-        FileNotFoundError: it does not exist.
-        UsageError: it is not a file, or cannot be read.
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError) as failed:
-        said = failed.strerror if isinstance(failed, OSError) else failed
-        raise UsageError(f"{path}: cannot be read: {said}") from None
-    kind = stat.S_IFMT(os.fstat(fd).st_mode)
-    if kind != stat.S_IFREG:
-        os.close(fd)
-        raise _no_file(path, kind)
-    return os.fdopen(fd, "rb", 1 << 20)
-
-
-def _no_file(path: Path, kind: int) -> UsageError:
-    names = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
-    return UsageError(f"{path}: {names.get(kind, 'a device')}, not a file", "remove it")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -218,7 +193,7 @@ class Store:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             if path.exists() and not path.is_file():
-                raise _no_file(path, stat.S_IFMT(path.stat().st_mode))
+                raise not_a_file(path, stat.S_IFMT(path.stat().st_mode))
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
         except OSError as failed:
             raise CannotRunError(f"{directory}: cannot be written: {failed.strerror}") from None

@@ -57,9 +57,14 @@ def import_command(
     from local_shutdown.importers import import_files, tool_mapping
 
     summary = import_files(
-        files, out, form, model=model, condition=condition, mapping=tool_mapping(mapping)
+        files,
+        out,
+        form,
+        model=model,
+        condition=condition,
+        mapping=tool_mapping(mapping),
+        complete=write_results,
     )
-    write_results(out)
     echo(str(summary))
 
 
