@@ -113,7 +113,10 @@ def test_imports_in_summaries_tables_lists_and_json(imported: Path) -> None:
     seen(cli("show", imported / "out", "m"))
     seen(cli("show", imported / "out", f"{ATTACK}!"))
     cells = orjson.loads(cli("compare", imported / "out", "--json").stdout)["cells"]
-    assert {cell["model"] for cell in cells} == {ATTACK, f"2{ATTACK}"}  # escapes of JSON, read back as they were
+    assert {cell["model"] for cell in cells} == {
+        ATTACK,
+        f"2{ATTACK}",
+    }  # escapes of JSON, read back as they were
 
 
 def test_a_bad_line_is_quoted_clean(tmp_path: Path) -> None:
