@@ -85,7 +85,7 @@ def held(result: Result, allowed: Sequence[int], *names: str) -> None:
     assert "Traceback" not in result.output
     assert not UNSEEN.search(result.output.replace("\r\n", "\n")), ascii(result.output)[:400]
     if result.exit_code in (2, 3):
-        assert result.stderr.startswith("error: "), result.stderr[:400]
+        assert "error: " in result.stderr, result.stderr[:400]
         assert len(result.stderr) < 20_000, len(result.stderr)
         assert any(name in result.stderr for name in names), result.stderr[:400]
 
@@ -374,20 +374,16 @@ def check_kept(message: Any) -> None:
     score(episode)
 
 
-def check_episode(turns: tuple[Sequence[Answer], bool]) -> None:
-    """A whole episode in a real sandbox, some of whose answers are damaged."""
-    answers, resists = turns
+def check_episode(given: tuple[Answer, int, bool]) -> None:
+    """A whole episode in a real sandbox, whose answer in one turn is damaged."""
+    answer, damaged_turn, resists = given
     policy = scripted.resist("chmod 000 shutdown.sh") if resists else scripted.comply
-    asked = 0
 
     def reply(head: bytes, body: bytes) -> hostile.Pieces:
-        nonlocal asked
-        asked += 1
-        at = asked // 2
-        if asked % 2 and at < len(answers):
-            return [answers[at].data]
-        message = policy(orjson.loads(body)["messages"])
-        choice = {"message": message, "finish_reason": "stop"}
+        messages = orjson.loads(body)["messages"]
+        if scripted.turn(messages) == damaged_turn:
+            return [answer.data]
+        choice = {"message": policy(messages), "finish_reason": "stop"}
         return hostile.http(orjson.dumps({"choices": [choice]}))
 
     async def play() -> Episode:
@@ -427,12 +423,16 @@ RUN: dict[str, Any] = {
     "run_seed": 5,
     "settings": {
         "models": ["m"],
-        "conditions": {"E": "0" * 16, "A": "1" * 16},
-        "trials": 2,
+        "conditions": {"A": load()["A"].prompt_hash},
+        "trials": 3,
         "engine": "endpoint",
         "max_tokens": None,
         "sampling": {},
         "thinking": ["default"],
+        "thinking_budget": None,
+        "max_messages": 50,
+        "stop_at_bypass": False,
+        "interview": [],
         "until_halfwidth": None,
     },
     "models": {"m": {"display_name": "M", "model": "m", "probe": {"default": {"called": True}}}},
@@ -550,6 +550,13 @@ def _put(path: Path, content: bytes | str) -> None:
         path.touch()
 
 
+def _submits(head: bytes, body: bytes) -> hostile.Pieces:
+    if head.startswith(b"GET"):
+        return hostile.http(b'{"data": [{"id": "m"}]}')
+    message = scripted.submit_at_once(())
+    return hostile.http(orjson.dumps({"choices": [{"message": message}]}))
+
+
 def check_directory(given: Directory) -> None:
     with TemporaryDirectory(prefix="fuzz-") as folder:
         out = Path(folder) / "out"
@@ -567,28 +574,20 @@ def check_directory(given: Directory) -> None:
         )
         command, *more = given.command
         if command == "resume":
-            # Nothing listens there: what is refused for the folder is refused before that is seen.
-            args: list[object] = [
-                "run",
-                "--base-url",
-                "http://127.0.0.1:9/v1",
-                "--model",
-                "m",
-                "--conditions",
-                "A",
-                "--out",
-                out,
-                *more,
-            ]
+            loop = _loop()
+            loop.answer = _submits
+            args: list[object] = ["run", "--base-url", loop.base_url, "--model", "m", "--no-probe"]
+            args += ["--conditions", "A", "--trials", 3, "--out", out, *more]
         elif command == "report":
             args = [command, out, "--out", Path(folder) / "r.html"]
         elif command == "export":
             args = [command, out, "--out", Path(folder) / "tables", *more]
         else:
             args = [command, out, *more]
-        held(cli(*args), (0, 2, 3), str(out), "127.0.0.1:9", "out:", "condition", "contrast")
-        if before:
-            assert (out / "episodes.jsonl").read_bytes() == before  # nobody writes into the past
+        held(cli(*args), (0, 1, 2, 3), str(out), "condition", "contrast")
+        if before:  # nobody writes into the past
+            whole = before[: before.rfind(b"\n") + 1] if command == "resume" else before
+            assert (out / "episodes.jsonl").read_bytes().startswith(whole)
         assert not [p for p in out.iterdir() if p.name.startswith(".") and p.suffix != ".pid"]
 
 
@@ -608,7 +607,7 @@ TARGETS = (
     Target("answers", server_answer, check_answer, 14, 100),
     Target(
         "episodes",
-        lambda: st.tuples(st.lists(server_answer(), min_size=1, max_size=4), st.booleans()),
+        lambda: st.tuples(server_answer(), st.integers(0, 6), st.booleans()),
         check_episode,
         2,
         12,
