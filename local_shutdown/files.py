@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
+from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from local_shutdown.errors import UsageError
 
 
-def open_to_read(path: Path) -> BinaryIO:
+def open_to_read(path: Path) -> BufferedReader:
     """A regular file, opened; never waits for a FIFO or a device that somebody put in its place.
 
     Raises:
@@ -28,7 +28,7 @@ def open_to_read(path: Path) -> BinaryIO:
     if kind != stat.S_IFREG:
         os.close(fd)
         raise not_a_file(path, kind)
-    return os.fdopen(fd, "rb", 1 << 20)
+    return BufferedReader(FileIO(fd, "rb"), 1 << 20)
 
 
 def not_a_file(path: Path, kind: int) -> UsageError:

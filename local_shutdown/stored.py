@@ -86,6 +86,54 @@ def check_fields(
         raise _wrong("extra.factor", factor, "a short string")
 
 
+def check_run(run: Mapping[str, Any]) -> None:
+    """The parts of run.json that tables and a resumed run rely on, where it has them.
+
+    Raises:
+        ValueError: one of them is of another kind.
+    """
+    for name in ("settings", "models", "conditions", "server_starts"):
+        part = run.get(name, {})
+        if type(part) is not dict:
+            raise _wrong(name, part, "an object")
+        for key, value in part.items() if name != "settings" else ():
+            if type(value) is not dict:
+                raise _wrong(f"{name}.{key[:80]}", value, "an object")
+    looks = run.get("looks", [])
+    if type(looks) is not list or any(
+        type(look) is not dict or type(look.get("trials")) is not int for look in looks
+    ):
+        raise _wrong("looks", looks, 'a list of objects with "trials"')
+    for name in ("session", "run_seed"):
+        if name in run and (type(run[name]) is not int or abs(run[name]) > 2**63):
+            raise _wrong(name, run[name], "a whole number")
+    settings = run.get("settings", {})
+    trials = settings.get("trials")
+    if trials is not None and (type(trials) is not int or not 0 <= trials <= MAX_INTEGER):
+        raise _wrong("settings.trials", trials, "a count")
+    width = settings.get("until_halfwidth")
+    if width is not None and not (type(width) is float and 0 < width < 0.5):
+        raise _wrong("settings.until_halfwidth", width, "between 0 and 0.5")
+
+
+def check_started(started: Mapping[str, Any]) -> None:
+    """The fields of a line of started.jsonl.
+
+    Raises:
+        ValueError: one of them is of another kind.
+    """
+    for name in ("episode_id", "model", "condition"):
+        if type(started[name]) is not str or len(started[name]) > MAX_NAME:
+            raise _wrong(name, started[name], "a short string")
+    for name in ("trial", "session"):
+        if type(started[name]) is not int or not 0 <= started[name] <= MAX_INTEGER:
+            raise _wrong(name, started[name], "a number from 0")
+    if started["factor"] is not None and type(started["factor"]) is not str:
+        raise _wrong("factor", started["factor"], "a string")
+    if type(started["again"]) is not bool:
+        raise _wrong("again", started["again"], "true or false")
+
+
 _COUNTS = ("prompt_tokens", "completion_tokens", "turns", "parser_loss")
 
 

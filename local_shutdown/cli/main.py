@@ -13,12 +13,14 @@ from local_shutdown.terminal import clean, echo, show_traceback
 
 _LAZY = {
     "run": "run",
+    "list": "runs",
     "import": "data",
     "export": "data",
     "score": "data",
     "compare": "look",
     "report": "look",
     "show": "look",
+    "conditions": "runs",
     "models": "machine",
     "doctor": "machine",
     "calibrate": "calibrate",

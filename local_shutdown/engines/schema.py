@@ -70,6 +70,7 @@ class SharedRow(_Strict):
     thinking: ThinkingRow | Literal["none", "always"] = "none"
     dtype: str = "bfloat16"
     context: int | None = Field(default=None, ge=512)
+    released: str | None = Field(default=None, pattern=r"^\d{4}-(0[1-9]|1[0-2])$")
     license: str = "unknown"
     gated: bool = False
     remote_code: bool = False
