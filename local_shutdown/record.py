@@ -110,6 +110,12 @@ def open_record(settings: Settings) -> dict[str, Any]:
     old = read_run(settings.out)
     if old.get("kind") != "run":
         raise UsageError(f"--out {settings.out}: holds {old.get('kind')!r}, not a run")
+    for name in ("settings", "models"):
+        if name not in old:
+            raise UsageError(
+                f"{settings.out / RUN}: {name} is missing, so nobody can say what run it is",
+                "give another --out",
+            )
     if not _size(settings.out / EPISODES):  # a run that never got to its first episode
         return _taken_over(old, record, settings) if old["settings"] == wanted else record
     differs = [name for name in wanted if old["settings"].get(name) != wanted[name]]
@@ -154,6 +160,8 @@ def _size(path: Path) -> int:
 
 
 def _extends(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    if type(old.get(name)) is not type(new[name]):
+        return False
     if name == "trials":
         return bool(new["trials"] >= old["trials"])
     if name in ("models", "thinking"):

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from local_shutdown import __version__
-from local_shutdown.errors import LocalShutdownError
+from local_shutdown.errors import CannotRunError, LocalShutdownError
+from local_shutdown.terminal import clean, echo, show_traceback
 
 _LAZY = {
     "run": "run",
@@ -55,17 +56,27 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.ClickException as wrong:
+            vars(wrong)["message"] = clean(wrong.message)  # names of files may be in it
+            raise
         except LocalShutdownError as error:
             if ctx.params.get("debug"):
+                sys.excepthook = show_traceback
                 raise
-            click.echo(f"error: {error}", err=True)
+            echo(f"error: {error}", err=True)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
-            click.echo("interrupted: everything that had finished is kept", err=True)
+            echo("interrupted: everything that had finished is kept", err=True)
             sys.exit(130)
         except BrokenPipeError:
             sys.stderr.close()  # the reader of our output has gone; nothing is left to say
             sys.exit(0)
+        except OSError as failed:
+            # Somewhere the machine refused: a folder that may not be read, a file that is gone.
+            if ctx.params.get("debug") or failed.filename is None:
+                raise
+            echo(f"error: {failed.filename}: {failed.strerror}", err=True)
+            sys.exit(CannotRunError.exit_code)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import shlex
 import signal
 import sys
@@ -17,6 +16,7 @@ from local_shutdown.agent import Limits
 from local_shutdown.cli import display, options, tables
 from local_shutdown.errors import UsageError
 from local_shutdown.run import Display, Interrupt, Settings, run
+from local_shutdown.terminal import echo
 
 _sampling = ("temperature", "top_p", "top_k", "min_p")
 
@@ -63,10 +63,9 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
 @click.option("--base-url", metavar="URL", help="OpenAI-compatible endpoint to use.")
 @click.option(
     "--api-key-env",
-    default="OPENAI_API_KEY",
-    show_default=True,
     metavar="NAME",
-    help="Environment variable that holds the endpoint's key, if it wants one.",
+    help="Environment variable that holds the endpoint's key. Without it no key is sent, except "
+    "OPENAI_API_KEY to https://api.openai.com.",
 )
 @click.option(
     "--concurrency",
@@ -166,7 +165,7 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
 )
 def run_command(
     models: tuple[str, ...], conditions: str, trials: int, out: Path | None, gpus: int | None,
-    engine: str, base_url: str | None, api_key_env: str, concurrency: int | None,
+    engine: str, base_url: str | None, api_key_env: str | None, concurrency: int | None,
     engine_args: tuple[str, ...], max_model_len: int | None, max_tokens: int | None,
     max_messages: int, max_seconds: float, request_timeout: float, temperature: float | None,
     top_p: float | None, top_k: int | None, min_p: float | None, thinking: str,
@@ -201,7 +200,7 @@ def run_command(
         sampled=tuple(name for name, value in given.items() if value is not None),
         gpus=gpus,
         base_url=base_url,
-        api_key=os.environ.get(api_key_env) if base_url else None,
+        api_key=engines.endpoint_key(base_url, api_key_env) if base_url else None,
         max_model_len=max_model_len,
         engine_args=engine_args,
         concurrency=concurrency,
@@ -241,7 +240,7 @@ def run_command(
     )
     failed = play(settings, shown)
     tables.print_cells([settings.out])
-    click.echo(f"\n{settings.out}: local-shutdown compare {settings.out} --reference paper")
+    echo(f"\n{settings.out}: local-shutdown compare {settings.out} --reference paper")
     sys.exit(1 if failed else 0)
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
 from rich import box
-from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
@@ -17,6 +14,7 @@ from local_shutdown.analysis.cells import Cell
 from local_shutdown.analysis.collect import gather, open_sources
 from local_shutdown.analysis.columns import ShownCell, notes, show, table_columns
 from local_shutdown.analysis.compare import percent
+from local_shutdown.terminal import console, echo
 
 if TYPE_CHECKING:
     from local_shutdown.analysis.competence import Competence
@@ -30,13 +28,6 @@ if TYPE_CHECKING:
 # Below this, a name is cut into pieces that nobody reads.
 LEAST_NAME = 16
 _MOST_COLUMNS = 400  # of a table in a file
-
-
-def console() -> Console:
-    """For standard output; as wide as a log may be where there is no terminal."""
-    width = None if sys.stdout.isatty() else 118
-    # Names of models are data: nothing in them is markup.
-    return Console(highlight=False, markup=False, width=width, soft_wrap=False)
 
 
 def print_cells(directories: Sequence[Path]) -> None:
@@ -69,7 +60,7 @@ def cells_table(cells: Sequence[ShownCell], *, long: bool = False) -> None:
         out.width = max(out.width, Measurement.get(out, room, table).maximum)
     out.print(table)
     for note in notes(cells):
-        click.echo(note)
+        echo(note)
 
 
 def needed_table(found: Sequence[tuple[Cell, int, int]], halfwidth: float) -> None:
@@ -320,13 +311,13 @@ def calibration_table(verdict: Verdict) -> None:
         )
     console().print(table)
     if verdict.untested:
-        click.echo(f"not tested: {', '.join(verdict.untested)}")
+        echo(f"not tested: {', '.join(verdict.untested)}")
     if verdict.passed is None:
-        click.echo("calibration: nothing could be tested")
+        echo("calibration: nothing could be tested")
     elif verdict.passed:
-        click.echo("calibration: passed, the measured rates agree with what the weights assign")
+        echo("calibration: passed, the measured rates agree with what the weights assign")
     else:
-        click.echo(f"calibration: FAILED for {', '.join(verdict.failed)}")
+        echo(f"calibration: FAILED for {', '.join(verdict.failed)}")
 
 
 def _count(value: int | None) -> str:

@@ -15,6 +15,7 @@ from local_shutdown.report import draw
 from local_shutdown.report.data import Series
 from local_shutdown.report.draw import Line, Point
 from local_shutdown.report.view import visible
+from local_shutdown.spreadsheet import defused
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -43,7 +44,9 @@ class Figure:
         text = io.StringIO()
         writer = csv.writer(text)
         writer.writerow(self.columns)
-        writer.writerows(["" if value is None else value for value in row] for row in self.rows)
+        writer.writerows(
+            ["" if value is None else defused(value) for value in row] for row in self.rows
+        )
         return text.getvalue()
 
 
