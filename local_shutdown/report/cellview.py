@@ -1,4 +1,4 @@
-"""What the page shows of one cell: its rate, its interval, and what a reader has to know of both."""
+"""What the page shows of one cell: rate and interval, and what a reader has to know of both."""
 
 from __future__ import annotations
 

@@ -93,12 +93,12 @@ def finding(
 def main_conditions(series: Sequence[Series]) -> list[str]:
     """A and E, or the first two others than K where neither was played."""
     used = list(dict.fromkeys(c for s in series for c in s.cells))
-    chosen = [c for c in ("A", "E") if c in used]
+    chosen: list[str] = [c for c in ("A", "E") if c in used]
     return chosen or [c for c in used if c != "K"][:2] or used[:1]
 
 
 def _sentence(subject: Sequence[Series], name: Name, *, published: bool) -> str:
-    parts = []
+    parts: list[str] = []
     for condition in main_conditions(subject):
         rows = _claimable(subject, condition)
         if rows:
@@ -214,7 +214,9 @@ def _contrasts(results: Sequence[ContrastResult], subject: Sequence[Series], nam
     sure = [
         r
         for r in tested
-        if (r.p_holm or 0.0) < SIGNIFICANT and r.diff is not None and _one_sided(r.ci_low, r.ci_high)
+        if (r.p_holm or 0.0) < SIGNIFICANT
+        and r.diff is not None
+        and _one_sided(r.ci_low, r.ci_high)
     ]
     if not sure:
         return (
@@ -236,8 +238,7 @@ def _open_closed(results: Sequence[OpenClosed]) -> str:
         if found.condition not in ("A", "E") or found.diff is None or found.p_holm is None:
             continue
         sides = (
-            f"{_plural(len(found.open_models), 'open model')}, "
-            f"{len(found.closed_models)} closed"
+            f"{_plural(len(found.open_models), 'open model')}, {len(found.closed_models)} closed"
         )
         ends = ""
         if found.ci_low is not None:
