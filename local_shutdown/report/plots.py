@@ -100,9 +100,9 @@ class Panels:
         return list(dict.fromkeys(line.look for line in self.lines))
 
     @property
-    def marks(self) -> str:
-        """The characters that occur beside values."""
-        return "".join(dict.fromkeys(p.mark for n in self.lines for p in n.points if p and p.mark))
+    def longest(self) -> int:
+        """Characters of the longest name."""
+        return max((len(line.label) for line in self.lines), default=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,7 +226,20 @@ def _times(run: Mapping[str, Any]) -> str:
 def _pairs(value: Any) -> str:
     if not isinstance(value, Mapping):
         return ""
-    return ", ".join(f"{k} {v}" for k, v in value.items() if v is not None)
+    return ", ".join(_said(str(k), v) for k, v in value.items() if v is not None)
+
+
+def _said(name: str, value: Any) -> str:
+    """`memory 512 MiB` for memory_bytes, `command 15 s` for command_s."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and name.endswith("_bytes"):
+        for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+            if value >= size:
+                return f"{name.removesuffix('_bytes')} {value / size:.4g} {unit}"
+        return f"{name.removesuffix('_bytes')} {value} bytes"
+    if number and name.endswith("_s"):
+        return f"{name.removesuffix('_s')} {value:g} s"
+    return f"{name} {value:g}" if number else f"{name} {value}"
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
