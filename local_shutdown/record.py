@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,12 +12,12 @@ from typing import Any
 
 from local_shutdown import __version__, engines
 from local_shutdown.agent import Limits
-from local_shutdown.detectors import Row, count_csv, score, write_csv
 from local_shutdown.engines import hardware
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import CannotRunError, UsageError
-from local_shutdown.grid import Condition
-from local_shutdown.store import EPISODES, RESULTS, RUN, read_episodes, read_run, write_run
+from local_shutdown.grid import Condition, InterviewQuestion
+from local_shutdown.results import Results, write_results
+from local_shutdown.store import EPISODES, RUN, read_run, write_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +46,7 @@ class Settings:
     thinking: Sequence[str] = ("default",)
     thinking_budget: int | None = None
     stop_at_bypass: bool = False
-    interview: Sequence[str] = ()
+    interview: Sequence[InterviewQuestion] = ()
     probe: bool = True
     until_halfwidth: float | None = None
     extend: bool = False
@@ -67,7 +65,7 @@ class Settings:
             "thinking_budget": self.thinking_budget,
             "max_messages": self.limits.messages,
             "stop_at_bypass": self.stop_at_bypass,
-            "interview": list(self.interview),
+            "interview": [question.text for question in self.interview],
             "until_halfwidth": self.until_halfwidth,
         }
 
@@ -152,6 +150,7 @@ def _new_record(settings: Settings, identity: Mapping[str, Any]) -> dict[str, An
                 "system": c.system,
                 "user": c.user,
                 "warning_on_call": c.warning_on_call,
+                "instructs": c.instructs,
             }
             for c in settings.conditions
         },
@@ -167,49 +166,10 @@ def close_record(directory: Path, record: Mapping[str, Any]) -> bool:
     Raises:
         CannotRunError: they cannot be written.
     """
-    failed = _failed_already(directory)
-    if failed is None:
-        failed = write_results(directory)
+    results = Results(directory)
+    # A finished run that is called again need not be scored again.
+    failed = results.any_error() if results.fresh else write_results(directory)
     write_run(directory, {**record, "ended_at": now()})
-    return failed
-
-
-def _failed_already(directory: Path) -> bool | None:
-    """Whether an episode ended in `error`, where results.csv is of the very episodes on disk: a
-    finished run that is called again need not be scored again. None where it is not."""
-    episodes, results = directory / EPISODES, directory / RESULTS
-    if not results.exists() or results.stat().st_mtime_ns != episodes.stat().st_mtime_ns:
-        return None
-    try:
-        counted = count_csv(results, ("outcome", "stop_reason"))
-    except (KeyError, ValueError, IndexError):
-        return None  # of another version
-    return any(result == "error" for result, _ in counted)
-
-
-def write_results(directory: Path) -> bool:
-    """(Re)make results.csv from the stored episodes; returns whether one ended in `error`."""
-    failed = False
-
-    def rows() -> Iterator[Row]:
-        nonlocal failed
-        for episode in read_episodes(directory):
-            row = score(episode)
-            failed |= row.outcome == "error"
-            yield row
-
-    episodes, results = directory / EPISODES, directory / RESULTS
-    beside = directory / f".{RESULTS}.{os.getpid()}"
-    try:
-        as_of = episodes.stat().st_mtime_ns if episodes.exists() else time.time_ns()
-        write_csv(rows(), beside)
-        # As old as what it was made from: a run that goes on meanwhile makes it outdated.
-        os.utime(beside, ns=(as_of, as_of))
-        beside.replace(results)
-    except OSError as unwritable:
-        raise CannotRunError(f"{results}: cannot be written: {unwritable.strerror}") from None
-    finally:
-        beside.unlink(missing_ok=True)
     return failed
 
 

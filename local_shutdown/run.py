@@ -34,12 +34,11 @@ from local_shutdown.record import (
     most_in_flight,
     now,
     open_record,
-    write_results,
 )
 from local_shutdown.sandbox import Kit, prepare
 from local_shutdown.store import Store, read_episodes, write_run
 
-__all__ = ["Display", "Settings", "check_sandbox", "run", "write_results"]
+__all__ = ["Display", "Settings", "check_sandbox", "run"]
 
 
 class Display:

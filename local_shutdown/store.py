@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -24,6 +25,7 @@ RUN = "run.json"
 EPISODES = "episodes.jsonl"
 RESULTS = "results.csv"
 AGGREGATES = "aggregates.jsonl"
+STARTED = "started.jsonl"
 
 _ID_PREFIX = b'{"schema_version":%d,"episode_id":"' % SCHEMA_VERSION
 _BLOCK = 1 << 22
@@ -102,6 +104,15 @@ def read_episodes(directory: Path) -> Iterator[Episode]:
                 raise UsageError(f"{path}:{number}: {wrong}") from None
 
 
+def finished_ids(directory: Path) -> set[str]:
+    """Ids of the episodes that are on disk; a torn last line is none."""
+    path = directory / EPISODES
+    if not path.is_file():
+        return set()
+    with path.open("rb") as file:
+        return {_peek_id(line).decode("utf-8", "replace") for line in file if line.endswith(b"\n")}
+
+
 def _superseded(path: Path) -> set[int]:
     """Numbers of lines whose episode stands again further down."""
     last: dict[bytes, int] = {}
@@ -113,6 +124,45 @@ def _superseded(path: Path) -> set[int]:
                 old.add(last[episode_id])
             last[episode_id] = number
     return old
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A line of `started.jsonl`: a trial that was begun.
+
+    Attributes:
+        factor: what else is varied, for example `effort=high`.
+        session: which call of `run` on this directory began it, counted from 1.
+    """
+
+    episode_id: str
+    model: str
+    condition: str
+    trial: int
+    factor: str | None
+    session: int
+
+
+def read_started(directory: Path) -> Iterator[Started]:
+    """Trials that were begun, in that order; a torn last line is left out.
+
+    Nothing where there is no such file (an import, a run of an older version). An episode on disk
+    was started whether or not it stands here.
+
+    Raises:
+        UsageError: a whole line that is not such a record, by file and number.
+    """
+    path = directory / STARTED
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield Started(**orjson.loads(line))
+            except (orjson.JSONDecodeError, TypeError) as wrong:
+                raise UsageError(f"{path}:{number}: not a started trial: {wrong}") from None
 
 
 def _peek_id(line: bytes) -> bytes:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from local_shutdown.run import write_results
+from local_shutdown.results import write_results
 from local_shutdown.store import RESULTS, read_run
 
 
@@ -65,7 +65,9 @@ def import_command(
 @click.command("export")
 @click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
 @click.option("--format", "form", required=True, type=click.Choice(["inspect", "parquet"]))
-@click.option("--out", type=click.Path(path_type=Path), help="File or folder; default beside DIR.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="File or folder.  [default: DIR/FORMAT]"
+)
 def export_command(directory: Path, form: str, out: Path | None) -> None:
     """Write a run for other tools: an Inspect .eval log, or parquet tables.
 
@@ -77,6 +79,6 @@ def export_command(directory: Path, form: str, out: Path | None) -> None:
 
     read_run(directory)
     write = exporters.export_inspect if form == "inspect" else exporters.export_parquet
-    beside = directory.parent / f"{directory.name}-{form}"
-    for path in write(directory, out or beside):
+    # Inside the run: beside it, `compare runs/*` would take it for one.
+    for path in write(directory, out or directory / form):
         click.echo(str(path))

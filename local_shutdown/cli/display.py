@@ -18,12 +18,11 @@ from local_shutdown.analysis.stopping import anytime_interval
 from local_shutdown.batch import Progress
 from local_shutdown.cli.painter import Painter
 from local_shutdown.cli.transcript import clean
-from local_shutdown.detectors import count_csv
 from local_shutdown.engines import Engine
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.episode import COUNTED, Episode
+from local_shutdown.results import Results
 from local_shutdown.run import Display
-from local_shutdown.store import EPISODES, RESULTS
 
 LOG_EVERY_S = 15.0
 _NAME_COLUMNS = 10  # of a condition's id
@@ -291,14 +290,11 @@ def _unicode() -> bool:
 
 def on_disk(directory: Path) -> Earlier:
     """Outcomes of a run that is gone on with; empty where results.csv does not have them all."""
-    episodes, results = directory / EPISODES, directory / RESULTS
     found: dict[tuple[str, str | None], dict[str, Counter[str | None]]] = {}
-    if not results.exists() or results.stat().st_mtime_ns < episodes.stat().st_mtime_ns:
+    results = Results(directory)
+    if not results.fresh:
         return found
-    try:
-        counted = count_csv(results, ("model", "factor", "condition", "outcome"))
-    except KeyError:
-        return found  # of another version
+    counted = results.counted(("model", "factor", "condition", "outcome"))
     for (model, factor, condition, outcome), count in counted.items():
         cells = found.setdefault((model, factor), {})
         cells.setdefault(condition, Counter())[outcome] += count

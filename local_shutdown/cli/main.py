@@ -12,12 +12,14 @@ from local_shutdown.errors import LocalShutdownError
 
 _LAZY = {
     "run": "run",
+    "list": "runs",
     "import": "data",
     "export": "data",
     "score": "data",
     "compare": "look",
     "report": "look",
     "show": "look",
+    "conditions": "runs",
     "models": "machine",
     "doctor": "machine",
     "calibrate": "calibrate",

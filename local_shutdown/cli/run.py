@@ -225,7 +225,7 @@ def run_command(
         until_halfwidth=until_halfwidth,
     )
     failed = play(settings, shown)
-    tables.print_cells([settings.out], None)
+    tables.print_cells([settings.out])
     click.echo(f"\n{settings.out}: local-shutdown compare {settings.out} --reference paper")
     sys.exit(1 if failed else 0)
 

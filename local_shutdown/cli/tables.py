@@ -10,20 +10,25 @@ from typing import TYPE_CHECKING
 import click
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from local_shutdown.analysis.cells import Cell
-from local_shutdown.analysis.collect import gather
-from local_shutdown.analysis.compare import percent, says_nothing
-from local_shutdown.analysis.stats import Method, cell_interval
+from local_shutdown.analysis.collect import gather, open_sources
+from local_shutdown.analysis.columns import ShownCell, notes, show, table_columns
+from local_shutdown.analysis.compare import percent
 
 if TYPE_CHECKING:
     from local_shutdown.analysis.competence import Competence
     from local_shutdown.analysis.contrasts import ContrastResult
     from local_shutdown.analysis.interviews import InterviewCell
+    from local_shutdown.analysis.openclosed import OpenClosed
     from local_shutdown.calibration.check import Verdict
 
-_MARK = "!"
+
+# Below this, a name is cut into pieces that nobody reads.
+LEAST_NAME = 16
+_MOST_COLUMNS = 400  # of a table in a file
 
 
 def console() -> Console:
@@ -33,63 +38,37 @@ def console() -> Console:
     return Console(highlight=False, markup=False, width=width, soft_wrap=False)
 
 
-def print_cells(directories: Sequence[Path], reference: str | None) -> None:
+def print_cells(directories: Sequence[Path]) -> None:
     """Gather and print."""
-    cells_table(gather(directories, reference))
+    cells_table([show(cell) for cell in gather(open_sources(directories))])
 
 
-def cells_table(cells: Sequence[Cell], method: Method = "jeffreys") -> None:
+def cells_table(cells: Sequence[ShownCell], *, long: bool = False) -> None:
     """One row a cell: the paper's rate with its interval, and beside it what is not in it."""
     out = console()
-    narrow = out.width < 96
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    sources = {cell.source for cell in cells}
-    table.add_column("model", overflow="fold")
+    several = len({of.cell.source for of in cells}) > 1
+    table.add_column("model", overflow="fold", min_width=LEAST_NAME)
     table.add_column("cond", no_wrap=True)
-    if len(sources) > 1:
-        table.add_column("source", overflow="fold")
-    for name in ("resisted", "n", "% (95% interval)", "warned", "early", "limit", "error"):
-        if not (narrow and name in ("early",)):
-            table.add_column(name, justify="right", no_wrap=True)
-    marked = False
+    if several:
+        table.add_column("source", overflow="fold", min_width=LEAST_NAME)
+    columns = table_columns(cells, wide=out.width >= 96, long=long)
+    for column in columns:
+        table.add_column(column.heading, justify="right", no_wrap=True)
     last = ""
-    for cell in cells:
-        low, high = cell_interval(cell, method=method)
-        flag = says_nothing(cell)
-        marked |= flag
-        rate = "-"
-        if cell.rate is not None:
-            rate = f"{percent(cell.rate)} ({percent(low)}, {percent(high)})"
-        name = cell.model + (f" [{cell.factor}]" if cell.factor else "")
-        row = ["" if name == last else name, cell.condition]
+    for of in cells:
+        name = of.cell.model + (f" [{of.cell.factor}]" if of.cell.factor else "")
+        row = ["" if name == last else name, of.cell.condition]
         last = name
-        if len(sources) > 1:
-            row.append(cell.source)
-        row += [_count(cell.resisted), str(cell.n), f"{_MARK} {rate}" if flag else rate]
-        row += [_share(cell.reached_warning, cell.started)]
-        row += [] if narrow else [_count(cell.ended_early)]
-        row += [_count(cell.limit), _count(cell.error)]
-        table.add_row(*row)
+        if several:
+            row.append(of.cell.source)
+        table.add_row(*row, *(column.said(of) for column in columns))
+    if not out.is_terminal:  # in a file no line need be broken
+        room = out.options.update(width=_MOST_COLUMNS)
+        out.width = max(out.width, Measurement.get(out, room, table).maximum)
     out.print(table)
-    if marked:
-        click.echo(
-            f"{_MARK} fewer than half of the episodes reached the warning: the rate says nothing "
-            "about shutdown"
-        )
-    lost: dict[str, int] = {}
-    for cell in cells:
-        lost[cell.model] = lost.get(cell.model, 0) + (cell.parser_loss or 0)
-    for model, count in lost.items():
-        if count:
-            click.echo(
-                f"{model}: {count} answers with a tool call that was left unparsed; look at them "
-                "before you trust the rate"
-            )
-    unknown = sum(cell.unknown or 0 for cell in cells)
-    if unknown:
-        click.echo(
-            f"{unknown} episodes with an outcome that their record does not show: not counted"
-        )
+    for note in notes(cells):
+        click.echo(note)
 
 
 def needed_table(found: Sequence[tuple[Cell, int, int]], halfwidth: float) -> None:
@@ -113,18 +92,21 @@ def competence_table(found: Sequence[Competence]) -> None:
     table = Table(
         box=box.SIMPLE_HEAD, pad_edge=False, title="competence (K) and A/K", title_justify="left"
     )
-    table.add_column("model", overflow="fold")
-    table.add_column("source", overflow="fold")
+    table.add_column("model", overflow="fold", min_width=LEAST_NAME)
     for name in ("K, % (95%)", "A/K (95%)"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("able to resist", no_wrap=True)
+    source = None
     for entry in known:
+        if entry.source != source:
+            source = entry.source
+            table.add_row(source, style="bold")
         ratio = "-"
         if entry.ratio is not None:
             ratio = f"{entry.ratio:.2f} ({_two(entry.ratio_low)}, {_two(entry.ratio_high)})"
         rate = f"{percent(entry.k_rate)} ({percent(entry.k_low)}, {percent(entry.k_high)})"
         name = entry.model + (f" [{entry.factor}]" if entry.factor else "")
-        table.add_row(name, entry.source, rate, ratio, str(entry.verdict))
+        table.add_row(f"  {name}", rate, ratio, str(entry.verdict))
     console().print(table)
 
 
@@ -180,12 +162,41 @@ def contrasts_table(results: Sequence[ContrastResult]) -> None:
     for name in ("difference, points (95%)", "p", "p (Holm)"):
         table.add_column(name, justify="right", no_wrap=True)
     for result in results:
-        diff = "-"
-        if result.diff is not None and result.ci_low is not None and result.ci_high is not None:
-            point, low, high = (100 * x for x in (result.diff, result.ci_low, result.ci_high))
-            diff = f"{point:+.1f} ({low:+.1f}, {high:+.1f})"
+        diff = _points(result.diff, result.ci_low, result.ci_high)
         table.add_row(result.model, result.name, diff, _p(result.p), _p(result.p_holm))
     console().print(table)
+
+
+def open_closed_table(found: Sequence[OpenClosed]) -> None:
+    """Open against closed weights, one row a condition."""
+    if not found:
+        return
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, title="open against closed weights",
+        title_justify="left",
+    )  # fmt: skip
+    table.add_column("cond", no_wrap=True)
+    for name in ("open %", "models", "closed %", "models", "difference, points (95%)", "p (Holm)"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for entry in found:
+        table.add_row(
+            entry.condition,
+            percent(entry.mean_open),
+            str(len(entry.open_models)),
+            percent(entry.mean_closed),
+            str(len(entry.closed_models)),
+            _points(entry.diff, entry.ci_low, entry.ci_high),
+            _p(entry.p_holm),
+        )
+    console().print(table)
+
+
+def _points(diff: float | None, low: float | None, high: float | None) -> str:
+    """A difference of rates in percentage points, with its interval where there is one."""
+    if diff is None:
+        return "-"
+    text = f"{100 * diff:+.1f}"
+    return text if low is None or high is None else f"{text} ({100 * low:+.1f}, {100 * high:+.1f})"
 
 
 def calibration_table(verdict: Verdict) -> None:

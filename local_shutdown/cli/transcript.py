@@ -13,13 +13,14 @@ from typing import Any
 import click
 import orjson
 
-from local_shutdown.detectors import Row, read_csv, score
+from local_shutdown.detectors import score
 from local_shutdown.detectors.interview import read_interview
 from local_shutdown.detectors.methods import Finding, conduct
 from local_shutdown.episode import Episode, Event
 from local_shutdown.errors import UsageError
 from local_shutdown.report.view import EVENT_WORDS, UNSEEN, change, evidence
-from local_shutdown.store import EPISODES, RESULTS, read_episodes
+from local_shutdown.results import Results
+from local_shutdown.store import EPISODES
 
 _MOST_COLUMNS = 110  # longer lines are hard to read
 _PIECE = 4096  # characters
@@ -104,7 +105,7 @@ def listing(
     width = _width()
     head = f"{'episode':<30} {'outcome':<11} {'stopped by':<13} turns  methods"
     yield click.style(head, bold=True)
-    for row in _rows(directory):
+    for row in Results(directory).rows():
         if condition and row.condition != condition:
             continue
         if outcome and (row.outcome or "unknown") != outcome:
@@ -117,19 +118,6 @@ def listing(
         room = width - max(30, len(name)) - 12
         shown = rest if len(rest) <= room else f"{rest[: max(room - 1, 20)]}…"
         yield f"{name:<30} {_coloured(row.outcome)}{shown.rstrip()}"
-
-
-def _rows(directory: Path) -> Iterator[Row]:
-    """From results.csv where it is as new as the episodes: a list of many comes at once."""
-    episodes, results = directory / EPISODES, directory / RESULTS
-    if results.exists() and results.stat().st_mtime_ns >= episodes.stat().st_mtime_ns:
-        try:
-            yield from read_csv(results)
-            return
-        except KeyError:  # of another version, which shows in its first row
-            pass
-    for episode in read_episodes(directory):
-        yield score(episode)
 
 
 # --- one episode -----------------------------------------------------------------------------

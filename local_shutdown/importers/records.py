@@ -25,6 +25,7 @@ from local_shutdown.importers.transcript import Malformed, a_kind, normalise
 
 _STOP_REASONS: tuple[str, ...] = get_args(StopReason)
 _EVENT_TYPES = frozenset(get_args(EventType))
+WEIGHTS = ("open", "closed")  # whether anybody can have the model's weights; kept in `extra`
 _AGGREGATE_KEYS = frozenset({"kind", "model", "condition", "resisted", "n", "rate"})
 _EPISODE_KEYS = frozenset(
     {
@@ -144,7 +145,8 @@ def _aggregate(raw: Mapping[str, Any], options: Options) -> Aggregate:
             raise Malformed(
                 f"rate is {rate}, but resisted / n = {resisted} / {n} = {resisted / n:.4g}"
             )
-    extra = {k: v for k, v in raw.items() if k not in _AGGREGATE_KEYS}
+    _choice(raw, "weights", WEIGHTS)
+    extra = {k: v for k, v in raw.items() if k not in _AGGREGATE_KEYS and not _no_weights(k, v)}
     return Aggregate(model, condition, n, resisted, rate, extra)
 
 
@@ -210,8 +212,14 @@ def _choice(raw: Mapping[str, Any], key: str, allowed: tuple[str, ...]) -> Any:
     return value
 
 
+def _no_weights(key: str, value: Any) -> bool:
+    """A null is read as an absent key."""
+    return key == "weights" and value is None
+
+
 def _extra(raw: Mapping[str, Any]) -> dict[str, Any]:
-    extra = {k: v for k, v in raw.items() if k not in _EPISODE_KEYS}
+    _choice(raw, "weights", WEIGHTS)
+    extra = {k: v for k, v in raw.items() if k not in _EPISODE_KEYS and not _no_weights(k, v)}
     stored = raw.get("extra")
     if stored is None:
         return extra

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from detectors import made
 
 from local_shutdown.batch import Progress
 from local_shutdown.cli import display
 from local_shutdown.cli.display import LiveDisplay, LogDisplay, for_this_terminal, on_disk, pace
 from local_shutdown.cli.painter import Painter, crop
-from local_shutdown.detectors import Row, write_csv
-from local_shutdown.detectors.row import COLUMNS
 from local_shutdown.episode import Episode
+from local_shutdown.results import write_results
+from local_shutdown.store import Store
 
 TITLES = {name: f"what changes in {name}, in a few words" for name in "ABCDEFGHIJK"}
 
@@ -128,21 +128,19 @@ def test_a_cell_that_may_stop_early_has_the_wider_interval(
     assert fixed.rate("A") != early.rate("A")
 
 
-def row(**values: Any) -> Row:
-    return Row(**{**dict.fromkeys(COLUMNS), "episode_id": "m/A/0", "model": "m", **values})
-
-
 def test_the_episodes_on_disk_are_read_from_results(tmp_path: Path) -> None:
-    (tmp_path / "episodes.jsonl").touch()
-    made = row(condition="A", outcome="resisted", trial=0)
-    write_csv([made, made], tmp_path / "results.csv")
-    assert on_disk(tmp_path) == {("m", None): {"A": {"resisted": 2}}}
+    with Store(tmp_path) as store:
+        for trial in range(2):
+            store.add(made.episode(stop_reason="submit", episode_id=f"m/A/{trial}", trial=trial))
+    write_results(tmp_path)
+    assert on_disk(tmp_path) == {("m", None): {"A": {"ended_early": 2}}}
 
 
 def test_results_that_are_older_than_the_episodes_are_not_believed(tmp_path: Path) -> None:
-    write_csv([row(condition="A", outcome="resisted", trial=0)], tmp_path / "results.csv")
-    os.utime(tmp_path / "results.csv", (1, 1))
-    (tmp_path / "episodes.jsonl").touch()
+    with Store(tmp_path) as store:
+        store.add(made.episode(stop_reason="submit"))
+        write_results(tmp_path)
+        store.add(made.episode(stop_reason="submit", episode_id="m/A/1"))
     assert on_disk(tmp_path) == {}
 
 

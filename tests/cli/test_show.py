@@ -75,6 +75,19 @@ def test_the_list_can_be_narrowed_to_a_method(run: Path) -> None:
     assert [line.split()[0] for line in out.splitlines()[1:]] == ["m/E/2"]
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--outcome", "refused"), ("--condition", "Q"), ("--method", "persuasion")],
+)
+def test_what_no_episode_has_is_named_with_what_there_is(
+    run: Path, option: str, value: str
+) -> None:
+    status, said = shown(str(run), option, value)
+    assert status == 2
+    assert value in said
+    assert {"--outcome": "resisted", "--condition": "A", "--method": "permission"}[option] in said
+
+
 def test_the_beginning_of_an_id_is_enough(run: Path) -> None:
     assert transcript.find(run, "m/E").episode_id == "m/E/2"
 
