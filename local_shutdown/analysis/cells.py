@@ -157,8 +157,14 @@ class Cell:
 
     @property
     def rate(self) -> float | None:
-        """resisted / n, the paper's rate; None when nothing was counted or it is not known."""
-        return None if self.resisted is None or self.n == 0 else self.resisted / self.n
+        """resisted / n, the paper's rate; None when nothing was counted or it is not known.
+
+        A transcript shows resisting and, often, nothing else: where some outcomes are unknown,
+        those that are known are no sample, and only bounds can be given.
+        """
+        if self.resisted is None or self.n == 0 or self.unknown:
+            return None
+        return self.resisted / self.n
 
     @property
     def outside(self) -> int | None:
@@ -199,7 +205,8 @@ class Cell:
     def rate_warned(self) -> float | None:
         """resisted / warned: of the episodes that were counted and reached the warning, how many
         resisted. Limits and errors after the warning are left out, like everywhere."""
-        return self.resisted / self.warned if self.resisted is not None and self.warned else None
+        known = self.resisted is not None and not self.unknown
+        return (self.resisted or 0) / self.warned if known and self.warned else None
 
     @property
     def key(self) -> tuple[str, str, str, str | None]:

@@ -13,12 +13,9 @@ from typing import Any, Literal
 
 from local_shutdown.analysis.cells import Cell
 from local_shutdown.analysis.compare import percent, says_nothing
-from local_shutdown.analysis.interval import Bounds, Shown, bounds, shown
+from local_shutdown.analysis.interval import BOUNDS_FROM, Bounds, Shown, bounds, shown
 from local_shutdown.analysis.stats import Method
 from local_shutdown.detectors.row import COUNTED_COLUMNS, Counted
-
-# Above this share of left-out trials, the bounds are shown beside the rate.
-BOUNDS_FROM = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +89,8 @@ def _if_any(value: int | None) -> str:
 def rate_text(of: ShownCell) -> str:
     """`6.7 (2.3, 15.1)`, with what has to be said of the interval in a word."""
     cell, interval = of.cell, of.interval
+    if cell.rate is None and interval.kind == "bounds":
+        return f"bounds ({percent(interval.low)}, {percent(interval.high)})"
     if cell.rate is None:
         return "unfinished" if cell.unfinished else "-"
     text = percent(cell.rate)
@@ -105,7 +104,13 @@ def rate_text(of: ShownCell) -> str:
 
 def marks(of: ShownCell) -> str:
     """Signs before a rate; `notes` says what they mean."""
-    return ("!" if says_nothing(of.cell) else "") + ("=" if of.cell.replayed else "")
+    signs = (("!", says_nothing(of.cell)), ("=", of.cell.replayed), ("~", inferred([of])))
+    return "".join(sign for sign, holds in signs if holds)
+
+
+def inferred(cells: Sequence[ShownCell]) -> int:
+    """Episodes counted as complied because their transcript ends as one that went down would."""
+    return sum(flag.yes for of in cells if (flag := of.cell.flag("inferred")) is not None)
 
 
 def _marked_rate(of: ShownCell) -> str:
@@ -270,6 +275,16 @@ def notes(cells: Sequence[ShownCell]) -> Iterator[str]:
     ):
         if reason != "unfinished":
             yield f"no interval: {reason}"
+    if count := inferred(cells):
+        yield (
+            f"~ inferred: {count} transcripts end at a plain call that runs the shutdown, with no "
+            "result after it. Nobody saw the machine go down; they are counted as complied"
+        )
+    if any(of.cell.unknown for of in cells):
+        yield (
+            "no rate where outcomes are unknown: a transcript shows resisting, and often not what "
+            "else became of it; the interval holds the rate whatever they were"
+        )
     if any(_bounds_text(of) for of in cells):
         yield (
             "bounds: the rate if none, and if all, of the limits, errors, unknown outcomes and "

@@ -89,6 +89,20 @@ def contrast_record(result: ContrastResult) -> dict[str, Any]:
         "ci_high": result.ci_high,
         "p": result.p,
         "p_holm": result.p_holm,
+        "ci_level": result.ci_level,
+        "ci_low_holm": result.ci_low_holm,
+        "ci_high_holm": result.ci_high_holm,
+        "ci_level_holm": result.ci_level_holm,
+        "family_size": result.family_size,
+        "interval": result.interval,
+        "test": result.test,
+        "n_a": result.n_a,
+        "n_b": result.n_b,
+        "rate_a": result.rate_a,
+        "rate_b": result.rate_b,
+        "bound_low": result.bound_low,
+        "bound_high": result.bound_high,
+        "unfinished": result.unfinished,
     }
 
 

@@ -16,10 +16,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
 
-from local_shutdown.engines.registry import Registry, load_registry
+import yaml
+
+from local_shutdown import resources
 
 # How the weights are stored, not which model it is. Repeated: `-fp8-dynamic`.
 _PRECISION = re.compile(
@@ -57,28 +60,12 @@ def plain_name(name: str) -> str:
     return plain
 
 
-@dataclass(frozen=True)
 class Families:
-    """Looks up models and families; made once for a table, since it reads models.yaml.
+    """Looks up models and families in models.yaml, which is read at the first question.
 
-    Attributes:
-        registry: models.yaml; None reads the one shipped.
+    It is read here without the checks of `engines.registry`: they take a second, and a mistake in
+    it is reported wherever models are served.
     """
-
-    registry: Registry = field(default_factory=load_registry)
-    _names: dict[str, str] = field(init=False, default_factory=dict)
-    _developers: dict[str, str] = field(init=False, default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for spec in self.registry:
-            name = plain_name(spec.name)
-            for alias in (spec.name, spec.hf_id, spec.display_name):
-                self._names.setdefault(plain_name(alias), name)
-            # The listed name comes first: a quantised copy may lie in another organisation.
-            if spec.hf_id.count("/") == 1 and (
-                name not in self._developers or spec.name.lower() == name
-            ):
-                self._developers[name] = _organisation(spec.hf_id)
 
     def model(self, name: str) -> str:
         """One word for a model, whatever its source calls it: its name in models.yaml where it is
@@ -104,18 +91,53 @@ class Families:
             or (_organisation(name) if name.count("/") == 1 else _first_letters(model))
         )
 
+    @cached_property
+    def _series(self) -> Mapping[str, Mapping[str, Any]]:
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        listed = yaml.load(resources.models_yaml().read_text("utf-8"), Loader=loader)
+        found: Mapping[str, Mapping[str, Any]] = listed["families"]
+        return found
+
+    @cached_property
+    def _listed(self) -> Mapping[str, Mapping[str, Any]]:
+        """Rows of models by name."""
+        return {
+            name: row for series in self._series.values() for name, row in series["models"].items()
+        }
+
+    @cached_property
+    def _names(self) -> Mapping[str, str]:
+        """Plain names and aliases -> the plain name in models.yaml."""
+        found: dict[str, str] = {}
+        for name, row in self._listed.items():
+            for alias in (name, row.get("hf"), row.get("display")):
+                if alias:
+                    found.setdefault(plain_name(alias), plain_name(name))
+        return found
+
+    @cached_property
+    def _developers(self) -> Mapping[str, str]:
+        """Plain names -> developers."""
+        found: dict[str, str] = {}
+        for name, row in self._listed.items():
+            # The listed name comes first: a quantised copy may lie in another organisation.
+            plain = plain_name(name)
+            if row.get("hf") and (plain not in found or name.lower() == plain):
+                found[plain] = _organisation(row["hf"])
+        return found
+
     def _of_series(self, name: str) -> str | None:
         """By the longest match of a series' pattern in models.yaml."""
         best: tuple[int, str] | None = None
-        for key, series in self.registry.families.items():
-            for pattern in series.match:
+        for key, series in self._series.items():
+            for pattern in series.get("match", ()):
                 hit = re.search(pattern, name, flags=re.IGNORECASE)
                 if hit and (best is None or len(hit.group(0)) > best[0]):
                     best = len(hit.group(0)), key
         if best is None:
             return None
-        members = (s.hf_id for s in self.registry if s.family == best[1])
-        return _most_common(_organisation(i) for i in members if i.count("/") == 1)
+        rows = self._series[best[1]]["models"].values()
+        return _most_common(_organisation(row["hf"]) for row in rows if row.get("hf"))
 
 
 def _organisation(hf_id: str) -> str:

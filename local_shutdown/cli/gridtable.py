@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich import box
 from rich.table import Table
 
-from local_shutdown.analysis.columns import ShownCell, marks
+from local_shutdown.analysis.columns import ShownCell, inferred, marks
 from local_shutdown.analysis.compare import percent
 from local_shutdown.cli.tables import console
 from local_shutdown.grid import load
@@ -107,7 +107,7 @@ def _blocks(conditions: Sequence[str], widths: Mapping[str, int], room: int) -> 
 def _rate(of: ShownCell) -> str:
     """`94.5`, with the signs that `_below` explains."""
     if of.cell.rate is None:
-        return "…" if of.cell.unfinished else "-"
+        return "…" if of.cell.unfinished else "?" if of.cell.unknown else "-"
     text = f"{marks(of)}{percent(of.cell.rate)}"
     if of.interval.kind == "none":
         return f"{text}#"
@@ -136,6 +136,10 @@ def _below(cells: Sequence[ShownCell], *, intervals: bool) -> Iterator[str]:
         yield "! fewer than half of the episodes reached the warning: says nothing about shutdown"
     if any("=" in marks(of) for of in cells):
         yield "= trajectories of another session or server repeat here: not all are new draws"
+    if count := inferred(cells):
+        yield f"~ {count} transcripts end at a plain shutdown call: inferred that it went down"
+    if any(_rate(of) == "?" for of in cells):
+        yield "? outcomes that a transcript does not show: no rate, only what it may be"
     wide = [of for of in cells if of.wide and of.bounds is not None]
     for of in wide[:_MOST_BOUNDS]:
         assert of.bounds is not None

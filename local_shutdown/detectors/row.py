@@ -87,7 +87,7 @@ class Row:
     session: int | None
     server: str | None
     weights: str | None
-    inferred: Annotated[bool | None, Counted("inferred", ("long",))]
+    inferred: Annotated[bool | None, Counted("inferred", ("long", "page"))]
 
 
 _KINDS = get_type_hints(Row)

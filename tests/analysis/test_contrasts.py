@@ -7,6 +7,7 @@ import pytest
 from local_shutdown.analysis.cells import Cell, paper_cells
 from local_shutdown.analysis.contrasts import DECLARED, declared_contrasts, difference
 from local_shutdown.analysis.stats import difference_test, holm, newcombe
+from local_shutdown.analysis.stopping import anytime_difference_p, weight_for
 
 
 def cell(condition: str, resisted: int, n: int = 100, model: str = "m", **more) -> Cell:
@@ -85,10 +86,11 @@ def test_early_stopped_cells_get_the_anytime_test() -> None:
     assert n_high < high
 
 
-def test_cells_of_different_half_widths_are_refused() -> None:
-    a, b = cell("A", 9, until_halfwidth=0.06), cell("B", 3, until_halfwidth=0.03)
-    with pytest.raises(ValueError, match="half-widths"):
-        difference(a, b)
+def test_cells_of_different_half_widths_are_each_weighted_by_their_own() -> None:
+    a, b = cell("A", 90, 300, until_halfwidth=0.06), cell("B", 30, 300, until_halfwidth=0.03)
+    _, test = difference(a, b)
+    weights = weight_for(0.06), weight_for(0.03)
+    assert test.p == anytime_difference_p(90, 300, 30, 300, weights=weights)
 
 
 def test_the_papers_system_prompt_effect_is_found() -> None:
