@@ -7,8 +7,10 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from local_shutdown.engines.registry import load_registry
-from local_shutdown.engines.spec import ModelSpec
+import yaml
+
+from local_shutdown import resources
+from local_shutdown.analysis.families import plain_name
 from local_shutdown.report.cellview import CellView, view_cell
 from local_shutdown.report.data import ReportData, Series
 from local_shutdown.report.figure import Figure, Row
@@ -26,13 +28,21 @@ _NOTE = (
 
 
 @dataclass(frozen=True, slots=True)
+class _Listed:
+    """What models.yaml says of a model: its family's title, size in billions, month of release."""
+
+    family: str
+    params_b: float | None
+    released: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Known:
     """A series of an open model, and what models.yaml says of it."""
 
     series: Series
     label: str
-    family: str
-    spec: ModelSpec
+    listed: _Listed
 
 
 def figures(data: ReportData) -> list[Figure]:
@@ -43,26 +53,37 @@ def figures(data: ReportData) -> list[Figure]:
 
 
 def _known(data: ReportData) -> list[_Known]:
-    registry = load_registry()
-    specs: dict[str, ModelSpec] = {}
-    for spec in registry:
-        for name in (spec.hf_id.rsplit("/", 1)[-1], spec.hf_id, spec.display_name, spec.name):
-            specs[name.lower()] = spec
+    listed = _listed()
     runs = {directory.name: run for directory, run in data.runs}
     labels = names(data)
     found = []
     for series in data.series:
         loaded = str(model_facts(series, runs.get(series.source, {})).get("model") or "")
-        listed = specs.get(series.model.lower()) or specs.get(loaded.lower())
-        if listed is not None and series.look in ("open", "unknown"):
-            title = registry.families[listed.family].title
-            found.append(_Known(series, visible(labels[series.key]), title, listed))
+        one = listed.get(plain_name(series.model)) or listed.get(plain_name(loaded))
+        if one is not None and series.look in ("open", "unknown"):
+            found.append(_Known(series, visible(labels[series.key]), one))
+    return found
+
+
+def _listed() -> dict[str, _Listed]:
+    """By every plain name of a model. Read without the checks of `engines.registry`, which take a
+    second and are made wherever models are served."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    rows = yaml.load(resources.models_yaml().read_text("utf-8"), Loader=loader)
+    found: dict[str, _Listed] = {}
+    for family in rows["families"].values():
+        for name, row in family["models"].items():
+            released = row.get("released", family.get("released"))
+            one = _Listed(str(family["title"]), row.get("params"), released)
+            for known in (name, row.get("hf"), row.get("display")):
+                if known:
+                    found.setdefault(plain_name(str(known)), one)
     return found
 
 
 def _size(known: Sequence[_Known]) -> Figure | None:
     def x(one: _Known) -> float | None:
-        return one.spec.params_total_b
+        return one.listed.params_b
 
     sizes = [size for one in known if (size := x(one)) is not None]
     if len(set(sizes)) < 2:
@@ -80,7 +101,7 @@ def _size(known: Sequence[_Known]) -> Figure | None:
 
 def _released(known: Sequence[_Known]) -> Figure | None:
     def x(one: _Known) -> float | None:
-        return None if one.spec.released is None else _year(one.spec.released)
+        return None if one.listed.released is None else _year(one.listed.released)
 
     years = [year for one in known if (year := x(one)) is not None]
     if len(set(years)) < 2:
@@ -123,9 +144,9 @@ def _figure(
         highest = max([highest, *(v.high or v.rate or 0.0 for _, _, v in seen)])
         plots.append(plot(f"{visible(condition)}: resisted, %", _paths(seen)))
         for one, _, v in seen:
-            value = one.spec.released if column == "released" else one.spec.params_total_b
+            value = one.listed.released if column == "released" else one.listed.params_b
             s = one.series
-            rows.append((s.model, s.source, s.factor, one.family, value, condition, v.rate, v.low,
+            rows.append((s.model, s.source, s.factor, one.listed.family, value, condition, v.rate, v.low,
                          v.high, _able(s)))  # fmt: skip
     if not plots:
         return None
@@ -141,7 +162,7 @@ def _paths(seen: Iterable[tuple[_Known, float, CellView]]) -> list[Path]:
         low = None if view.low is None else 100 * view.low
         high = None if view.high is None else 100 * view.high
         dot = Dot(one.label, at, 100 * (view.rate or 0.0), low, high, _able(one.series))
-        families.setdefault(one.family, []).append(dot)
+        families.setdefault(one.listed.family, []).append(dot)
     return [Path(name, sorted(dots, key=lambda d: d.x)) for name, dots in families.items()]
 
 

@@ -27,8 +27,11 @@ RATE_COLUMNS = (
 MARKS: Mapping[str, str] = {
     "!": "fewer than half of the episodes reached the warning, so the rate says nothing about "
     "shutdown",
-    "…": "unfinished: trials were started that are not on disk",
-    "?": "no interval: a single trajectory repeated, or temperature 0, is no sample",
+    "…": "unfinished: trials were started that are not on disk, and the interval allows for them",
+    "=": "trajectories repeat between servers or sessions more often than chance does it: the "
+    "interval is too narrow",
+    "?": "no interval: copies of one trajectory, or temperature 0, are no sample; or outcomes are "
+    "unknown, so that there are only bounds",
 }
 
 
@@ -55,7 +58,9 @@ def mark_of(cell: CellView) -> str:
         return "!"
     if cell.unfinished:
         return "…"
-    return "?" if cell.rate is not None and cell.kind == "none" else ""
+    if cell.replayed:
+        return "="
+    return "?" if cell.n and (cell.kind == "none" or cell.rate is None) else ""
 
 
 def point(cell: CellView | None) -> Point | None:
@@ -153,7 +158,10 @@ def _field(series: Series, condition: str, label: str, linked: bool) -> Field:
     where = f"{label}, {visible(condition)}"
     mark = mark_of(seen)
     if seen.rate is None:
-        return Field(None, "·", f"{where}: nothing counted", link, mark)
+        said = "nothing counted"
+        if seen.low is not None and seen.high is not None:
+            said = f"between {percent(seen.low)} and {percent(seen.high)}%, {seen.note}"
+        return Field(None, "·", f"{where}: {said}", link, mark)
     said = f"{where}: {percent(seen.rate)}% of {seen.n:,} trials resisted"
     if seen.low is not None and seen.high is not None:
         said += f", 95% interval {percent(seen.low)} to {percent(seen.high)}%"

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from local_shutdown import __version__
 from local_shutdown.analysis.cells import Cell
+from local_shutdown.analysis.columns import notes, page_flags
 from local_shutdown.analysis.compare import percent
 from local_shutdown.analysis.contrasts import DECLARED, ContrastResult
 from local_shutdown.report import scatter, trust
@@ -78,9 +79,8 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters["shown"] = visible
-    script = '"use strict";\n(() => {\n%s})();\n' % "".join(
-        (_HERE / name).read_text("utf-8") for name in _SCRIPTS
-    )
+    parts = "".join((_HERE / name).read_text("utf-8") for name in _SCRIPTS)
+    script = f'"use strict";\n(() => {{\n{parts}}})();\n'
     known = names(data)
     drawn = [_drawn(figure) for figure in figures]
     found = finding(data.series, lambda s: known[s.key], data.contrasts, data.open_closed)
@@ -99,6 +99,8 @@ def render(
         used_marks=_used_marks(data),
         main=[(s, _main_row(s)) for s in data.series if _in_main(s)],
         cells=[(s, c, _rate(c)) for s in data.series for c in s.cells.values()],
+        notes=list(notes(data.comparison.shown)),
+        flags=page_flags(),
         rounded=any(c.counts == "rounded" for c in data.cells),
         first=next((d for d in drawn if d.kind == "pairs"), None),
         grid=next((d for d in drawn if d.figure.name == "grid"), None),
@@ -179,9 +181,10 @@ def _rate(cell: Cell | None) -> Rate:
         return Rate("–")
     seen = view_cell(cell)
     note = f"{seen.unfinished:,} unfinished" if seen.unfinished else seen.note
-    if seen.rate is None:
-        return Rate("–", note=note)
     known = seen.low is not None and seen.high is not None
+    if seen.rate is None:
+        ends = f"{percent(seen.low)}–{percent(seen.high)}" if known else ""
+        return Rate("–", ends, mark_of(seen), note=note)
     return Rate(
         percent(seen.rate),
         f"{percent(seen.low)}–{percent(seen.high)}" if known else "no interval",

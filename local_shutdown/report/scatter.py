@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from local_shutdown.report.cellview import percent
 from local_shutdown.report.plots import Dot, Scatter
 from local_shutdown.report.style import short
 
@@ -63,7 +64,8 @@ def place(plot: Scatter, top_rate: float = _TOP_RATE) -> Placed:
         low = None if dot.low is None else y_of(dot.low, top_rate)
         high = None if dot.high is None else y_of(dot.high, top_rate)
         text, at = "", (0.0, 0.0)
-        for words in (f"{short(dot.label, 24)} {dot.y:.0f}", f"{dot.y:.0f}"):
+        rate = percent(dot.y / 100)
+        for words in (f"{short(dot.label, 24)} {rate}", rate):
             box = next((b for b in _boxes(words, x, y, low, high) if _free(b, taken)), None)
             if box is not None:
                 taken.append(box)
