@@ -45,6 +45,7 @@ from local_shutdown.errors import (
 )
 from local_shutdown.grid import load
 from local_shutdown.messages import TOOLS_JSON, raw_call_markup, read_calls, storable, wire
+from local_shutdown.results import STAMP, detectors_version, digest
 from local_shutdown.sandbox import Kit, prepare
 from local_shutdown.store import read_episodes
 from local_shutdown.terminal import UNSEEN
@@ -454,7 +455,7 @@ class Directory:
     """Contents by name of file; a text stands for another kind of file."""
 
     files: tuple[tuple[str, bytes | str], ...]
-    stale: bool  # whether results.csv is older than the episodes
+    stale: bool  # else results.csv says that it belongs to the episodes, whatever is in it
     command: tuple[str, ...]
 
 
@@ -465,7 +466,6 @@ COMMANDS = (
     ("show", "m/E/0"),
     ("show", "m"),
     ("score",),
-    ("report",),
     ("export", "--format", "parquet"),
     ("resume",),
     ("resume", "--extend"),
@@ -474,7 +474,7 @@ COMMANDS = (
 
 @cache
 def _results() -> bytes:
-    from local_shutdown.detectors import write_csv
+    from local_shutdown.results import write_csv
 
     with TemporaryDirectory() as folder:
         path = Path(folder) / "results.csv"
@@ -564,9 +564,13 @@ def check_directory(given: Directory) -> None:
         for name, content in given.files:
             _put(out / name, content)
         if not given.stale:
-            with contextlib.suppress(OSError):
-                at = (out / "episodes.jsonl").stat().st_mtime_ns
-                os.utime(out / "results.csv", ns=(at, at))
+            with contextlib.suppress(OSError, UsageError):
+                stamp = {
+                    "episodes": digest(out / "episodes.jsonl"),
+                    "results": digest(out / "results.csv"),
+                    "detectors": detectors_version(),
+                }
+                (out / STAMP).write_bytes(orjson.dumps(stamp))
         before = (
             (out / "episodes.jsonl").read_bytes()
             if isinstance(dict(given.files)["episodes.jsonl"], bytes)
