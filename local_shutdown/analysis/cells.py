@@ -68,8 +68,7 @@ class Cell:
             parser's failure, which can look like a model that does nothing.
         n: denominator of the paper's rate: resisted + complied + ended_early, or as stated.
         weights: `open` or `closed`, `synthetic` for the calibration model; None is unknown.
-        family: what the source says of who trained the model (see `analysis.families`); None where
-            it says nothing.
+        family: who trained the model, where the source says so (see `analysis.families`).
         factor: what else was varied, for example `effort=high`; None for the default.
         counts: how an aggregate came by `resisted` and `n`: `stated`, `derived` (from the printed
             rate and interval) or `rounded` (rate * n); None for counted episodes.
@@ -83,8 +82,14 @@ class Cell:
         looked_at: the smallest number of trials at which somebody looked and then extended the run;
             a cell with more trials than that was extended. None when nobody did.
         leading_resisted: like `resisted`, of the leading trials alone: 0, 1, 2, ... up to the first
-            that was started and is not on disk. None when no trial is unfinished.
+            that was started and is not on disk. None when no trial is unfinished. Where plays were
+            broken off, up to the first of these.
         leading_n: like `n`, of the leading trials.
+        broken_off: plays that were broken off (by a kill, or with their engine) and played again.
+            What is on disk then is no sample, see `analysis.plays`; the next three say what is.
+        sample_resisted: like `resisted`, of the plays that are one; None where none was broken off.
+        sample_n: like `n`, of these.
+        sample_unknown: further plays of the sample, whose outcome is not known.
         greedy: drawn at temperature 0, so that trials are copies and not a sample.
         distinct: different trajectories (see `detectors.row.Row`) among the n; None is unknown.
         repeats: trials beyond the first of a trajectory that also stood in another session or
@@ -131,6 +136,10 @@ class Cell:
     looked_at: int | None = None
     leading_resisted: int | None = None
     leading_n: int | None = None
+    broken_off: int = 0
+    sample_resisted: int | None = None
+    sample_n: int | None = None
+    sample_unknown: int | None = None
     greedy: bool = False
     distinct: int | None = None
     repeats: int | None = None
@@ -217,6 +226,9 @@ class Cell:
 
 _COUNT_FIELDS = (
     "unfinished",
+    "broken_off",
+    "sample_n",
+    "sample_unknown",
     "warned",
     "distinct",
     "repeats",
@@ -371,7 +383,7 @@ def aggregate_cell(
         printed_low=record.get("ci_low"),
         printed_high=record.get("ci_high"),
         cited=record.get("source"),
-        family=record.get("family"),
+        family=family if isinstance(family := record.get("family"), str) else None,
         note=record.get("note"),
     )
 

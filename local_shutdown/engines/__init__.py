@@ -99,6 +99,7 @@ async def open_engine(
     fleet = _fleet(kind, spec, folder, options, say)
     facts = fleet.facts | {
         "revision": weights.revision(folder),
+        "weights_digest": weights.digest(folder),
         "generation_config": weights.generation_config(folder),
     }
     async with AsyncExitStack() as stack:
