@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 from local_shutdown import resources
 from local_shutdown.episode import Outcome
 
-Kind = Literal["open", "closed", "synthetic"]
+Weights = Literal["open", "closed", "synthetic"]
 CountsGrade = Literal["stated", "derived", "rounded"]
 
 PAPER = "paper"  # the `source` of the published rates
@@ -36,7 +36,7 @@ class Cell:
         error: episodes that failed through us or the engine; beside the rate, never in it.
         unknown: episodes whose outcome the stored facts do not show (imported transcripts); beside
             the rate, never in it.
-        started: all episodes of the cell, whatever became of them.
+        started: all episodes of the cell that are on disk, whatever became of them.
         first_tool_call: episodes with at least one tool call.
         reached_warning: episodes in which the shutdown was announced.
         shutdown_called: episodes in which `next_question` ran `./shutdown.sh`.
@@ -45,12 +45,29 @@ class Cell:
         parser_loss: answers in which a tool call was left unparsed in the text: the engine's or the
             parser's failure, which can look like a model that does nothing.
         n: denominator of the paper's rate: resisted + complied + ended_early, or as stated.
-        kind: `open` or `closed` weights, `synthetic` for the calibration model; None is unknown.
+        weights: `open` or `closed`, `synthetic` for the calibration model; None is unknown.
         factor: what else was varied, for example `effort=high`; None for the default.
         counts: how an aggregate came by `resisted` and `n`: `stated`, `derived` (from the printed
             rate and interval) or `rounded` (rate * n); None for counted episodes.
-        until_halfwidth: the half-width at which the cell was allowed to stop early; None when its
-            number of trials was fixed beforehand. Decides which interval is honest.
+        until_halfwidth: the half-width at which the cell was allowed to stop early; None when it
+            was not. Like the next eight, it decides which interval is honest (`interval.shown`).
+        until_upper: the upper end of the interval at which the cell was allowed to stop early.
+        unfinished: trials that were started and have no record on disk: a run that is going on, or
+            one that was killed.
+        planned: trials that the run was to have; None where nobody planned (imports, aggregates).
+        first_planned: the number planned before the first episode; None as `planned`.
+        looked_at: the largest number of trials at which somebody looked and then extended the cell;
+            None when nobody did.
+        leading_resisted: like `resisted`, of the leading trials alone: 0, 1, 2, ... up to the first
+            that was started and is not on disk. None when no trial is unfinished.
+        leading_n: like `n`, of the leading trials.
+        greedy: drawn at temperature 0, so that trials are copies and not a sample.
+        distinct: different trajectories (see `detectors.row.Row`) among the n; None is unknown.
+        repeats: trials beyond the first of a trajectory that also stood in another session or
+            server of the run; None is unknown.
+        limit_before_warning: of `limit`, those not warned yet; None is unknown.
+        limit_after_warning: of `limit`, those that were warned: the model has been asked.
+        warned: of the n, those that were warned; None is unknown.
         printed_low: the interval that the source itself prints; None when it prints none.
         printed_high: see `printed_low`.
         cited: where the source printed the numbers, for example `v2 Table 2`.
@@ -77,10 +94,23 @@ class Cell:
     strict_compliant: int | None = None
     strict_judged: int | None = None
     parser_loss: int | None = None
-    kind: Kind | None = None
+    weights: Weights | None = None
     factor: str | None = None
     counts: CountsGrade | None = None
     until_halfwidth: float | None = None
+    until_upper: float | None = None
+    unfinished: int = 0
+    planned: int | None = None
+    first_planned: int | None = None
+    looked_at: int | None = None
+    leading_resisted: int | None = None
+    leading_n: int | None = None
+    greedy: bool = False
+    distinct: int | None = None
+    repeats: int | None = None
+    limit_before_warning: int | None = None
+    limit_after_warning: int | None = None
+    warned: int | None = None
     printed_low: float | None = None
     printed_high: float | None = None
     cited: str | None = None
@@ -105,10 +135,28 @@ class Cell:
 
     @property
     def outside(self) -> int | None:
-        """Episodes left out of the rate: limit + error + unknown; None when not stated."""
+        """Episodes left out of the rate: limit + error + unknown; None when not stated.
+
+        Unfinished trials are no episodes yet, and are not among them."""
         if self.limit is None or self.error is None:
             return None
         return self.limit + self.error + (self.unknown or 0)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every trial that was started is on disk."""
+        return self.unfinished == 0
+
+    @property
+    def one_trajectory(self) -> bool:
+        """Whether all that was counted are copies of one trajectory."""
+        return self.distinct == 1 and self.n >= 2
+
+    @property
+    def rate_warned(self) -> float | None:
+        """resisted / warned: of the episodes that were counted and reached the warning, how many
+        resisted. Limits and errors after the warning are left out, like everywhere."""
+        return self.resisted / self.warned if self.resisted is not None and self.warned else None
 
     @property
     def key(self) -> tuple[str, str, str, str | None]:
@@ -117,6 +165,12 @@ class Cell:
 
 
 _COUNT_FIELDS = (
+    "unfinished",
+    "warned",
+    "distinct",
+    "repeats",
+    "limit_before_warning",
+    "limit_after_warning",
     "complied",
     "ended_early",
     "limit",
@@ -155,7 +209,7 @@ def tally(
     source: str,
     episodes: Iterable[EpisodeFacts],
     *,
-    kind: Kind | None = None,
+    weights: Weights | None = None,
     factor: str | None = None,
     until_halfwidth: float | None = None,
 ) -> Cell:
@@ -207,7 +261,7 @@ def tally(
         strict_compliant=strict_compliant,
         strict_judged=strict_judged,
         parser_loss=parser_loss,
-        kind=kind,
+        weights=weights,
         factor=factor,
         until_halfwidth=until_halfwidth,
     )
@@ -220,7 +274,7 @@ def aggregate_cell(
     record: Mapping[str, Any],
     source: str,
     *,
-    kind: Kind | None = None,
+    weights: Weights | None = None,
     factor: str | None = None,
 ) -> Cell:
     """Make a cell of one aggregate record (interface.md, "Import").
@@ -250,7 +304,7 @@ def aggregate_cell(
         source=source,
         resisted=resisted,
         n=n,
-        kind=kind,
+        weights=weights,
         factor=factor,
         counts=counts or "stated",
         printed_low=record.get("ci_low"),
@@ -263,12 +317,12 @@ def aggregate_cell(
 def paper_cells() -> list[Cell]:
     """The 75 published cells of arXiv 2509.14260 that ship with the package, in the file's order.
 
-    `kind` is `open` for gpt-oss-120b and `closed` for every other model (protocol.md).
+    `weights` is `open` for gpt-oss-120b and `closed` for every other model (protocol.md).
     """
     text = resources.data("paper_results.jsonl").read_text("utf-8")
     records = [json.loads(line) for line in text.splitlines()]
     return [
-        aggregate_cell(r, PAPER, kind="open" if r["model"] in _PAPER_OPEN else "closed")
+        aggregate_cell(r, PAPER, weights="open" if r["model"] in _PAPER_OPEN else "closed")
         for r in records
     ]
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from local_shutdown.analysis.cells import Cell, Kind, aggregate_cell, paper_cells, tally
+from local_shutdown.analysis.cells import Cell, Weights, aggregate_cell, paper_cells, tally
 from local_shutdown.detectors import Row, count_csv, score
 from local_shutdown.episode import Outcome
 from local_shutdown.errors import UsageError
@@ -74,7 +74,7 @@ def cells(directory: Path) -> list[Cell]:
             condition,
             directory.name,
             chain.from_iterable(group),
-            kind=_kind(run, model),
+            weights=_weights(run, model),
             factor=factor,
             until_halfwidth=run.get("settings", {}).get("until_halfwidth"),
         )
@@ -137,7 +137,7 @@ def shown_name(run: dict[str, Any], model: str) -> str:
     return str(known.get("display_name") or model)
 
 
-def _kind(run: dict[str, Any], model: str) -> Kind | None:
+def _weights(run: dict[str, Any], model: str) -> Weights | None:
     if model == CALIBRATION:
         return "synthetic"
     if run.get("kind") == "run" and run.get("settings", {}).get("engine") != "endpoint":

@@ -9,7 +9,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from local_shutdown.analysis.cells import Cell
-from local_shutdown.analysis.stats import Method, bounds, cell_interval
+from local_shutdown.analysis.interval import bounds, shown
+from local_shutdown.analysis.stats import Method
 from local_shutdown.grid import load
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def open_closed_record(found: OpenClosed) -> dict[str, Any]:
 
 def cell_record(cell: Cell, method: Method = "jeffreys") -> dict[str, Any]:
     """A cell as `compare --json` gives it (interface.md), with what else is known beside."""
-    low, high = cell_interval(cell, method=method)
+    of_rate = shown(cell, method=method)
     both_ways = bounds(cell, method=method)
     return {
         "model": cell.model,
@@ -89,8 +90,9 @@ def cell_record(cell: Cell, method: Method = "jeffreys") -> dict[str, Any]:
         "resisted": cell.resisted,
         "n": cell.n,
         "rate": cell.rate,
-        "ci_low": low,
-        "ci_high": high,
+        "ci_low": of_rate.low,
+        "ci_high": of_rate.high,
+        "interval": of_rate.kind,
         "reached_warning": cell.reached_warning,
         "errors": cell.error,
         "limits": cell.limit,
@@ -103,7 +105,7 @@ def cell_record(cell: Cell, method: Method = "jeffreys") -> dict[str, Any]:
         "strict_compliant": cell.strict_compliant,
         "strict_judged": cell.strict_judged,
         "parser_loss": cell.parser_loss,
-        "kind": cell.kind,
+        "weights": cell.weights,
         "factor": cell.factor,
         "counts": cell.counts,
         "bound_low": both_ways.low if both_ways else None,

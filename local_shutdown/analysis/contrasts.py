@@ -108,8 +108,8 @@ def declared_contrasts(
     """Every declared contrast in every model that has both cells.
 
     Holm's family is all of them that can be computed from the cells given: call once per table. The
-    calibration model (kind `synthetic`) is a family of its own, so that planted rates cannot move
-    the p-value of a real model.
+    calibration model (`synthetic`) is a family of its own, so that planted rates cannot move the
+    p-value of a real model.
 
     Args:
         cells: the whole table; both cells of a contrast share model, source and factor.
@@ -132,7 +132,7 @@ def declared_contrasts(
             b = by_key.get((model, source, contrast.b, factor))
             if a is not None and b is not None:
                 results.append(_contrast(contrast, a, b, alpha))
-                synthetic.append(a.kind == "synthetic" or b.kind == "synthetic")
+                synthetic.append(a.weights == "synthetic" or b.weights == "synthetic")
     adjusted: list[ContrastResult] = list(results)
     for apart in (False, True):
         members = [i for i, is_synthetic in enumerate(synthetic) if is_synthetic is apart]

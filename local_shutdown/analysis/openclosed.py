@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import permutation_test, ttest_ind
 
-from local_shutdown.analysis.cells import Cell, Kind
+from local_shutdown.analysis.cells import Cell, Weights
 from local_shutdown.analysis.competence import NOT_COMPETENT, competence
 from local_shutdown.analysis.contrasts import index
 from local_shutdown.analysis.stats import UNKNOWN, holm
@@ -90,7 +90,7 @@ def open_against_closed(
     usable = _one_per_model(
         c
         for c in index(cells).values()
-        if c.factor is None and c.kind != "synthetic" and c.rate is not None
+        if c.factor is None and c.weights != "synthetic" and c.rate is not None
     )
     incapable = {c.model for c in competence(usable, alpha=alpha) if c.verdict == NOT_COMPETENT}
     results: list[OpenClosed] = []
@@ -98,10 +98,10 @@ def open_against_closed(
         here = [c for c in usable if c.condition == condition]
         out = incapable if competent_only and condition != "K" else set()
         rates_open, rates_closed = _rates(here, "open", out), _rates(here, "closed", out)
-        if {"open", "closed"} <= {c.kind for c in here}:
+        if {"open", "closed"} <= {c.weights for c in here}:
             result = _open_closed(condition, rates_open, rates_closed, alpha)
             left_out = dict.fromkeys(c.model for c in here if c.model in out)
-            unknown = dict.fromkeys(c.model for c in here if c.kind is None)
+            unknown = dict.fromkeys(c.model for c in here if c.weights is None)
             result = replace(result, left_out=tuple(left_out), kind_unknown=tuple(unknown))
             results.append(result)
     p_holm = holm([r.p for r in results])
@@ -114,9 +114,9 @@ def _one_per_model(cells: Iterable[Cell]) -> list[Cell]:
     for cell in cells:
         so_far = pooled.get((cell.model, cell.condition))
         if so_far is None:
-            resisted, n, kind, width = 0, 0, cell.kind, cell.until_halfwidth
+            resisted, n, weights, width = 0, 0, cell.weights, cell.until_halfwidth
         else:
-            resisted, n, kind = so_far.resisted or 0, so_far.n, so_far.kind or cell.kind
+            resisted, n, weights = so_far.resisted or 0, so_far.n, so_far.weights or cell.weights
             width = so_far.until_halfwidth or cell.until_halfwidth
         pooled[cell.model, cell.condition] = Cell(
             model=cell.model,
@@ -124,17 +124,17 @@ def _one_per_model(cells: Iterable[Cell]) -> list[Cell]:
             source="all sources",
             resisted=resisted + (cell.resisted or 0),  # known: cells without a rate are left out
             n=n + cell.n,
-            kind=kind,
+            weights=weights,
             until_halfwidth=width,
         )
     return list(pooled.values())
 
 
-def _rates(cells: Iterable[Cell], kind: Kind, left_out: set[str]) -> dict[str, float]:
+def _rates(cells: Iterable[Cell], weights: Weights, left_out: set[str]) -> dict[str, float]:
     return {
         c.model: c.rate
         for c in cells
-        if c.kind == kind and c.model not in left_out and c.rate is not None
+        if c.weights == weights and c.model not in left_out and c.rate is not None
     }
 
 

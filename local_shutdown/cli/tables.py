@@ -15,7 +15,8 @@ from rich.table import Table
 from local_shutdown.analysis.cells import Cell
 from local_shutdown.analysis.collect import gather
 from local_shutdown.analysis.compare import percent, says_nothing
-from local_shutdown.analysis.stats import Method, cell_interval
+from local_shutdown.analysis.interval import shown
+from local_shutdown.analysis.stats import Method
 
 if TYPE_CHECKING:
     from local_shutdown.analysis.competence import Competence
@@ -54,7 +55,7 @@ def cells_table(cells: Sequence[Cell], method: Method = "jeffreys") -> None:
     marked = False
     last = ""
     for cell in cells:
-        low, high = cell_interval(cell, method=method)
+        low, high = shown(cell, method=method).ends
         flag = says_nothing(cell)
         marked |= flag
         rate = "-"

@@ -121,7 +121,7 @@ def _series(cells: Sequence[Cell], here: set[str]) -> list[Series]:
             model=key[0],
             source=key[1],
             factor=key[2],
-            look=next((c.kind for c in group.values() if c.kind), "unknown"),
+            look=next((c.weights for c in group.values() if c.weights), "unknown"),
             here=key[1] in here,
             cells=group,
             competence=judged.get(key),

@@ -18,7 +18,7 @@ from local_shutdown import __version__
 from local_shutdown.analysis.cells import Cell
 from local_shutdown.analysis.compare import percent, says_nothing
 from local_shutdown.analysis.contrasts import DECLARED, ContrastResult
-from local_shutdown.analysis.stats import cell_interval
+from local_shutdown.analysis.interval import shown
 from local_shutdown.report import draw
 from local_shutdown.report.conduct_figures import method_names
 from local_shutdown.report.data import ReportData, Series
@@ -159,7 +159,7 @@ def _main_row(series: Series) -> dict[str, Rate]:
 def _rate(cell: Cell | None) -> Rate:
     if cell is None or cell.rate is None:
         return Rate("–")
-    low, high = cell_interval(cell)
+    low, high = shown(cell).ends
     return Rate(
         percent(cell.rate),
         f"{percent(low)}–{percent(high)}",

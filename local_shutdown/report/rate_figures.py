@@ -5,7 +5,7 @@ from __future__ import annotations
 from local_shutdown.analysis.cells import Cell
 from local_shutdown.analysis.compare import says_nothing
 from local_shutdown.analysis.contrasts import DECLARED, ContrastResult
-from local_shutdown.analysis.stats import cell_interval
+from local_shutdown.analysis.interval import shown
 from local_shutdown.report import draw
 from local_shutdown.report.data import ReportData, Series
 from local_shutdown.report.draw import Panel, Point
@@ -87,7 +87,7 @@ def _rates(
 
 
 def _rate_row(series: Series, cell: Cell) -> Row:
-    low, high = cell_interval(cell)
+    low, high = shown(cell).ends
     return (
         series.model, series.source, series.factor, cell.condition, cell.resisted, cell.n,
         cell.rate, low, high, says_nothing(cell),
@@ -97,7 +97,7 @@ def _rate_row(series: Series, cell: Cell) -> Row:
 def _point(cell: Cell | None) -> Point | None:
     if cell is None or cell.rate is None:
         return None
-    low, high = cell_interval(cell)
+    low, high = shown(cell).ends
     return Point(
         100 * cell.rate,
         None if low is None else 100 * low,

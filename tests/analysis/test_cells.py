@@ -90,7 +90,7 @@ def test_the_paper_has_75_cells_and_no_key_twice() -> None:
 
 
 def test_of_the_paper_only_gpt_oss_is_open() -> None:
-    assert {c.model for c in paper_cells() if c.kind == "open"} == {"gpt-oss-120b"}
+    assert {c.model for c in paper_cells() if c.weights == "open"} == {"gpt-oss-120b"}
 
 
 def test_unparsed_calls_are_added_up_and_one_unknown_makes_the_sum_unknown() -> None:

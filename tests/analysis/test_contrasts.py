@@ -49,7 +49,9 @@ def test_an_unknown_contrast_does_not_enlarge_the_family() -> None:
 
 def test_the_calibration_model_cannot_move_the_p_of_a_real_model() -> None:
     real = [cell("A", 30), cell("B", 15)]
-    planted = [cell(c, k, model="calibration", kind="synthetic") for c, k in (("A", 90), ("B", 20))]
+    planted = [
+        cell(c, k, model="calibration", weights="synthetic") for c, k in (("A", 90), ("B", 20))
+    ]
     alone, together = declared_contrasts(real)[0], declared_contrasts(real + planted)[0]
     assert together == alone
 

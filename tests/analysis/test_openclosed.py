@@ -8,7 +8,7 @@ from local_shutdown.analysis.openclosed import open_against_closed
 
 def cells(condition: str, opened: list[int], closed: list[int], n: int = 100) -> list[Cell]:
     return [
-        Cell(f"{kind}-{i}", condition, "run", k, n, kind=kind)
+        Cell(f"{kind}-{i}", condition, "run", k, n, weights=kind)
         for kind, ks in (("open", opened), ("closed", closed))
         for i, k in enumerate(ks)
     ]
@@ -21,7 +21,7 @@ def test_the_difference_is_between_means_of_model_rates() -> None:
 
 
 def test_a_model_with_more_episodes_does_not_weigh_more() -> None:
-    more = [*cells("E", [10], [60, 80]), Cell("big", "E", "run", 3000, 10000, kind="open")]
+    more = [*cells("E", [10], [60, 80]), Cell("big", "E", "run", 3000, 10000, weights="open")]
     (found,) = open_against_closed(more)
     assert found.mean_open == pytest.approx(0.2)
 
@@ -66,7 +66,7 @@ def test_incapable_models_can_be_kept() -> None:
 
 
 def test_a_model_in_two_sources_is_one_model() -> None:
-    again = Cell("open-0", "E", "paper", 30, 300, kind="open")
+    again = Cell("open-0", "E", "paper", 30, 300, weights="open")
     (found,) = open_against_closed([*cells("E", [10, 30], [60, 80]), again])
     assert found.open_models == ("open-0", "open-1")
     assert found.mean_open == pytest.approx((40 / 400 + 0.3) / 2)
@@ -79,12 +79,12 @@ def test_a_model_of_unknown_kind_is_named() -> None:
 
 
 def test_the_calibration_model_does_not_enter() -> None:
-    table = [*cells("E", [10, 30], [60, 80]), Cell("cal", "E", "run", 90, 100, kind="synthetic")]
+    table = [*cells("E", [10, 30], [60, 80]), Cell("cal", "E", "run", 90, 100, weights="synthetic")]
     assert open_against_closed(table) == open_against_closed(cells("E", [10, 30], [60, 80]))
 
 
 def test_high_effort_does_not_enter() -> None:
-    high = Cell("open-0", "E", "run", 90, 100, kind="open", factor="effort=high")
+    high = Cell("open-0", "E", "run", 90, 100, weights="open", factor="effort=high")
     table = cells("E", [10, 30], [60, 80])
     assert open_against_closed([*table, high]) == open_against_closed(table)
 
