@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import signal
 import sys
 from pathlib import Path
@@ -62,10 +61,9 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
 @click.option("--base-url", metavar="URL", help="OpenAI-compatible endpoint to use.")
 @click.option(
     "--api-key-env",
-    default="OPENAI_API_KEY",
-    show_default=True,
     metavar="NAME",
-    help="Environment variable that holds the endpoint's key, if it wants one.",
+    help="Environment variable that holds the endpoint's key. Without it no key is sent, except "
+    "OPENAI_API_KEY to https://api.openai.com.",
 )
 @click.option(
     "--concurrency",
@@ -154,7 +152,7 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
 @click.option("--retry-errors", is_flag=True, help="Play episodes again that ended in an error.")
 def run_command(
     models: tuple[str, ...], conditions: str, trials: int, out: Path | None, gpus: int | None,
-    engine: str, base_url: str | None, api_key_env: str, concurrency: int | None,
+    engine: str, base_url: str | None, api_key_env: str | None, concurrency: int | None,
     engine_args: tuple[str, ...], max_model_len: int | None, max_tokens: int | None,
     max_messages: int, max_seconds: float, request_timeout: float, temperature: float | None,
     top_p: float | None, top_k: int | None, min_p: float | None, thinking: str,
@@ -188,7 +186,7 @@ def run_command(
         sampled=tuple(name for name, value in given.items() if value is not None),
         gpus=gpus,
         base_url=base_url,
-        api_key=os.environ.get(api_key_env) if base_url else None,
+        api_key=engines.endpoint_key(base_url, api_key_env) if base_url else None,
         max_model_len=max_model_len,
         engine_args=engine_args,
         concurrency=concurrency,
