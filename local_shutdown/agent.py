@@ -40,7 +40,7 @@ class Limits:
     """
 
     messages: int = 50
-    seconds: float = 900.0
+    seconds: float = 1800.0
     context: int | None = None
 
 

@@ -14,12 +14,21 @@ from typing import Any
 
 from local_shutdown import __version__, engines
 from local_shutdown.agent import Limits
+from local_shutdown.analysis.stop_rule import StopRule
 from local_shutdown.detectors import Row, count_csv, score, write_csv
-from local_shutdown.engines import hardware
+from local_shutdown.engines import hardware, starts
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import CannotRunError, UsageError
 from local_shutdown.grid import Condition
-from local_shutdown.store import EPISODES, RESULTS, RUN, read_episodes, read_run, write_run
+from local_shutdown.store import (
+    EPISODES,
+    RESULTS,
+    RUN,
+    STARTED,
+    read_episodes,
+    read_run,
+    write_run,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +40,11 @@ class Settings:
         sampling: request fields that override the engine's defaults.
         thinking: reasoning modes or efforts, see `engines.spec.Thinking`; each is played, and told
             apart as a factor unless it is the default.
-        until_halfwidth: a cell stops once its interval is this narrow, see `analysis.stopping`.
+        until_halfwidth: a cell stops once its interval is this narrow, see `analysis.stop_rule`.
+        until_upper: a cell stops once its interval ends this low.
+        seed: of the run, see `engines.starts`; None draws one, or takes that of the directory.
         extend: more trials, models or conditions may be added to an existing directory.
-        retry_errors: episodes that ended in `error` are played again.
+        retry_errors: episodes whose outcome is `error` are played again.
     """
 
     models: Sequence[ModelSpec]
@@ -42,7 +53,7 @@ class Settings:
     out: Path
     engine: engines.Kind
     options: engines.Options
-    limits: Limits
+    limits: Limits = field(default_factory=Limits)
     max_tokens: int | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
     thinking: Sequence[str] = ("default",)
@@ -51,6 +62,8 @@ class Settings:
     interview: Sequence[str] = ()
     probe: bool = True
     until_halfwidth: float | None = None
+    until_upper: float | None = None
+    seed: int | None = None
     extend: bool = False
     retry_errors: bool = False
 
@@ -69,11 +82,20 @@ class Settings:
             "stop_at_bypass": self.stop_at_bypass,
             "interview": list(self.interview),
             "until_halfwidth": self.until_halfwidth,
+            "until_upper": self.until_upper,
         }
+
+    @property
+    def stop_rule(self) -> StopRule | None:
+        """When a cell has seen enough; None where all its trials are played."""
+        if self.until_halfwidth is None and self.until_upper is None:
+            return None
+        return StopRule(self.until_halfwidth, self.until_upper)
 
 
 def open_record(settings: Settings) -> dict[str, Any]:
-    """run.json of the directory, or a new one.
+    """run.json of the directory, or a new one; with the number of this call, and with a look on
+    record where trials are added to cells that somebody may have looked at.
 
     Raises:
         UsageError: it belongs to another run, naming what differs.
@@ -84,7 +106,9 @@ def open_record(settings: Settings) -> dict[str, Any]:
         raise UsageError(f"--out {settings.out}: not a folder", "give a new folder")
     if not (settings.out / RUN).exists():
         strangers = settings.out.is_dir() and any(
-            not (path.name.startswith(".") or (path.name == EPISODES and not _size(path)))
+            not (
+                path.name.startswith(".") or (path.name in (EPISODES, STARTED) and not _size(path))
+            )
             for path in settings.out.iterdir()
         )
         if strangers:
@@ -96,23 +120,43 @@ def open_record(settings: Settings) -> dict[str, Any]:
     old = read_run(settings.out)
     if old.get("kind") != "run":
         raise UsageError(f"--out {settings.out}: holds {old.get('kind')!r}, not a run")
-    if not _size(settings.out / EPISODES):
-        return record  # a run that never got to its first episode
+    if not _size(settings.out / EPISODES):  # a run that never got to its first episode
+        return _taken_over(old, record, settings) if old["settings"] == wanted else record
     differs = [name for name in wanted if old["settings"].get(name) != wanted[name]]
     if settings.extend:
         differs = [name for name in differs if not _extends(name, old["settings"], wanted)]
-    if differs:
-        said = "; ".join(
-            f"{n}: {old['settings'].get(n)!r} there, {wanted[n]!r} now" for n in differs
-        )
+    said = [f"{n}: {old['settings'].get(n)!r} there, {wanted[n]!r} now" for n in differs]
+    if settings.seed is not None and settings.seed != old.get("run_seed", settings.seed):
+        said.append(f"seed: {old['run_seed']} there, {settings.seed} now")
+    if said:
         raise UsageError(
-            f"--out {settings.out} belongs to a run with other settings: {said}",
+            f"--out {settings.out} belongs to a run with other settings: {'; '.join(said)}",
             "give another --out, or the old settings"
             + ("" if settings.extend else "; --extend adds trials, models or conditions"),
         )
     models = {**record["models"], **old["models"]}
     old.pop("ended_at", None)
-    return {**old, "settings": wanted, "models": models, "conditions": record["conditions"]}
+    record = {**old, "settings": wanted, "models": models, "conditions": record["conditions"]}
+    record = _taken_over(old, record, settings)
+    if wanted["trials"] > old["settings"]["trials"]:
+        look = {"at": now(), "trials": old["settings"]["trials"]}
+        record["looks"] = [*record["looks"], look]
+    return record
+
+
+def _taken_over(
+    old: Mapping[str, Any], record: Mapping[str, Any], settings: Settings
+) -> dict[str, Any]:
+    """The record with what every call on a directory hands on to the next."""
+    seed = settings.seed if settings.seed is not None else old.get("run_seed")
+    return {
+        **record,
+        "run_seed": record.get("run_seed", starts.new_seed()) if seed is None else seed,
+        # Of an older version: it did not count, and this is not its first call.
+        "session": old.get("session", 1) + 1,
+        "server_starts": dict(old.get("server_starts", {})),
+        "looks": list(old.get("looks", ())),
+    }
 
 
 def _size(path: Path) -> int:
@@ -156,6 +200,10 @@ def _new_record(settings: Settings, identity: Mapping[str, Any]) -> dict[str, An
             for c in settings.conditions
         },
         "limits": asdict(settings.limits),
+        "run_seed": starts.new_seed() if settings.seed is None else settings.seed,
+        "session": 1,
+        "server_starts": {},
+        "looks": [],
         "hardware": hardware.describe(),
         "started_at": now(),
     }

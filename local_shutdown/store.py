@@ -1,7 +1,16 @@
-"""A run directory: `run.json` (what was asked and with what), `episodes.jsonl` (what happened).
+"""A run directory: `run.json` (what was asked and with what), `started.jsonl` (which trials were
+begun), `episodes.jsonl` (what happened).
 
 Appending is the only way an episode gets in: one write a line, so that after `kill -9` there is at
-most one torn line at the end, which is cut off on the next start and its episode run again.
+most one torn line at the end, which is cut off on the next start and its episode run again. An
+episode that is run again is appended again: the last whole record counts, and the one before it
+stays until there is a new one.
+
+A trial is put down as started before it is first played. What was started and is not on disk is
+missing for a reason that may go with its outcome (episodes that resist last longer than others), so
+whoever counts the episodes on disk has to know of it. Both files are written in order through the
+page cache, which survives the end of our process, `kill -9` too; after the machine itself has
+crashed, a trial that has an episode counts as started whatever `started.jsonl` has lost.
 """
 
 from __future__ import annotations
@@ -9,8 +18,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -22,6 +33,7 @@ from local_shutdown.errors import CannotRunError, UsageError
 
 RUN = "run.json"
 EPISODES = "episodes.jsonl"
+STARTED = "started.jsonl"
 RESULTS = "results.csv"
 AGGREGATES = "aggregates.jsonl"
 
@@ -80,8 +92,8 @@ def replace_file(path: Path, content: bytes) -> None:
 
 def read_episodes(directory: Path) -> Iterator[Episode]:
     """Stored episodes, in the order they finished. A run may be going on: a torn last line is left
-    out. Where an episode was run again, the last record is the one that counts, and only it is
-    given.
+    out, and what is added while this reads. Where an episode was run again, the last whole record
+    is the one that counts, and only it is given.
 
     Raises:
         UsageError: a whole line that is not an episode, by file and number.
@@ -89,11 +101,9 @@ def read_episodes(directory: Path) -> Iterator[Episode]:
     path = directory / EPISODES
     if not path.exists():
         return
-    superseded = _superseded(path)
+    superseded, whole = _superseded(path)
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return
+        for number, line in enumerate(itertools.islice(file, whole), 1):
             if number in superseded:
                 continue
             try:
@@ -102,17 +112,61 @@ def read_episodes(directory: Path) -> Iterator[Episode]:
                 raise UsageError(f"{path}:{number}: {wrong}") from None
 
 
-def _superseded(path: Path) -> set[int]:
-    """Numbers of lines whose episode stands again further down."""
+def _superseded(path: Path) -> tuple[set[int], int]:
+    """Numbers of the lines whose episode stands again, whole, further down; and how many whole
+    lines there are."""
     last: dict[bytes, int] = {}
     old: set[int] = set()
+    number = 0
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            number += 1
             episode_id = _peek_id(line)
             if episode_id in last:
                 old.add(last[episode_id])
             last[episode_id] = number
-    return old
+    return old, number
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A line of `started.jsonl`: a trial that was begun.
+
+    Attributes:
+        factor: what else is varied, for example `effort=high`.
+        session: which call of `run` on this directory began it, counted from 1.
+    """
+
+    episode_id: str
+    model: str
+    condition: str
+    trial: int
+    factor: str | None
+    session: int
+
+
+def read_started(directory: Path) -> Iterator[Started]:
+    """Trials that were begun, in that order; a torn last line is left out.
+
+    Nothing where there is no such file (an import, a run of an older version). An episode on disk
+    was started whether or not it stands here.
+
+    Raises:
+        UsageError: a whole line that is not such a record, by file and number.
+    """
+    path = directory / STARTED
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield Started(**orjson.loads(line))
+            except (orjson.JSONDecodeError, TypeError) as wrong:
+                raise UsageError(f"{path}:{number}: not a started trial: {wrong}") from None
 
 
 def _peek_id(line: bytes) -> bytes:
@@ -126,6 +180,80 @@ def _peek_id(line: bytes) -> bytes:
         return str(orjson.loads(line)["episode_id"]).encode()
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return line[:80]  # read_episodes will say what is wrong with it
+
+
+class _Lines:
+    """A file of whole lines that grows at its end."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError when it cannot be opened for writing. Nothing is changed yet."""
+        self.path = path
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._file: BinaryIO = os.fdopen(fd, "r+b")
+        self._size = 0
+
+    def lock(self) -> bool:
+        """Whether we are the only ones who write it."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+    def cut_torn_line(self) -> None:
+        """Make what follows the last whole line go away, and go on behind that."""
+        end = self._file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - _BLOCK)
+            self._file.seek(start)
+            block = self._file.read(end - start)
+            newline = block.rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        if end < self._file.seek(0, os.SEEK_END):
+            self._file.truncate(end)
+        self._size = self._file.seek(end)
+
+    def __iter__(self) -> Iterator[bytes]:
+        with self.path.open("rb") as file:  # not ours: its buffer knows nothing of os.write
+            yield from file
+
+    def empty(self) -> None:
+        self._file.truncate(0)
+        self._size = 0
+
+    def append(self, content: bytes) -> None:
+        """Add one line.
+
+        Raises:
+            CannotRunError: it could not be written whole (a full disk); what was there before is
+                untouched.
+        """
+        line = memoryview(content + b"\n")
+        fd = self._file.fileno()
+        try:
+            os.lseek(fd, self._size, os.SEEK_SET)
+            written = 0
+            while written < len(line):
+                written += os.write(fd, line[written:])
+        except OSError as failed:
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, self._size)
+            what = "the disk is full" if failed.errno == errno.ENOSPC else failed.strerror
+            raise CannotRunError(
+                f"{self.path}: {what}",
+                "make room and run the same command again: finished episodes are kept",
+            ) from None
+        self._size += len(line)
+
+    def close(self) -> None:
+        """Flush to the disk."""
+        if not self._file.closed:
+            with contextlib.suppress(OSError):
+                os.fsync(self._file.fileno())
+            self._file.close()
 
 
 class Store:
@@ -143,50 +271,66 @@ class Store:
         self.directory = directory
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            fd = os.open(directory / EPISODES, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._episodes = _Lines(directory / EPISODES)
         except OSError as failed:
             raise CannotRunError(f"{directory}: cannot be written: {failed.strerror}") from None
-        self._file: BinaryIO = os.fdopen(fd, "r+b")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
+        if not self._episodes.lock():
+            self._episodes.close()
             raise UsageError(
                 f"{directory}: another run is writing there", "wait for it, or give another --out"
-            ) from None
-        self._cut_torn_line()
+            )
+        try:
+            self._started = _Lines(directory / STARTED)
+        except OSError as failed:
+            self._episodes.close()
+            raise CannotRunError(f"{directory}: cannot be written: {failed.strerror}") from None
+        for lines in (self._episodes, self._started):
+            lines.cut_torn_line()
+        self._begun: set[str] | None = None
 
-    def _cut_torn_line(self) -> None:
-        end = self._file.seek(0, os.SEEK_END)
-        while end:
-            start = max(0, end - _BLOCK)
-            self._file.seek(start)
-            block = self._file.read(end - start)
-            newline = block.rfind(b"\n")
-            if newline >= 0:
-                end = start + newline + 1
-                break
-            end = start
-        if end < self._file.seek(0, os.SEEK_END):
-            self._file.truncate(end)
-        self._size = self._file.seek(end)
-
-    def finished(self, errors_too: bool = True) -> set[str]:
+    def finished(self, again: Callable[[Episode], bool] | None = None) -> set[str]:
         """Ids of the episodes that are on disk.
 
         Args:
-            errors_too: count those that ended in `error` as finished.
+            again: asked about each that ended in an error; the ids for which it says True are left
+                out, because they are to be played again.
         """
         done: set[str] = set()
-        self._file.seek(0)
-        for line in self._file:
+        stored: set[str] = set()
+        for line in self._episodes:
             episode_id = _peek_id(line).decode()
-            if not errors_too and b'"stop_reason":"error"' in line:
+            stored.add(episode_id)
+            failed = b'"stop_reason":"error"' in line or b'"stop_reason":null' in line
+            if again is not None and failed and again(Episode.from_json(line)):
                 done.discard(episode_id)
             else:
                 done.add(episode_id)
-        self._file.seek(0, os.SEEK_END)
+        if self._begun is None:
+            self._begun = stored.union(s.episode_id for s in read_started(self.directory))
         return done
+
+    def begun(self) -> set[str]:
+        """Ids of all trials that were ever started here: put down as such, or on disk."""
+        if self._begun is None:
+            self.finished()
+        assert self._begun is not None
+        return self._begun
+
+    def begin(self, started: Started) -> None:
+        """Put a trial down as started, before it is played; once, however often it is played.
+
+        Raises:
+            CannotRunError: as `add`.
+        """
+        if started.episode_id not in self.begun():
+            self._started.append(orjson.dumps(asdict(started)))
+            self.begun().add(started.episode_id)
+
+    def forget_begun(self) -> None:
+        """Nothing was started here: the directory is taken for another run, which it may be as
+        long as no episode is on disk."""
+        self._started.empty()
+        self._begun = None
 
     def add(self, episode: Episode) -> None:
         """Append one episode.
@@ -195,29 +339,12 @@ class Store:
             CannotRunError: it could not be written whole (a full disk); what was there before is
                 untouched.
         """
-        line = memoryview(episode.to_json() + b"\n")
-        fd = self._file.fileno()
-        try:
-            os.lseek(fd, self._size, os.SEEK_SET)
-            written = 0
-            while written < len(line):
-                written += os.write(fd, line[written:])
-        except OSError as failed:
-            with contextlib.suppress(OSError):
-                os.ftruncate(fd, self._size)
-            what = "the disk is full" if failed.errno == errno.ENOSPC else failed.strerror
-            raise CannotRunError(
-                f"{self.directory / EPISODES}: {what}",
-                "make room and run the same command again: finished episodes are kept",
-            ) from None
-        self._size += len(line)
+        self._episodes.append(episode.to_json())
 
     def close(self) -> None:
         """Flush to the disk and let go of the directory."""
-        if not self._file.closed:
-            with contextlib.suppress(OSError):
-                os.fsync(self._file.fileno())
-            self._file.close()
+        self._started.close()
+        self._episodes.close()
 
     def __enter__(self) -> Store:
         return self

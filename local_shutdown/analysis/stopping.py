@@ -45,7 +45,7 @@ fewer turns than one that resists), so counting whatever is done would bias the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from local_shutdown.analysis.cells import check_counts
@@ -278,6 +278,8 @@ def advance(
     outcomes: Mapping[int, Outcome | None],
     halfwidth: float = DEFAULT_HALFWIDTH,
     alpha: float = 0.05,
+    *,
+    stops: Callable[[int, int], bool] | None = None,
 ) -> Prefix:
     """Go on through the ended trials in their order, until one is missing or the cell may stop.
 
@@ -285,14 +287,16 @@ def advance(
     outcomes alone, not on the order in which episodes ended or on how many were in flight. Trials
     that ended in `limit` or `error` (or None, unknown) are passed over: they are not in the rate.
 
-    After the stop, let the episodes in flight end and count them too, or drop every trial from
-    `prefix.length` on. Both are honest; counting only those that had ended is not.
+    After the stop, let the episodes in flight end and count them too (a run does: `early_stop`), or
+    drop every trial from `prefix.length` on. Both are honest; counting only those that had ended is
+    not.
 
     Args:
         prefix: where the last call got to; `Prefix()` at the start.
         outcomes: trial number -> outcome, of the trials that have ended; more may come.
         halfwidth: wanted half-width, the same at every call.
         alpha: 1 - confidence.
+        stops: asked with (resisted, n) instead, for another rule, see `analysis.stop_rule`.
 
     Returns:
         The longer prefix; with `stop`, it ends at the first trial at which the cell may stop.
@@ -310,7 +314,10 @@ def advance(
             continue
         n += 1
         resisted += outcome == "resisted"
-        stop = should_stop(resisted, n, halfwidth, alpha)
+        if stops is not None:
+            stop = stops(resisted, n)
+        else:
+            stop = should_stop(resisted, n, halfwidth, alpha)
     return Prefix(length, resisted, n, outside, stop)
 
 

@@ -16,12 +16,20 @@ from local_shutdown.engines.client import ChatClient
 from local_shutdown.engines.endpoint import served_models, some
 from local_shutdown.engines.registry import describe_from_hub, load_registry, resolve
 from local_shutdown.engines.spec import ModelSpec, Thinking
+from local_shutdown.engines.starts import SEEDS
 from local_shutdown.errors import EngineDown, EngineFault, EngineUnavailable, UsageError
 
 CALIBRATION = "calibration"
 MOST_PATH = 1000  # characters
 directories = click.argument(
     "directories", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR..."
+)
+seed = click.option(
+    "--seed",
+    type=click.IntRange(0, SEEDS - 1),
+    metavar="N",
+    help="What all random numbers of our servers follow from; each start of each server gets its "
+    "own. Default: drawn, and recorded in run.json. An endpoint draws as it likes.",
 )
 
 

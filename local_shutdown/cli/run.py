@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from local_shutdown import engines, grid
 from local_shutdown.agent import Limits
 from local_shutdown.cli import display, options, tables
 from local_shutdown.errors import UsageError
-from local_shutdown.run import Display, Settings, run
+from local_shutdown.run import Display, Interrupt, Settings, run
 
 _sampling = ("temperature", "top_p", "top_k", "min_p")
 
@@ -87,14 +88,14 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
 )
 @click.option(
     "--max-messages",
-    default=50,
+    default=Limits().messages,
     show_default=True,
     type=click.IntRange(4),
     help="Messages of one episode.",
 )
 @click.option(
     "--max-seconds",
-    default=1800.0,
+    default=Limits().seconds,
     show_default=True,
     type=click.FloatRange(1),
     help="Wall-clock seconds of one episode.",
@@ -147,9 +148,20 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
     help="Stop a cell once its interval is +-H wide, for example 0.03; --trials is then the most.",
 )
 @click.option(
+    "--until-upper",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="U",
+    help="For rare events: stop a cell once its interval ends at or below U. Where nothing resists "
+    "that takes 183 trials for 0.02, 368 for 0.01 and 736 for 0.005. With --until-halfwidth: "
+    "whichever comes first.",
+)
+@options.seed
+@click.option(
     "--extend", is_flag=True, help="Add trials, models or conditions to a finished directory."
 )
-@click.option("--retry-errors", is_flag=True, help="Play episodes again that ended in an error.")
+@click.option(
+    "--retry-errors", is_flag=True, help="Play episodes again that an error kept from an outcome."
+)
 def run_command(
     models: tuple[str, ...], conditions: str, trials: int, out: Path | None, gpus: int | None,
     engine: str, base_url: str | None, api_key_env: str | None, concurrency: int | None,
@@ -157,7 +169,7 @@ def run_command(
     max_messages: int, max_seconds: float, request_timeout: float, temperature: float | None,
     top_p: float | None, top_k: int | None, min_p: float | None, thinking: str,
     factor: str | None, thinking_budget: int | None, stop_at_bypass: bool, interview: bool,
-    probe: bool, until_halfwidth: float | None,
+    probe: bool, until_halfwidth: float | None, until_upper: float | None, seed: int | None,
     extend: bool, retry_errors: bool,
 ) -> None:  # fmt: skip
     """Play the prompt grid and count who lets the machine be shut down.
@@ -169,7 +181,8 @@ def run_command(
         local-shutdown run --model gpt-oss-20b --conditions A,E,K --reasoning-effort high
         local-shutdown run --base-url http://127.0.0.1:8000/v1 --model my-model
 
-    Ctrl-C keeps everything that has finished; the same command goes on from there.
+    Ctrl-C plays what is in flight to its end and starts nothing new; a second one ends that at
+    once. Either way everything that has finished is kept, and the same command goes on from there.
     Exit status: 0 done; 1 done, but some episodes ended in an error; 2 wrong usage; 3 this machine
     cannot run it; 130 interrupted.
     """
@@ -213,6 +226,8 @@ def run_command(
         interview=grid.interview_questions() if interview else (),
         probe=probe,
         until_halfwidth=until_halfwidth,
+        until_upper=until_upper,
+        seed=seed,
         extend=extend,
         retry_errors=retry_errors,
     )
@@ -220,7 +235,7 @@ def run_command(
         {c.id: c.title for c in chosen},
         trials,
         out=settings.out,
-        until_halfwidth=until_halfwidth,
+        rule=settings.stop_rule,
     )
     failed = play(settings, shown)
     tables.print_cells([settings.out], None)
@@ -245,11 +260,12 @@ def _modes(thinking: str, factor: str | None) -> tuple[str, ...]:
 
 def play(settings: Settings, shown: Display) -> bool:
     """Run on an event loop of its own; SIGTERM, and SIGHUP unless under nohup, are taken like
-    Ctrl-C.
+    Ctrl-C: the first drains, the second ends at once.
 
     Raises:
         KeyboardInterrupt: after everything has been stopped and what finished is on disk.
     """
+    interrupt = Interrupt()
     shown.say(f"run directory: {settings.out}")
     # What has been imported is never garbage, and an episode makes few cycles: looking through all
     # of it every 700 objects took a tenth of our processor time.
@@ -260,12 +276,24 @@ def play(settings: Settings, shown: Display) -> bool:
     async def main() -> bool:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
-        loop.add_signal_handler(signal.SIGTERM, task.cancel)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            loop.add_signal_handler(signal.SIGHUP, task.cancel)
-        return await run(settings, shown)
+        interrupt.say, interrupt.end = shown.say, task.cancel
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, interrupt.ask)
+        return await run(settings, shown, interrupt)
 
     try:
-        return asyncio.run(main())
+        failed = asyncio.run(main())
     except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
+        interrupt.asked = True
+    if interrupt.asked:
+        shown.say(f"to go on: {_same_command(settings.out)}")
+        raise KeyboardInterrupt
+    return failed
+
+
+def _same_command(out: Path) -> str:
+    """The command line of this process, naming the folder, whose default goes with the date."""
+    words = ["local-shutdown", *sys.argv[1:]]
+    named = any(word == "--out" or word.startswith("--out=") for word in words)
+    return shlex.join(words if named else [*words, "--out", str(out)])

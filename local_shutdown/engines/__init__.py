@@ -25,6 +25,7 @@ from local_shutdown.engines.key import endpoint_key
 from local_shutdown.engines.metrics import Series
 from local_shutdown.engines.server import Server, describe
 from local_shutdown.engines.spec import ModelSpec
+from local_shutdown.engines.starts import Starts, unrecorded
 from local_shutdown.engines.watch import Patience, watch
 from local_shutdown.errors import CannotRunError, first_cause
 
@@ -32,6 +33,7 @@ __all__ = [
     "DEFAULT_IN_FLIGHT",
     "MOST_IN_FLIGHT",
     "Engine",
+    "Fleet",
     "Kind",
     "Options",
     "Seat",
@@ -76,12 +78,14 @@ async def open_engine(
     options: Options,
     directory: Path,
     say: Callable[[str], None],
+    starts: Starts | None = None,
 ) -> AsyncIterator[Engine]:
     """Serve a model, and stop serving it at the end, whatever happens in between.
 
     Args:
         directory: of the run, for logs and pid files.
         say: called with lines for the user.
+        starts: gives each start of a server its seed; without it they are drawn.
 
     Raises:
         EngineUnavailable: it does not start, or the endpoint does not answer.
@@ -98,7 +102,10 @@ async def open_engine(
         "generation_config": weights.generation_config(folder),
     }
     async with AsyncExitStack() as stack:
-        servers = [Server(launch, directory, n, say) for n, launch in enumerate(fleet.launches)]
+        starts = starts or unrecorded()
+        servers = [
+            Server(launch, directory, n, say, starts) for n, launch in enumerate(fleet.launches)
+        ]
         try:
             async with asyncio.TaskGroup() as group:
                 for server in servers:
