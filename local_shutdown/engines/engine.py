@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any
 
-from local_shutdown.engines.client import ChatClient
+from local_shutdown.engines.client import REQUEST_TIMEOUT_S, ChatClient
 from local_shutdown.engines.metrics import Reading, Series, merge, summary
 from local_shutdown.engines.server import Launch, Server
 
-Kind = Literal["vllm", "transformers", "endpoint"]
+Kind = str  # a name in `backends.BACKENDS`
 # Where nobody says how many episodes at once: what vLLM is planned for at most, and what an
 # engine of unknown size gets.
 MOST_IN_FLIGHT = 1024
@@ -29,7 +29,7 @@ class Options:
         max_model_len: tokens; None lets the planner choose.
         engine_args: flags passed through to vLLM.
         concurrency: episodes meant to be in flight; None asks the server's capacity.
-        request_timeout_s: for one answer.
+        request_timeout_s: for an answer, without a sign of life of the server.
         sampled: the sampling fields that requests will set, for example `top_p`.
     """
 
@@ -39,7 +39,7 @@ class Options:
     max_model_len: int | None = None
     engine_args: tuple[str, ...] = ()
     concurrency: int | None = None
-    request_timeout_s: float = 900.0
+    request_timeout_s: float = REQUEST_TIMEOUT_S
     sampled: tuple[str, ...] = ()
 
 
@@ -52,12 +52,14 @@ class Fleet:
         ranks: data-parallel copies behind each port.
         capacity: requests all of them work on at once.
         facts: what run.json says of them.
+        metrics: they tell figures of themselves at /metrics.
     """
 
     launches: list[Launch]
     ranks: int
     capacity: int
     facts: dict[str, Any]
+    metrics: bool = False
 
 
 @dataclass(slots=True)

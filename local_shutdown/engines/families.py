@@ -154,7 +154,7 @@ def guess_from_folder(folder: Path) -> Guess:
         evidence.append(f"the architecture {architectures[0]} in its config.json")
     elif config:
         evidence.append("its config.json, which names no architecture")
-    template = _chat_template(folder)
+    template = chat_template(folder)
     tool_parser = _first_match(template, CALL_MARKERS)
     if tool_parser is not None:
         evidence.append(f"the call markup of {tool_parser} in its chat template")
@@ -278,11 +278,12 @@ def _reads(template: str, name: str) -> bool:
     )
 
 
-def _chat_template(folder: Path) -> str:
+def chat_template(folder: Path) -> str:
     """The checkpoint's own template; the tool template where it ships several. Empty if none."""
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8", errors="replace")
+    for name in ("additional_chat_templates/tool_use.jinja", "chat_template.jinja"):
+        file = folder / name
+        if file.is_file():
+            return file.read_text(encoding="utf-8", errors="replace")
     template = _json(folder / "chat_template.json").get("chat_template")
     template = template or _json(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):

@@ -86,10 +86,12 @@ class Series:
 
     Attributes:
         last: the newest reading, and when it came (monotonic seconds).
+        moved_at: when a token was last known to have been computed.
     """
 
     last: Reading | None = None
     last_at: float = 0.0
+    moved_at: float = 0.0
     _began: float = 0.0
     _count: int = 0
     _sums: dict[str, float] = field(default_factory=dict)
@@ -104,7 +106,7 @@ class Series:
             now: monotonic seconds.
         """
         now = time.monotonic() if now is None else now
-        before = self.last
+        before, computed = self.last, self.tokens
         if before is None:
             self._began = now
         for name in ("running", "waiting", "kv_usage"):
@@ -127,6 +129,8 @@ class Series:
             self._grown[name] = self._grown.get(name, 0.0) + step
         self._count += 1
         self.last, self.last_at = reading, now
+        if self.tokens != computed:
+            self.moved_at = now
         self._steps = [*self._steps[-7:], (now, self._grown.get("generation_tokens", 0.0))]
 
     @property

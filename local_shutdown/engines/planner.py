@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import ceil, floor
 
+from local_shutdown.engines import drivers
 from local_shutdown.engines.fit import (
     EPISODE_TOKENS,
     MEMORY_UTILIZATION,
@@ -78,8 +79,19 @@ def plan(
 
     card_gib, utilization = _card(gpus, given, why)
     pipeline = number(given, "--pipeline-parallel-size") or 1
+    if any(gpu.mig for gpu in gpus):
+        gpus = _one_slice_a_copy(gpus, given, why)
+    if any(gpu.vendor == "amd" for gpu in gpus):
+        why.append("AMD cards: planned for like others; not yet tried by anybody here.")
+    too_old = drivers.too_old(given.get("--quantization", spec.dtype), spec.min_capability, gpus)
+    if too_old is not None:
+        raise CannotRunError(
+            f"{spec.name}: {too_old}", "Use newer cards, or a checkpoint in another format."
+        )
     spread = _spreads_experts(spec, len(gpus), given)
-    sizes = [1] if spread else tensor_parallel_sizes(spec, len(gpus) // pipeline, given)
+    sizes = tensor_parallel_sizes(spec, len(gpus) // pipeline, given)
+    if spread or any(gpu.mig for gpu in gpus):
+        sizes = [1]
     found: Room | None = None
     if planned_weights_gib(spec, given) is None:
         tp = sizes[-1]
@@ -279,6 +291,21 @@ def _choose(
             "GPUs, or a leaner checkpoint, would be faster."
         )
     return chosen
+
+
+def _one_slice_a_copy(
+    gpus: Sequence[Gpu], given: Mapping[str, str], why: list[str]
+) -> Sequence[Gpu]:
+    """MIG devices: a process can use one, and they cannot talk to one another."""
+    for name in ("--tensor-parallel-size", "--pipeline-parallel-size"):
+        if (number(given, name) or 1) > 1:
+            raise UsageError(
+                f"--engine-arg {name} {given[name]}: the GPUs are MIG devices, which cannot share "
+                "a model",
+                "Leave it out, or switch MIG off: nvidia-smi -mig 0.",
+            )
+    why.append("MIG devices: one holds a copy, none is shared.")
+    return gpus
 
 
 def _spreads_experts(spec: ModelSpec, cards: int, given: Mapping[str, str]) -> bool:

@@ -215,6 +215,7 @@ def _spec(name: str, key: str, family: FamilyRow, row: ModelRow, path: Path) -> 
         alternates=Alternates(shared["alternates"].tool, shared["alternates"].reasoning),
         tp_sizes=shared["tp_sizes"],
         replicated_b=row.replicated,
+        min_capability=shared["min_capability"],
         min_vllm=shared["min_vllm"],
         engines=shared["engines"],
         unconfirmed=unconfirmed,

@@ -84,6 +84,7 @@ class SharedRow(_Strict):
     env: dict[str, str] = {}
     server_args: tuple[str, ...] = ()
     tp_sizes: tuple[int, ...] = ()
+    min_capability: tuple[int, int] | None = None
     min_vllm: str | None = Field(default=None, pattern=r"^\d+\.\d+(\.\d+)?$")
     engines: tuple[EngineName, ...] = ("vllm", "transformers")
     unconfirmed: tuple[str, ...] = ()

@@ -190,6 +190,7 @@ class ModelSpec:
         tp_sizes: tensor-parallel sizes that divide the model; empty for any power of two.
         replicated_b: parameters in billions that every card holds where the experts are spread over
             all cards and the rest is not split; None for a model that is split the usual way.
+        min_capability: compute capability that its own kernels want; None for none in particular.
         min_vllm: the first version of vLLM that serves it; None where the tested one does.
         engines: which of ours can serve it.
         unconfirmed: fields whose value no public source confirmed.
@@ -222,6 +223,7 @@ class ModelSpec:
     alternates: Alternates = Alternates()
     tp_sizes: tuple[int, ...] = ()
     replicated_b: float | None = None
+    min_capability: tuple[int, int] | None = None
     min_vllm: str | None = None
     engines: tuple[EngineName, ...] = ("vllm", "transformers")
     unconfirmed: tuple[str, ...] = ()

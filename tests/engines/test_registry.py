@@ -17,6 +17,8 @@ from local_shutdown.engines.families import (
     guess_from_name,
     installed_parsers,
 )
+from local_shutdown.engines.plan import Gpu
+from local_shutdown.engines.planner import plan
 from local_shutdown.engines.registry import (
     Registry,
     cached_folder,
@@ -25,8 +27,6 @@ from local_shutdown.engines.registry import (
     resolve,
     weights_cached,
 )
-from local_shutdown.engines.plan import Gpu
-from local_shutdown.engines.planner import plan
 from local_shutdown.engines.spec import KvCache, Sliding, Thinking
 from local_shutdown.errors import UsageError
 

@@ -21,8 +21,7 @@ import pytest
 from click.testing import Result
 from playing import cli, outcomes, stored
 
-from local_shutdown import engines
-from local_shutdown.engines import client, server, vllm
+from local_shutdown.engines import client, served, server, vllm
 from local_shutdown.engines.processes import members
 from local_shutdown.engines.server import Launch
 from local_shutdown.engines.watch import Patience
@@ -93,7 +92,7 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
 def test_a_run_is_served_probed_played_and_put_on_record(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "PATIENCE", Patience(every_s=0.05))
+    monkeypatch.setattr(served, "PATIENCE", Patience(every_s=0.05))
     house.cue(delay_s=0.05)
     result = house.run("--concurrency", 4)
     assert result.exit_code == 0, result.stderr
@@ -222,7 +221,7 @@ def test_an_engine_core_that_is_dead_behind_a_living_server_is_started_again(hou
 def test_an_engine_that_hangs_is_ended_and_started_again(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "PATIENCE", Patience(every_s=0.1, misses=2))
+    monkeypatch.setattr(served, "PATIENCE", Patience(every_s=0.1, misses=2))
     monkeypatch.setattr(client, "GET_TIMEOUT_S", 0.3)
     house.cue(hang_after=12, health_hangs=True, only_generation=1)
     result = house.run("--concurrency", 4)
