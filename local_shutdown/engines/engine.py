@@ -71,6 +71,11 @@ class Seat:
     headers: Mapping[str, str] | None
     load: int = 0
 
+    @property
+    def ready(self) -> bool:
+        """Its server is not known to be down at this moment."""
+        return self.server is None or self.server.settled
+
 
 @dataclass(slots=True)
 class Engine:
@@ -111,8 +116,9 @@ class Engine:
         return summary(self.series)
 
     def take_seat(self) -> Seat:
-        """The least loaded copy. Give it back with `leave`."""
-        seat = min(self.seats, key=lambda s: s.load)
+        """The least loaded copy, of those that are not being started again where there are any.
+        Give it back with `leave`."""
+        seat = min(self.seats, key=lambda s: (not s.ready, s.load))
         seat.load += 1
         return seat
 

@@ -22,6 +22,7 @@ from click.testing import Result
 from playing import cli, outcomes, stored
 
 from local_shutdown.engines import client, served, server, vllm
+from local_shutdown.engines.engine import Fleet
 from local_shutdown.engines.processes import members
 from local_shutdown.engines.server import Launch
 from local_shutdown.engines.watch import Patience
@@ -150,16 +151,44 @@ def test_no_start_of_a_server_has_the_seed_of_another_and_every_episode_names_it
     assert servers == set(recorded(house))
 
 
-def test_two_servers_of_one_run_have_two_seeds(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one = vllm.fleet
+def two_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for two copies on two cards: the planner gives the CPU one."""
+    one = vllm.Vllm.fleet
 
-    def two(*args: Any) -> engines.Fleet:
+    def two(*args: Any) -> Fleet:
         fleet = one(*args)
         return replace(fleet, launches=fleet.launches * 2, capacity=2 * fleet.capacity)
 
-    monkeypatch.setattr(vllm, "fleet", two)
+    monkeypatch.setattr(vllm.Vllm, "fleet", two)
+
+
+def test_of_two_servers_one_that_is_killed_comes_back_while_the_other_plays_on(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_servers(monkeypatch)
+    # The first start kills itself in the middle; the second is only slow to come up again.
+    house.cue(die_after=9, only_generation=1, delay_s=0.1)
+    result = house.run("--concurrency", 4, "--no-probe")
+    assert result.exit_code == 0, result.stderr
+    assert house.played() == ALL
+    assert outcomes(house.out) == {"complied": 12}
+    starts = sorted(one["starts"] for one in house.facts["servers"])
+    assert starts == [1, 2]
+    assert sorted(recorded(house)) in (["1.0.1", "1.0.2", "1.1.1"], ["1.0.1", "1.1.1", "1.1.2"])
+    (session,) = house.facts["sessions"]
+    assert 1 <= session["rerun"] <= 2  # those of the dead one; the other's two went on
+
+
+def test_calls_are_not_constrained_and_that_is_on_record(house: House) -> None:
+    house.run()
+    assert fake_vllm.environment(house.control)["VLLM_ENFORCE_STRICT_TOOL_CALLING"] == "0"
+    assert house.facts["decoding_constrained"] is False
+
+
+def test_two_servers_of_one_run_have_two_seeds(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_servers(monkeypatch)
     house.cue(delay_s=0.02)
     assert house.run("--concurrency", 4).exit_code == 0
     assert sorted(recorded(house)) == ["1.0.1", "1.1.1"]
