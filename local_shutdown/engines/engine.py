@@ -14,7 +14,7 @@ from local_shutdown.engines.server import Launch, Server
 Kind = str  # a name in `backends.BACKENDS`
 # Where nobody says how many episodes at once: what vLLM is planned for at most, and what an
 # engine of unknown size gets.
-MOST_IN_FLIGHT = 1024
+MOST_IN_FLIGHT = 4096
 DEFAULT_IN_FLIGHT = 64
 
 

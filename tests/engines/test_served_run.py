@@ -219,7 +219,10 @@ def test_a_seed_among_the_engines_arguments_is_refused(house: House) -> None:
     assert not house.starts
 
 
-def test_without_a_number_as_many_are_in_flight_as_the_server_takes(house: House) -> None:
+def test_without_a_number_as_many_are_in_flight_at_first_as_the_server_takes(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served, "PATIENCE", Patience(every_s=60))
     house.cue(delay_s=0.1)
     house.run("--engine-arg=--max-num-seqs=3")
     assert house.facts["sessions"][0]["concurrency_peak"] == 3
