@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 # Share of the cache that the sequences in flight may take on the average: contexts come in all
 # lengths, and the sum of them swings.
-FULL = 0.88
+FULL = 0.86
 # So much of the first number is held back until sequences hold so much of the cache.
 STAGGER = 0.3
 STAGGER_UNTIL = 0.4
@@ -130,8 +130,9 @@ class Controller:
     def _room(self, figures: Figures) -> float:
         """Sequences that the cache holds."""
         # Until as many episodes have ended as are in flight, those that run are younger, and
-        # shorter, than they will be.
-        young = max(0.0, 1.0 - figures.finished / max(self._target, 1.0))
+        # shorter, than they will be, and those that have ended are the short ones; from then on
+        # what was seen counts more and more.
+        young = min(1.0, max(0.0, 2.0 - figures.finished / max(self._target, 1.0)))
         share = max(self._share, young * self._first_share + (1 - young) * self._share)
         if not share:
             return self._target
