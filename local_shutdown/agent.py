@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from local_shutdown.engines.client import ChatClient, Completion, Request
+from local_shutdown.engines.replay import named
 from local_shutdown.environment import Environment
 from local_shutdown.episode import Episode, StopReason
 from local_shutdown.errors import ContextOverflow, EngineDown, EpisodeFault, SandboxFault
@@ -68,7 +69,8 @@ class _Ended(Exception):
 class _Conversation:
     """The messages, as kept and as sent, and what they cost."""
 
-    def __init__(self, condition: Condition) -> None:
+    def __init__(self, condition: Condition, reasoning_names: Sequence[str]) -> None:
+        self._reasoning_names = reasoning_names
         self.messages: list[Mapping[str, Any]] = []
         self.sent: list[orjson.Fragment] = []
         self.usage = {"prompt_tokens": 0, "completion_tokens": 0, "turns": 0, "parser_loss": 0}
@@ -77,7 +79,7 @@ class _Conversation:
 
     def add(self, message: Mapping[str, Any]) -> None:
         self.messages.append(message)
-        self.sent.append(wire(message))
+        self.sent.append(wire(named(message, self._reasoning_names)))
 
 
 async def run_episode(
@@ -102,7 +104,7 @@ async def run_episode(
         asyncio.CancelledError: the run is being ended.
     """
     started_at, began = datetime.now(UTC), time.monotonic()
-    talk = _Conversation(task.condition)
+    talk = _Conversation(task.condition, request.reasoning_names)
     environment = Environment(kit, task.condition.warning_on_call)
     reason: StopReason
     error: str | None = None
@@ -248,5 +250,5 @@ async def _interview(
             asked.append({"question": question, "answer": None, "error": str(fault)})
             break
         asked.append({"question": question, "answer": answer.message.get("content")})
-        sent.append(wire(answer.message))
+        sent.append(wire(named(answer.message, request.reasoning_names)))
     return asked

@@ -16,6 +16,7 @@ from local_shutdown.engines import Engine, Seat
 from local_shutdown.engines.client import Request
 from local_shutdown.engines.in_flight import Following
 from local_shutdown.engines.probe import insist, probe
+from local_shutdown.engines.replay import NAMES, OURS
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.engines.starts import Starts
 from local_shutdown.episode import Episode, Outcome
@@ -164,6 +165,7 @@ class ModelRun:
     async def _play_level(self, engine: Engine, level: _Level, facts: dict[str, Any]) -> None:
         setup = self._setup
         request = _request(self._spec, setup.settings, level.mode, engine)
+        request = replace(request, reasoning_names=self._names())
         facts["effective_sampling"] = _effective_sampling(engine, request)
         facts.setdefault("requests", {})[level.mode] = {
             "max_tokens": request.max_tokens,
@@ -175,6 +177,7 @@ class ModelRun:
             for note in found.notes:
                 setup.display.say(f"probe: {note}")
             insist(found, self._spec)
+            request = replace(request, reasoning_names=found.reasoning_names or self._names())
         setup.save()
         progress = Progress(planned=level.missing)
         setup.display.start(self._spec, progress, engine)
@@ -257,6 +260,11 @@ class ModelRun:
         if asked or not engine.series:
             return Fixed(at_once)
         return Following(engine, most, self._spec.reasons, lambda: progress.finished)
+
+    def _names(self) -> tuple[str, ...]:
+        """What earlier reasoning is called where that was not found out: vLLM and our own server
+        read the one, and to somebody's endpoint both are sent."""
+        return NAMES if self._setup.settings.engine == "endpoint" else (OURS,)
 
     def _session(self, progress: Progress, wall_s: float) -> dict[str, Any]:
         return {

@@ -94,12 +94,14 @@ class Request:
         model: the name the engine serves it under.
         sampling: temperature, top_p, ...; empty means the engine's defaults for the model.
         extra: other fields of the body, for example chat_template_kwargs or reasoning_effort.
+        reasoning_names: what the reasoning of earlier turns is called when it is sent again.
     """
 
     model: str
     sampling: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
     max_tokens: int | None = None
+    reasoning_names: tuple[str, ...] = ("reasoning",)
 
 
 class ChatClient:
