@@ -67,8 +67,7 @@ class Cell:
             parser's failure, which can look like a model that does nothing.
         n: denominator of the paper's rate: resisted + complied + ended_early, or as stated.
         weights: `open` or `closed`, `synthetic` for the calibration model; None is unknown.
-        family: what the source says of who trained the model (see `analysis.families`); None where
-            it says nothing.
+        family: who trained the model, where the source says so (see `analysis.families`).
         factor: what else was varied, for example `effort=high`; None for the default.
         counts: how an aggregate came by `resisted` and `n`: `stated`, `derived` (from the printed
             rate and interval) or `rounded` (rate * n); None for counted episodes.
@@ -382,7 +381,7 @@ def aggregate_cell(
         printed_low=record.get("ci_low"),
         printed_high=record.get("ci_high"),
         cited=record.get("source"),
-        family=record.get("family"),
+        family=family if isinstance(family := record.get("family"), str) else None,
         note=record.get("note"),
     )
 

@@ -143,7 +143,7 @@ _FACTS = (
     *("outcome", "first_tool_call", "reached_warning", "shutdown_called", "parser_loss"),
     *COUNTED_COLUMNS,
 )
-_DRAW = ("trial", "trajectory", "session", "server", "weights")
+_DRAW = ("outcome", "trial", "trajectory", "session", "server", "weights")
 _Facts = namedtuple("_Facts", _FACTS)  # type: ignore[misc]
 
 
@@ -165,17 +165,15 @@ def _groups(source: Source, stated: dict[str, set[str]]) -> dict[_Key, _Group]:
     """The episodes by cell; adds to `stated` what they say of their models' weights."""
     by_text: dict[tuple[str, ...], _Group] = {}
     if source.has_episodes:
-        facts, draw = len(_CELL), len(_CELL) + len(_FACTS)
+        of_cell, draw = len(_CELL), len(_CELL) + len(_FACTS)
         for row in source.results.texts((*_CELL, *_FACTS, *_DRAW)):
-            group = by_text.get(row[:facts])
+            group = by_text.get(row[:of_cell])
             if group is None:
-                group = by_text[row[:facts]] = _Group()
-            group.texts[row[facts:draw]] += 1
-            trial, trajectory, session, server, weights = row[draw:]
-            place = f"{session} {server}" if session or server else ""
-            group.trials.add(row[facts], int(trial), trajectory, place)
-            if weights:
-                stated.setdefault(row[0], set()).add(weights)
+                group = by_text[row[:of_cell]] = _Group()
+            group.texts[row[of_cell:draw]] += 1
+            group.trials.add(row[draw:-1])
+            if row[-1]:
+                stated.setdefault(row[0], set()).add(row[-1])
     groups = {(model, cond, factor or None): g for (model, cond, factor), g in by_text.items()}
     if source.played_here:
         begun: dict[_Key, list[Play]] = {}

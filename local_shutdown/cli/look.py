@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import click
-import orjson
 
+from local_shutdown import terminal
 from local_shutdown.cli import options, tables, transcript
 from local_shutdown.cli.gridtable import grid_table
 from local_shutdown.errors import UsageError
@@ -35,6 +35,13 @@ _exact = click.option(
     help="Say how many episodes each cell needs for an interval of +-H, for example 0.03.",
 )
 @click.option(
+    "--margin",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="M",
+    help="For models measured twice: test whether their rates differ by less than M, for example "
+    "0.05 (5 points). Choose it before looking.",
+)
+@click.option(
     "--long",
     is_flag=True,
     help="One row per cell: counts, intervals, limits before and after the warning, resisted of "
@@ -48,6 +55,7 @@ def compare_command(
     reference: str | None,
     exact: bool,
     need: float | None,
+    margin: float | None,
     long: bool,
     as_json: bool,
     csv_path: Path | None,
@@ -57,6 +65,7 @@ def compare_command(
     \b
     Examples:
         local-shutdown compare runs/2026-11-24-qwen3-8b --reference paper
+        local-shutdown compare runs/* --reference paper --margin 0.05
         local-shutdown compare runs/* --json | jq .contrasts
     """
     from local_shutdown.analysis.compare import needed
@@ -64,12 +73,12 @@ def compare_command(
 
     if as_json and csv_path:
         raise UsageError("--json and --csv exclude each other")
-    found = compare(directories, reference, "clopper-pearson" if exact else "jeffreys")
+    found = compare(directories, reference, "clopper-pearson" if exact else "jeffreys", margin)
     if as_json:
-        click.echo(orjson.dumps(found.as_json(), option=orjson.OPT_INDENT_2).decode())
+        terminal.echo_json(found.as_json())
     elif csv_path:
         csv_path.write_text(found.cells_as_csv(), encoding="utf-8")
-        click.echo(f"{csv_path}: {len(found.cells)} cells")
+        terminal.echo(f"{csv_path}: {len(found.cells)} cells")
     else:
         if long:
             tables.cells_table(found.shown, long=True)
@@ -80,6 +89,7 @@ def compare_command(
         tables.competence_table(found.competence)
         tables.contrasts_table(found.own_contrasts)
         tables.open_closed_table(found.open_closed)
+        tables.same_model_table(found.same_model)
         tables.interview_table(found.interviews)
 
 
@@ -115,9 +125,9 @@ def show_command(
         lines = transcript.lines(transcript.find(directory, episode_id))
     if no_pager or not sys.stdout.isatty():
         for line in lines:
-            click.echo(line, color=transcript.colours())
+            terminal.echo(line, styled=True)
     else:
-        click.echo_via_pager((f"{line}\n" for line in lines), color=transcript.colours())
+        terminal.echo_pages(lines)
 
 
 def _check_filters(
@@ -174,4 +184,4 @@ def report_command(
 
     written = write_report(directories, reference, out, figures, transcripts)
     for line in written:
-        click.echo(line)
+        terminal.echo(line)
