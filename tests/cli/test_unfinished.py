@@ -62,6 +62,13 @@ def run_record(out: Path) -> Any:
     return orjson.loads((out / "run.json").read_bytes())
 
 
+def varied(messages: Messages) -> scripted.Answer:
+    """Complies, in other words each time."""
+    answer = comply(messages)
+    assert isinstance(answer, dict)
+    return {**answer, "content": f"now {time.monotonic_ns()}"}
+
+
 # --- Ctrl-C -------------------------------------------------------------------------------------
 
 
@@ -92,7 +99,7 @@ def test_the_first_signal_plays_what_is_in_flight_to_its_end_and_starts_nothing(
 def test_a_second_signal_ends_at_once_and_what_was_started_is_known_and_played_first(
     tmp_path: Path, second: int
 ) -> None:
-    gate = Gate(comply, free=5)
+    gate = Gate(varied, free=5)
     with serve_beside(gate) as model:
         grid = ("--trials", 12, "--concurrency", 4)
         run = start(model.base_url, tmp_path, *grid)
