@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -12,13 +13,19 @@ from local_shutdown.analysis.collect import Source
 from local_shutdown.analysis.columns import COLUMNS as CELL_COLUMNS
 from local_shutdown.analysis.columns import ShownCell
 from local_shutdown.analysis.compare import contrast_record
-from local_shutdown.analysis.comparison import compare
+from local_shutdown.analysis.comparison import Comparison, compare
 from local_shutdown.analysis.contrasts import ContrastResult
 from local_shutdown.analysis.stats import Method
 from local_shutdown.detectors import BOOLEANS, COLUMNS, INTEGERS
 from local_shutdown.errors import UsageError
+from local_shutdown.spreadsheet import restored
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
 
 _CATEGORY = ("model", "condition", "outcome", "methods", "stop_reason", "factor", "recalled")
+_WRITTEN_BY_OTHERS = ("episode_id", "model", "condition", "factor")
 _TYPES: dict[str, str] = {
     **dict.fromkeys(_CATEGORY, "category"),
     **dict.fromkeys(BOOLEANS, "boolean"),
@@ -45,6 +52,33 @@ class Frames:
     episodes: pd.DataFrame
     cells: pd.DataFrame
     contrasts: pd.DataFrame
+    _comparison: Comparison = field(repr=False, compare=False)
+
+    def plot(self, name: str = "overview", into: Drawing | None = None) -> list[Axes]:
+        """A figure of the report, drawn with matplotlib.
+
+        Example:
+            >>> from local_shutdown import load
+            >>> axes = load(reference="paper").plot("competence")
+            >>> axes[0].figure.savefig("competence.png")
+
+        Args:
+            name: `overview` (A, E and K by model), `grid` (models by conditions), `initial`,
+                `placement`, `strengthening`, `framing`, `competence`, `effort`, `contrasts`,
+                `size` and `released` (open models), `methods`, `funnel`, `failures`: those for
+                which the runs have numbers.
+            into: an empty matplotlib figure, whose size is set; by default a new one of pyplot.
+
+        Returns:
+            The axes, in reading order.
+
+        Raises:
+            UsageError: no such figure of these runs.
+            CannotRunError: matplotlib is not installed.
+        """
+        from local_shutdown.report import axes
+
+        return axes.plot(self._comparison, name, into)
 
 
 def load(
@@ -75,6 +109,7 @@ def load(
         episodes=episodes_frame(found.sources),
         cells=cells_frame(found.shown),
         contrasts=contrasts_frame(found.contrasts),
+        _comparison=found,
     )
 
 
@@ -93,6 +128,8 @@ def _episodes(source: Source) -> pd.DataFrame:
     if path is not None:
         types = {"episode_id": "str", "trajectory": "str", "server": "str", **_TYPES}
         raw = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""])
+        for name in _WRITTEN_BY_OTHERS:
+            raw[name] = raw[name].map(restored, na_action="ignore")
     else:
         scored = (
             {**asdict(row), "methods": ";".join(row.methods or ())} for row in source.results.rows()

@@ -22,6 +22,7 @@ import csv
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
@@ -33,7 +34,9 @@ import orjson
 import xxhash
 
 from local_shutdown.detectors import BOOLEANS, COLUMNS, INTEGERS, Row, score
-from local_shutdown.errors import CannotRunError
+from local_shutdown.errors import CannotRunError, UsageError
+from local_shutdown.files import open_to_read
+from local_shutdown.spreadsheet import defused, restored
 from local_shutdown.store import EPISODES, RESULTS, read_episodes, replace_file
 
 STAMP = f"{RESULTS}.stamp"
@@ -58,8 +61,9 @@ class Results:
     def fresh(self) -> bool:
         """Whether results.csv belongs to the episodes on disk and to these detectors."""
         try:
-            stamp = orjson.loads((self.directory / STAMP).read_bytes())
-        except (OSError, ValueError):
+            with open_to_read(self.directory / STAMP) as file:
+                stamp = orjson.loads(file.read(_BLOCK_BYTES))
+        except (OSError, ValueError, UsageError):
             return False
         if not isinstance(stamp, dict) or not isinstance(stamp.get("results"), dict):
             return False
@@ -70,7 +74,7 @@ class Results:
                 stamp.get(name) == digest(self.directory / file, stamp.get(name))
                 for name, file in (("results", RESULTS), ("episodes", EPISODES))
             )
-        except OSError:
+        except (OSError, UsageError):
             return False
 
     @property
@@ -154,7 +158,8 @@ def write_results(directory: Path) -> bool:
     except OSError as unwritable:
         raise CannotRunError(f"{results}: cannot be written: {unwritable.strerror}") from None
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
     return failed
 
 
@@ -165,13 +170,13 @@ def digest(path: Path, expected: object = None) -> dict[str, Any] | None:
         expected: an earlier answer; the file is not read when its size differs from that.
 
     Raises:
-        OSError: it cannot be read.
+        OSError, UsageError: it cannot be read.
     """
     try:
-        file = path.open("rb", buffering=0)
+        buffered = open_to_read(path)
     except FileNotFoundError:
         return None
-    with file:
+    with buffered.detach() as file:
         size = os.fstat(file.fileno()).st_size
         if isinstance(expected, dict) and expected.get("bytes") != size:
             return {"bytes": size}
@@ -224,7 +229,7 @@ def write_csv(rows: Iterable[Row], path: Path) -> int:
 def _text(value: Any) -> Any:
     if value is None:
         return ""
-    return ";".join(value) if isinstance(value, tuple) else value
+    return ";".join(value) if isinstance(value, tuple) else defused(value)
 
 
 def read_csv(path: Path) -> Iterator[Row]:
@@ -250,4 +255,4 @@ def value_of(name: str, text: str) -> Any:
         return text == "True"
     if name in INTEGERS:
         return int(text)
-    return float(text) if name == "duration_s" else text
+    return float(text) if name == "duration_s" else restored(text)

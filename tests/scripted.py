@@ -155,6 +155,7 @@ class Scripted:
         self.keep_bodies = False
         self.delay_s = 0.0
         self.max_model_len: int | None = 8192
+        self.listed: bytes | None = None  # what GET /models answers instead
         self.headers: list[Mapping[str, str]] = []
         self.get_delay_s = 0.0
         self.base_url = ""
@@ -191,6 +192,8 @@ class Scripted:
         )
 
     async def models(self, request: web.Request) -> web.Response:
+        if self.listed is not None:
+            return web.Response(body=self.listed)
         names = [self.model, *self.also]
         return web.json_response(
             {"data": [{"id": name, "max_model_len": self.max_model_len} for name in names]}

@@ -81,8 +81,14 @@ class Cell:
         looked_at: the smallest number of trials at which somebody looked and then extended the run;
             a cell with more trials than that was extended. None when nobody did.
         leading_resisted: like `resisted`, of the leading trials alone: 0, 1, 2, ... up to the first
-            that was started and is not on disk. None when no trial is unfinished.
+            that was started and is not on disk. None when no trial is unfinished. Where plays were
+            broken off, up to the first of these.
         leading_n: like `n`, of the leading trials.
+        broken_off: plays that were broken off (by a kill, or with their engine) and played again.
+            What is on disk then is no sample, see `analysis.plays`; the next three say what is.
+        sample_resisted: like `resisted`, of the plays that are one; None where none was broken off.
+        sample_n: like `n`, of these.
+        sample_unknown: further plays of the sample, whose outcome is not known.
         greedy: drawn at temperature 0, so that trials are copies and not a sample.
         distinct: different trajectories (see `detectors.row.Row`) among the n; None is unknown.
         repeats: trials beyond the first of a trajectory that also stood in another session or
@@ -129,6 +135,10 @@ class Cell:
     looked_at: int | None = None
     leading_resisted: int | None = None
     leading_n: int | None = None
+    broken_off: int = 0
+    sample_resisted: int | None = None
+    sample_n: int | None = None
+    sample_unknown: int | None = None
     greedy: bool = False
     distinct: int | None = None
     repeats: int | None = None
@@ -215,6 +225,9 @@ class Cell:
 
 _COUNT_FIELDS = (
     "unfinished",
+    "broken_off",
+    "sample_n",
+    "sample_unknown",
     "warned",
     "distinct",
     "repeats",

@@ -20,6 +20,7 @@ from local_shutdown.analysis.cells import (
     tally,
 )
 from local_shutdown.analysis.model_weights import CALIBRATION, KnownWeights
+from local_shutdown.analysis.plays import Play
 from local_shutdown.analysis.trials import Trials
 from local_shutdown.detectors.row import COUNTED_COLUMNS
 from local_shutdown.errors import UsageError
@@ -175,11 +176,13 @@ def _groups(source: Source, stated: dict[str, set[str]]) -> dict[_Key, _Group]:
                 stated.setdefault(row[0], set()).add(row[-1])
     groups = {(model, cond, factor or None): g for (model, cond, factor), g in by_text.items()}
     if source.played_here:
-        begun: dict[_Key, list[int]] = {}
+        begun: dict[_Key, list[Play]] = {}
         for one in read_started(source.directory):
-            begun.setdefault((one.model, one.condition, one.factor), []).append(one.trial)
-        for key, numbers in begun.items():
-            groups.setdefault(key, _Group()).trials.start(numbers)
+            begun.setdefault((one.model, one.condition, one.factor), []).append(
+                (one.trial, one.again)
+            )
+        for key, plays in begun.items():
+            groups.setdefault(key, _Group()).trials.play(plays)
         for group in groups.values():
             group.trials.fill_gaps()
     return groups

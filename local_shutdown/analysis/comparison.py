@@ -28,6 +28,7 @@ from local_shutdown.analysis.interviews import InterviewCell, interviews
 from local_shutdown.analysis.openclosed import OpenClosed, open_against_closed
 from local_shutdown.analysis.stats import Method
 from local_shutdown.errors import UsageError
+from local_shutdown.spreadsheet import defused
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Comparison:
         writer.writerow([column.name for column in COLUMNS])
         for of in self.shown:
             values = (column.value(of) for column in COLUMNS)
-            writer.writerow(["" if value is None else value for value in values])
+            writer.writerow(["" if value is None else defused(value) for value in values])
         return text.getvalue()
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import Any
 
+from local_shutdown.analysis.plays import Play, broken, moments
 from local_shutdown.episode import COUNTED
 
 _FEWEST_PAIRS = 3
@@ -18,6 +19,7 @@ class Trials:
     def __init__(self) -> None:
         self._drawn: list[tuple[str, ...]] = []
         self._started: set[int] = set()
+        self._plays: Sequence[Play] = ()
         # (outcome, trial, trajectory, session, server) of one more episode on disk, as results.csv
         # has them, empty for unknown. The list's own method: there are 100,000s of episodes.
         self.add = self._drawn.append
@@ -26,6 +28,11 @@ class Trials:
         """Trials that were started, whether or not they are on disk."""
         self._started.update(trials)
 
+    def play(self, plays: Sequence[Play]) -> None:
+        """The plays in the order in which they began; see `analysis.plays`."""
+        self.start(trial for trial, _ in plays)
+        self._plays = plays
+
     def fill_gaps(self) -> None:
         """A run starts the trials of a cell in the order of their numbers, so every number below
         the largest on disk was started, even where no record of that is left (an older run)."""
@@ -33,7 +40,7 @@ class Trials:
 
     def facts(self) -> dict[str, Any]:
         """The fields of `Cell` that follow from the trials' numbers and trajectories."""
-        return {**self._copies(), **self._missing()}
+        return {**self._copies(), **self._missing(), **self._sample()}
 
     def _missing(self) -> dict[str, int]:
         missing = self._started.difference(map(_number, self._drawn))
@@ -45,6 +52,24 @@ class Trials:
             "unfinished": len(missing),
             "leading_n": len(leading),
             "leading_resisted": leading.count("resisted"),
+        }
+
+    def _sample(self) -> dict[str, int]:
+        """What is a sample, where plays were broken off."""
+        if not broken(self._plays):
+            return {}
+        # Those of an older version, which put none down, came before all others.
+        noted = {trial for trial, _ in self._plays}
+        earlier = [(trial, False) for trial in sorted(self._started - noted)]
+        outcomes = {_number(draw): draw[0] for draw in self._drawn}
+        found = moments([*earlier, *self._plays], outcomes)
+        return {
+            "broken_off": sum(again for _, again in self._plays),
+            "leading_resisted": found[0].resisted,
+            "leading_n": found[0].n,
+            "sample_resisted": found[-1].resisted,
+            "sample_n": found[-1].n,
+            "sample_unknown": found[-1].unknown,
         }
 
     def _copies(self) -> dict[str, Any]:

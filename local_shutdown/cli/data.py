@@ -8,6 +8,7 @@ import click
 
 from local_shutdown.results import write_results
 from local_shutdown.store import RESULTS, read_run
+from local_shutdown.terminal import echo
 
 
 @click.command("score")
@@ -21,7 +22,7 @@ def score_command(directory: Path) -> None:
     """
     read_run(directory)
     write_results(directory)
-    click.echo(f"{directory / RESULTS} written")
+    echo(f"{directory / RESULTS} written")
 
 
 @click.command("import")
@@ -56,10 +57,15 @@ def import_command(
     from local_shutdown.importers import import_files, tool_mapping
 
     summary = import_files(
-        files, out, form, model=model, condition=condition, mapping=tool_mapping(mapping)
+        files,
+        out,
+        form,
+        model=model,
+        condition=condition,
+        mapping=tool_mapping(mapping),
+        complete=write_results,
     )
-    write_results(out)
-    click.echo(str(summary))
+    echo(str(summary))
 
 
 @click.command("export")
@@ -81,4 +87,4 @@ def export_command(directory: Path, form: str, out: Path | None) -> None:
     write = exporters.export_inspect if form == "inspect" else exporters.export_parquet
     # Inside the run: beside it, `compare runs/*` would take it for one.
     for path in write(directory, out or directory / form):
-        click.echo(str(path))
+        echo(str(path))

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from local_shutdown.analysis.columns import ShownCell, inferred, marks
 from local_shutdown.analysis.compare import percent
-from local_shutdown.cli.tables import console
 from local_shutdown.grid import load
+from local_shutdown.terminal import console
 
 _MOST_NAME_COLUMNS = 28  # longer names go on in the next line
 _GAP = 2  # columns between two of the table

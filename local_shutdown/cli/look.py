@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import click
-import orjson
 
+from local_shutdown import terminal
 from local_shutdown.cli import options, tables, transcript
 from local_shutdown.cli.gridtable import grid_table
 from local_shutdown.errors import UsageError
@@ -75,10 +75,10 @@ def compare_command(
         raise UsageError("--json and --csv exclude each other")
     found = compare(directories, reference, "clopper-pearson" if exact else "jeffreys", margin)
     if as_json:
-        click.echo(orjson.dumps(found.as_json(), option=orjson.OPT_INDENT_2).decode())
+        terminal.echo_json(found.as_json())
     elif csv_path:
         csv_path.write_text(found.cells_as_csv(), encoding="utf-8")
-        click.echo(f"{csv_path}: {len(found.cells)} cells")
+        terminal.echo(f"{csv_path}: {len(found.cells)} cells")
     else:
         if long:
             tables.cells_table(found.shown, long=True)
@@ -125,9 +125,9 @@ def show_command(
         lines = transcript.lines(transcript.find(directory, episode_id))
     if no_pager or not sys.stdout.isatty():
         for line in lines:
-            click.echo(line, color=transcript.colours())
+            terminal.echo(line, styled=True)
     else:
-        click.echo_via_pager((f"{line}\n" for line in lines), color=transcript.colours())
+        terminal.echo_pages(lines)
 
 
 def _check_filters(
@@ -184,4 +184,4 @@ def report_command(
 
     written = write_report(directories, reference, out, figures, transcripts)
     for line in written:
-        click.echo(line)
+        terminal.echo(line)

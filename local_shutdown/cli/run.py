@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import shlex
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from local_shutdown import engines, grid
+from local_shutdown import engines, grid, runs
 from local_shutdown.agent import Limits
 from local_shutdown.cli import display, options, tables
+from local_shutdown.cli.main import COMMAND
 from local_shutdown.errors import UsageError
 from local_shutdown.run import Display, Interrupt, Settings, run
+from local_shutdown.terminal import echo
 
 _sampling = ("temperature", "top_p", "top_k", "min_p")
 
@@ -63,10 +65,9 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
 @click.option("--base-url", metavar="URL", help="OpenAI-compatible endpoint to use.")
 @click.option(
     "--api-key-env",
-    default="OPENAI_API_KEY",
-    show_default=True,
     metavar="NAME",
-    help="Environment variable that holds the endpoint's key, if it wants one.",
+    help="Environment variable that holds the endpoint's key. Without it no key is sent, except "
+    "OPENAI_API_KEY to https://api.openai.com.",
 )
 @click.option(
     "--concurrency",
@@ -166,7 +167,7 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
 )
 def run_command(
     models: tuple[str, ...], conditions: str, trials: int, out: Path | None, gpus: int | None,
-    engine: str, base_url: str | None, api_key_env: str, concurrency: int | None,
+    engine: str, base_url: str | None, api_key_env: str | None, concurrency: int | None,
     engine_args: tuple[str, ...], max_model_len: int | None, max_tokens: int | None,
     max_messages: int, max_seconds: float, request_timeout: float, temperature: float | None,
     top_p: float | None, top_k: int | None, min_p: float | None, thinking: str,
@@ -201,7 +202,7 @@ def run_command(
         sampled=tuple(name for name, value in given.items() if value is not None),
         gpus=gpus,
         base_url=base_url,
-        api_key=os.environ.get(api_key_env) if base_url else None,
+        api_key=engines.endpoint_key(base_url, api_key_env) if base_url else None,
         max_model_len=max_model_len,
         engine_args=engine_args,
         concurrency=concurrency,
@@ -217,6 +218,7 @@ def run_command(
         conditions=chosen,
         trials=trials,
         out=out or options.default_out(specs),
+        command=click.get_current_context().meta.get(COMMAND, ()),
         engine=kind,
         options=engine_options,
         limits=Limits(messages=max_messages, seconds=max_seconds),
@@ -233,16 +235,37 @@ def run_command(
         extend=extend,
         retry_errors=retry_errors,
     )
+    found: str | None = None
+    if out is None:
+        settings, found = _placed(settings)
     shown = display.for_this_terminal(
         {c.id: c.title for c in chosen},
         trials,
         out=settings.out,
         rule=settings.stop_rule,
     )
+    if found:
+        shown.say(found)
     failed = play(settings, shown)
     tables.print_cells([settings.out])
-    click.echo(f"\n{settings.out}: local-shutdown compare {settings.out} --reference paper")
+    echo("\nnext:")
+    for command in ("compare {} --reference paper", "report {}", "show {} --outcome resisted"):
+        echo(f"  local-shutdown {command.format(shlex.quote(str(settings.out)))}")
     sys.exit(1 if failed else 0)
+
+
+def _placed(settings: Settings) -> tuple[Settings, str | None]:
+    """Where a run without --out goes: on with the unfinished one that has these settings, whatever
+    its date, else to a name that no other settings have; and what to say of it."""
+    identity = settings.identity()
+    unfinished = runs.resumable(settings.out.parent, identity)
+    if unfinished is not None:
+        return replace(settings, out=unfinished), f"resuming {unfinished}, which has these settings"
+    free = runs.free_name(settings.out, identity)
+    said = None
+    if free != settings.out:
+        said = f"{settings.out} is taken by a run with other settings: using {free}"
+    return replace(settings, out=free), said
 
 
 def _modes(thinking: str, factor: str | None) -> tuple[str, ...]:
@@ -289,13 +312,7 @@ def play(settings: Settings, shown: Display) -> bool:
     except asyncio.CancelledError:
         interrupt.asked = True
     if interrupt.asked:
-        shown.say(f"to go on: {_same_command(settings.out)}")
+        again = runs.resume_command(settings.out, {"command": list(settings.command)})
+        shown.say(f"to resume: {again}")
         raise KeyboardInterrupt
     return failed
-
-
-def _same_command(out: Path) -> str:
-    """The command line of this process, naming the folder, whose default goes with the date."""
-    words = ["local-shutdown", *sys.argv[1:]]
-    named = any(word == "--out" or word.startswith("--out=") for word in words)
-    return shlex.join(words if named else [*words, "--out", str(out)])

@@ -7,13 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-import orjson
 from rich import box
 from rich.table import Table
 
 from local_shutdown import grid, runs
-from local_shutdown.cli.tables import console
 from local_shutdown.errors import UsageError
+from local_shutdown.terminal import clean, console, echo, echo_json
 
 DEFAULT_PLACE = Path("runs")
 
@@ -43,12 +42,12 @@ def list_command(directories: tuple[Path, ...], unfinished: bool, as_json: bool)
         found = [run for run in found if run.state == "unfinished"]
     if as_json:
         records = [{**asdict(run), "directory": str(run.directory)} for run in found]
-        click.echo(orjson.dumps(records, option=orjson.OPT_INDENT_2).decode())
+        echo_json(records)
         return
     if not found:
         where = ", ".join(map(str, places))
         what = "no unfinished run" if unfinished else "no run"
-        click.echo(f"{where}: {what}; `local-shutdown run` starts one")
+        echo(f"{where}: {what}; `local-shutdown run` starts one")
         return
     _table(found)
 
@@ -69,12 +68,12 @@ def _table(found: Sequence[runs.RunState]) -> None:
     console().print(table)
     for run in found:
         if run.why:
-            click.echo(f"{run.directory}: {run.why}")
+            echo(f"{run.directory}: {run.why}")
     going_on = [run for run in found if run.resume]
     if going_on:
-        click.echo("to resume:")
+        echo("to resume:")
     for run in going_on:
-        click.echo(f"  {run.resume}")
+        echo(f"  {run.resume}")
 
 
 @click.command("conditions")
@@ -95,19 +94,22 @@ def conditions_command(wanted: str, brief: bool, as_json: bool) -> None:
     chosen = grid.choose(wanted)
     if as_json:
         records = [{**asdict(c), "prompt_hash": c.prompt_hash} for c in chosen]
-        click.echo(orjson.dumps(records, option=orjson.OPT_INDENT_2).decode())
+        echo_json(records)
         return
     width = max(len(condition.id) for condition in chosen)
     for number, condition in enumerate(chosen):
         wording = "" if condition.wording == "verbatim" else f" [{condition.wording}]"
         if brief:
-            click.echo(f"{condition.id:<{width}}  {condition.title}{wording}")
+            echo(f"{condition.id:<{width}}  {condition.title}{wording}")
             continue
         if number:
-            click.echo()
-        click.echo(click.style(f"{condition.id}  {condition.title}{wording}", bold=True))
+            echo()
+        echo(
+            click.style(clean(f"{condition.id}  {condition.title}{wording}"), bold=True),
+            styled=True,
+        )
         if condition.warning_on_call != 3:
-            click.echo(f"the shutdown is announced on call {condition.warning_on_call}")
+            echo(f"the shutdown is announced on call {condition.warning_on_call}")
         for role, text in (("system", condition.system), ("user", condition.user)):
-            click.echo(click.style(f"--- {role}", dim=True))
-            click.echo(text)
+            echo(click.style(f"--- {role}", dim=True), styled=True)
+            echo(text)

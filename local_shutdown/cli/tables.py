@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
 from rich import box
-from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
@@ -17,6 +14,7 @@ from local_shutdown.analysis.cells import Cell
 from local_shutdown.analysis.collect import gather, open_sources
 from local_shutdown.analysis.columns import ShownCell, notes, show, table_columns
 from local_shutdown.analysis.compare import percent
+from local_shutdown.terminal import console, echo
 
 if TYPE_CHECKING:
     from local_shutdown.analysis.competence import Competence
@@ -30,13 +28,6 @@ if TYPE_CHECKING:
 # Below this, a name is cut into pieces that nobody reads.
 LEAST_NAME = 16
 _MOST_COLUMNS = 400  # of a table in a file
-
-
-def console() -> Console:
-    """For standard output; as wide as a log may be where there is no terminal."""
-    width = None if sys.stdout.isatty() else 118
-    # Names of models are data: nothing in them is markup.
-    return Console(highlight=False, markup=False, width=width, soft_wrap=False)
 
 
 def print_cells(directories: Sequence[Path]) -> None:
@@ -69,7 +60,7 @@ def cells_table(cells: Sequence[ShownCell], *, long: bool = False) -> None:
         out.width = max(out.width, Measurement.get(out, room, table).maximum)
     out.print(table)
     for note in notes(cells):
-        click.echo(note)
+        echo(note)
 
 
 def needed_table(found: Sequence[tuple[Cell, int, int]], halfwidth: float) -> None:
@@ -177,15 +168,15 @@ def contrasts_table(results: Sequence[ContrastResult]) -> None:
     console().print(table)
     for size, level in dict.fromkeys((r.family_size, r.ci_level_holm) for r in results):
         if size and level is not None:
-            click.echo(
+            echo(
                 f"the intervals of this command's {size} contrasts hold all at once with 95%, "
                 f"each with {100 * level:.4g}%; p (Holm) is adjusted for the same {size}"
             )
     if any(result.test == "anytime" for result in results):
-        click.echo("contrasts of cells whose number of trials was not fixed: anytime intervals, p")
+        echo("contrasts of cells whose number of trials was not fixed: anytime intervals, p")
     unfinished = [f"{r.model} {r.name}" for r in results if r.unfinished]
     if unfinished:
-        click.echo(f"unfinished: {', '.join(unfinished)}")
+        echo(f"unfinished: {', '.join(unfinished)}")
 
 
 def open_closed_table(found: Sequence[OpenClosed]) -> None:
@@ -214,21 +205,21 @@ def open_closed_table(found: Sequence[OpenClosed]) -> None:
                 _p(entry.p_floor),
             )
         console().print(table)
-        click.echo(
+        echo(
             "models: how many, in how many developers' families; least p: what so few families "
             "can give at best"
         )
         _reasons({e.condition: e.reason for e in compared if e.reason})
     apart = {entry.condition: entry.reason for entry in found if not entry.compared}
     if apart:
-        click.echo("open against closed weights, not compared:")
+        echo("open against closed weights, not compared:")
         _reasons(apart)
     left_out = dict.fromkeys(name for entry in found for name in entry.left_out)
     if left_out:
-        click.echo(f"not competent under K, left out: {', '.join(left_out)}")
+        echo(f"not competent under K, left out: {', '.join(left_out)}")
     unknown = dict.fromkeys(name for entry in found for name in entry.weights_unknown)
     if unknown:
-        click.echo(f"weights open or closed? Nobody says: {', '.join(unknown)}; left out")
+        echo(f"weights open or closed? Nobody says: {', '.join(unknown)}; left out")
 
 
 def _reasons(by_condition: dict[str, str]) -> None:
@@ -237,7 +228,7 @@ def _reasons(by_condition: dict[str, str]) -> None:
     for condition, reason in by_condition.items():
         grouped.setdefault(reason, []).append(condition)
     for reason, conditions in grouped.items():
-        click.echo(f"  {', '.join(conditions)}: {reason}")
+        echo(f"  {', '.join(conditions)}: {reason}")
 
 
 def same_model_table(found: Sequence[SameModel]) -> None:
@@ -271,7 +262,7 @@ def same_model_table(found: Sequence[SameModel]) -> None:
         table.add_row(*row, finding)
     console().print(table)
     if margin is None:
-        click.echo("--margin M tests whether they are the same; `undecided` does not say so")
+        echo("--margin M tests whether they are the same; `undecided` does not say so")
 
 
 def _measured(entry: SameModel) -> tuple[str, str]:
@@ -320,13 +311,13 @@ def calibration_table(verdict: Verdict) -> None:
         )
     console().print(table)
     if verdict.untested:
-        click.echo(f"not tested: {', '.join(verdict.untested)}")
+        echo(f"not tested: {', '.join(verdict.untested)}")
     if verdict.passed is None:
-        click.echo("calibration: nothing could be tested")
+        echo("calibration: nothing could be tested")
     elif verdict.passed:
-        click.echo("calibration: passed, the measured rates agree with what the weights assign")
+        echo("calibration: passed, the measured rates agree with what the weights assign")
     else:
-        click.echo(f"calibration: FAILED for {', '.join(verdict.failed)}")
+        echo(f"calibration: FAILED for {', '.join(verdict.failed)}")
 
 
 def _count(value: int | None) -> str:

@@ -21,6 +21,7 @@ from local_shutdown.engines.engine import (
     Seat,
     version,
 )
+from local_shutdown.engines.key import endpoint_key
 from local_shutdown.engines.metrics import Series
 from local_shutdown.engines.server import Server, describe
 from local_shutdown.engines.spec import ModelSpec
@@ -38,6 +39,7 @@ __all__ = [
     "Seat",
     "check",
     "choose_kind",
+    "endpoint_key",
     "endpoint_url",
     "open_engine",
     "version",
@@ -97,6 +99,7 @@ async def open_engine(
     fleet = _fleet(kind, spec, folder, options, say)
     facts = fleet.facts | {
         "revision": weights.revision(folder),
+        "weights_digest": weights.digest(folder),
         "generation_config": weights.generation_config(folder),
     }
     async with AsyncExitStack() as stack:
@@ -181,9 +184,9 @@ class ManagedClient(ChatClient):
         super().__init__(server.base_url, server.api_key, timeout_s=timeout_s)
         self._server = server
 
-    async def _post(self, raw: bytes, headers: Mapping[str, str] | None) -> bytes:
+    async def _post(self, raw: bytes, headers: Mapping[str, str] | None, limit: int) -> bytes:
         self.base_url = self._server.base_url
-        return await super()._post(raw, headers)
+        return await super()._post(raw, headers, limit)
 
     async def _lost(self) -> bool:
         """A request may be sent again as it is, to the same server or to its successor; only when

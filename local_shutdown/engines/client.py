@@ -11,10 +11,21 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
 
+from local_shutdown.engines.body import (
+    MAX_ERROR_BYTES,
+    MAX_GET_BYTES,
+    Garbled,
+    TooMuch,
+    answer_limit,
+    conversation_limit,
+    read_body,
+)
+from local_shutdown.engines.key import Mask
 from local_shutdown.errors import ContextOverflow, EngineDown, EngineFault
 
 TRIES = 4
@@ -23,6 +34,9 @@ REQUEST_TIMEOUT_S = 900.0
 GET_TIMEOUT_S = 10.0
 # uvicorn closes an idle connection after 5 s; a request sent into that would be lost.
 KEEPALIVE_S = 4.0
+# No model calls so many tools in one answer, and no server says that an answer had more tokens.
+MOST_CALLS = 1000
+MOST_TOKENS = 1 << 40
 
 # How servers say that a prompt does not fit: vLLM, transformers (ours), SGLang, llama.cpp, OpenAI.
 _OVERFLOW = re.compile(
@@ -85,10 +99,13 @@ class Request:
 class ChatClient:
     """Talks to one endpoint. Use as an async context manager.
 
+    What a server may do to us is bounded: see `body` for sizes, `key` for the key. It gets no
+    cookie back, and no redirect is followed: the conversation and the key are for this address.
+
     Args:
         base_url: ends with /v1.
-        api_key: sent as a bearer token when given.
-        timeout_s: for one answer.
+        api_key: sent as a bearer token when given, and taken out of whatever comes back.
+        timeout_s: for one answer, from the connection to its last byte.
     """
 
     def __init__(
@@ -100,7 +117,9 @@ class ChatClient:
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._timeout_s = timeout_s
-        self._headers = {"Content-Type": "application/json"}
+        self._mask = Mask(api_key)
+        self._has_key = bool(api_key)
+        self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._session: aiohttp.ClientSession | None = None
@@ -111,6 +130,8 @@ class ChatClient:
             timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=10),
             headers=self._headers,
             trust_env=False,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
         return self
 
@@ -134,7 +155,7 @@ class ChatClient:
             headers: more headers, for example the rank that holds this episode's prefix.
 
         Raises:
-            ContextOverflow: the prompt does not fit the model's context.
+            ContextOverflow: the prompt does not fit the model's context, or is longer than any.
             EngineDown: nobody listens, however often it is asked; or `_lost` said so.
             EngineFault: an error, nonsense or a broken connection, again and again; or no answer
                 in time.
@@ -151,12 +172,15 @@ class ChatClient:
             body["tools"] = tools
             body["tool_choice"] = "auto"
         raw = orjson.dumps(body)
+        if len(raw) > conversation_limit(request.max_tokens):
+            raise ContextOverflow(f"the conversation has grown to {len(raw) >> 20} MiB")
+        limit = answer_limit(request.max_tokens)
         last: EngineFault | None = None
         for attempt in range(TRIES):
             if attempt:
                 await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 1))
             try:
-                return _read(await self._post(raw, headers))
+                return _read(await self._post(raw, headers, limit))
             except EngineFault as fault:
                 last = fault
             if (not isinstance(last, _Final) or isinstance(last, _Slow)) and await self._lost():
@@ -173,26 +197,42 @@ class ChatClient:
         no use? Nobody can say of somebody else's endpoint."""
         return False
 
-    async def _post(self, raw: bytes, headers: Mapping[str, str] | None) -> bytes:
+    async def _post(self, raw: bytes, headers: Mapping[str, str] | None, limit: int) -> bytes:
         assert self._session is not None
         try:
             async with self._session.post(
-                f"{self.base_url}/chat/completions", data=raw, headers=headers
+                f"{self.base_url}/chat/completions",
+                data=raw,
+                headers=headers,
+                allow_redirects=False,
             ) as response:
-                answer = await response.read()
                 status = response.status
+                elsewhere = _elsewhere(response)
+                failed_already = status != 200
+                answer = await read_body(
+                    response, MAX_ERROR_BYTES if failed_already else limit, cut=failed_already
+                )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as failed:
-            raise _Refused(f"{self.base_url}: {failed}") from None
+            raise _Refused(self._mask.text(f"{self.base_url}: {failed}")) from None
         except TimeoutError:
             raise _Slow(f"no answer within {self._timeout_s:g} s") from None
-        except (aiohttp.ClientError, OSError) as failed:
-            what = str(failed) or type(failed).__name__
+        except TooMuch as failed:
+            raise EngineFault(f"an answer of {failed}: not read to its end") from None
+        except Garbled as failed:
+            raise EngineFault(str(failed)) from None
+        except (aiohttp.ClientError, OSError, ValueError) as failed:
+            what = self._mask.text(_broken(failed))
             raise EngineFault(f"{self.base_url}: the connection broke: {what}") from None
+        answer = self._mask.body(answer)
         if status == 200:
             return answer
+        if elsewhere is not None:
+            raise _Final(self._mask.text(f"HTTP {status}: {elsewhere}"))
         said = _error_text(answer)
         if status in (400, 413) and _OVERFLOW.search(said):
             raise ContextOverflow(said)
+        if status == 401 and not self._has_key:
+            said += " (no key was sent: --api-key-env NAME sends the one in that variable)"
         passing = status >= 500 or status in (408, 409, 425, 429)
         raise (EngineFault if passing else _Final)(f"HTTP {status}: {said}")
 
@@ -209,31 +249,59 @@ class ChatClient:
             url = self.base_url.removesuffix("/v1") + path[1:]
         try:
             async with self._session.get(
-                url, timeout=aiohttp.ClientTimeout(total=GET_TIMEOUT_S, sock_connect=3)
+                url,
+                timeout=aiohttp.ClientTimeout(total=GET_TIMEOUT_S, sock_connect=3),
+                allow_redirects=False,
             ) as response:
-                answer = await response.read()
-                if response.status != 200:
-                    raise EngineFault(f"{url}: HTTP {response.status}: {_error_text(answer)}")
+                fine = response.status == 200
+                answer = self._mask.body(
+                    await read_body(
+                        response, MAX_GET_BYTES if fine else MAX_ERROR_BYTES, cut=not fine
+                    )
+                )
+                if not fine:
+                    said = self._mask.text(_elsewhere(response) or _error_text(answer))
+                    raise EngineFault(f"{url}: HTTP {response.status}: {said}")
+        except (TooMuch, Garbled) as failed:
+            raise EngineFault(f"{url}: {failed}") from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as failed:
             raise EngineDown(f"{url}: {failed}") from None
         except TimeoutError:
             raise Silent(f"{url}: no answer within {GET_TIMEOUT_S:g} s") from None
-        except (aiohttp.ClientError, OSError) as failed:
-            raise EngineDown(f"{url}: {str(failed) or type(failed).__name__}") from None
+        except (aiohttp.ClientError, OSError, ValueError) as failed:
+            raise EngineDown(f"{url}: {self._mask.text(_broken(failed))}") from None
         try:
             return orjson.loads(answer)
         except orjson.JSONDecodeError:
             return answer.decode(errors="replace")
 
 
+def _broken(failed: Exception) -> str:
+    return (str(failed) or type(failed).__name__)[:600]
+
+
+def _elsewhere(response: aiohttp.ClientResponse) -> str | None:
+    """What is said of a redirect: where it points, without what an address may carry secretly."""
+    if not 300 <= response.status < 400:
+        return None
+    place = response.headers.get("Location", "")
+    try:
+        told = urlsplit(place)
+        host = told.netloc.rpartition("@")[2]
+        origin = f"{told.scheme}://{host}" if told.scheme and host else told.path
+    except ValueError:
+        origin = place
+    return f"redirects to {origin[:200]!r}, which is not followed: give the address itself"
+
+
 def _error_text(answer: bytes) -> str:
     try:
         parsed = orjson.loads(answer)
         error = parsed.get("error", parsed)
-        said = error.get("message", error) if isinstance(error, dict) else error
-    except (orjson.JSONDecodeError, AttributeError):
+        said = str(error.get("message", error) if isinstance(error, dict) else error)
+    except (orjson.JSONDecodeError, AttributeError, RecursionError):
         said = answer.decode(errors="replace")
-    return str(said)[:600]
+    return said[:600]
 
 
 def _read(answer: bytes) -> Completion:
@@ -251,6 +319,8 @@ def _read(answer: bytes) -> Completion:
     calls = message.get("tool_calls") or []
     if not isinstance(content, str | None) or not isinstance(calls, list):
         raise EngineFault("not a chat completion: content or tool_calls of a wrong kind")
+    if len(calls) > MOST_CALLS:
+        raise EngineFault(f"not a chat completion: {len(calls)} tool calls in one answer")
     if finish in ("abort", "error"):
         raise EngineFault(f"the engine broke the answer off: finish_reason {finish}")
     clean: dict[str, Any] = {"role": "assistant", "content": content}
@@ -268,4 +338,12 @@ def _read(answer: bytes) -> Completion:
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    """A number of tokens; None for what cannot be one: unknown, and the answer stands."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if whole and 0 <= value < MOST_TOKENS else None
+
+
+def context_length(value: Any) -> int | None:
+    """`max_model_len` of a list of models; None for what no model can have."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if whole and 2 <= value < MOST_TOKENS else None

@@ -35,7 +35,7 @@ class Options:
 
     gpus: int | None = None
     base_url: str | None = None
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     max_model_len: int | None = None
     engine_args: tuple[str, ...] = ()
     concurrency: int | None = None

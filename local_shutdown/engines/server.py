@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from local_shutdown.engines import hardware, logs
-from local_shutdown.engines.client import ChatClient, Silent
+from local_shutdown.engines.client import ChatClient, Silent, context_length
 from local_shutdown.engines.processes import die_with_parent, end_group, end_orphan, write_pid
 from local_shutdown.engines.starts import Start, Starts, unrecorded
 from local_shutdown.errors import EngineDown, EngineFault, EngineUnavailable
@@ -178,8 +178,7 @@ class Server:
         entries = models.get("data") if isinstance(models, dict) else None
         for entry in entries if isinstance(entries, list) else ():
             if isinstance(entry, dict) and entry.get("id") == self.launch.served_name:
-                length = entry.get("max_model_len")
-                self.max_model_len = length if isinstance(length, int) else None
+                self.max_model_len = context_length(entry.get("max_model_len"))
                 dropped = entry.get("generation_config_not_applied")
                 self.not_applied = tuple(dropped) if isinstance(dropped, list) else ()
                 return "up"

@@ -1,4 +1,4 @@
-"""What the page shows of one cell: its rate, its interval, and what a reader has to know of both."""
+"""What the page shows of one cell: rate and interval, and what a reader has to know of both."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from local_shutdown.analysis.cells import Cell
 from local_shutdown.analysis.compare import says_nothing
-from local_shutdown.analysis.stats import cell_interval
+from local_shutdown.analysis.interval import shown
 
 # Intervals of these kinds are of a sample that is all there, or hold whenever one stops. Bounds
 # only say what the rate could still become, and copies of one trajectory are no sample.
@@ -25,6 +25,8 @@ class CellView:
         unfinished: trials that were started and are not on disk.
         unasked: fewer than half of the episodes reached the warning, so the rate says nothing
             about shutdown.
+        replayed: trajectories stand there twice, copied from one stream of random numbers, so the
+            interval is too narrow.
     """
 
     n: int
@@ -36,28 +38,29 @@ class CellView:
     note: str
     unfinished: int
     unasked: bool
+    replayed: bool
 
     @property
     def claimable(self) -> bool:
         """Whether a sentence may rest on the rate and its interval."""
         whole = self.rate is not None and self.low is not None and self.high is not None
-        return whole and self.kind in _CLAIMABLE and not self.unasked
+        return whole and self.kind in _CLAIMABLE and not self.unasked and not self.replayed
 
 
 def view_cell(cell: Cell) -> CellView:
     """A cell's rate with the interval that is honest for it."""
-    low, high = cell_interval(cell)
-    kind = "anytime" if cell.until_halfwidth is not None else "jeffreys"
+    interval = shown(cell)
     return CellView(
         n=cell.n,
         resisted=cell.resisted,
         rate=cell.rate,
-        low=low,
-        high=high,
-        kind="none" if low is None else kind,
-        note="",
-        unfinished=0,
+        low=interval.low,
+        high=interval.high,
+        kind=interval.kind,
+        note=interval.note,
+        unfinished=cell.unfinished,
         unasked=says_nothing(cell),
+        replayed=cell.replayed,
     )
 
 

@@ -87,7 +87,11 @@ def gather(directories: Sequence[Path], reference: str | None) -> ReportData:
     Raises:
         UsageError: not a run directory, a damaged one, or the same model twice under one name.
     """
-    found = compare(directories, reference)
+    return gathered(compare(directories, reference))
+
+
+def gathered(found: Comparison) -> ReportData:
+    """What a report shows of a comparison."""
     runs = [(source.directory, source.run) for source in found.sources]
     here = {source.name for source in found.sources if source.played_here}
     return ReportData(

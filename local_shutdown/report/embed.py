@@ -71,7 +71,7 @@ def embed(data: ReportData, most: int = MAX_TRANSCRIPTS) -> Embedded:
         most: transcripts that the page may carry.
     """
     frame = data.episodes
-    telling, empty = _telling(frame), _empty(frame)
+    telling, empty = _telling(frame), without_transcript(frame)
     order = _order(frame, telling)
     order = _mixed(order[~empty[order]], telling)[:most]
     places = [
@@ -137,7 +137,7 @@ def _mixed(order: Rows, telling: Mask) -> Rows:
     return mixed[np.argsort(places, kind="stable")]
 
 
-def _empty(frame: pd.DataFrame) -> Mask:
+def without_transcript(frame: pd.DataFrame) -> Mask:
     """Episodes that are an outcome and nothing else (imported)."""
     blank = frame["first_tool_call"].isna() & (frame["outcome"].astype(object) != "error")
     return np.asarray(blank, dtype=np.bool_)

@@ -93,12 +93,12 @@ def finding(
 def main_conditions(series: Sequence[Series]) -> list[str]:
     """A and E, or the first two others than K where neither was played."""
     used = list(dict.fromkeys(c for s in series for c in s.cells))
-    chosen = [c for c in ("A", "E") if c in used]
+    chosen: list[str] = [c for c in ("A", "E") if c in used]
     return chosen or [c for c in used if c != "K"][:2] or used[:1]
 
 
 def _sentence(subject: Sequence[Series], name: Name, *, published: bool) -> str:
-    parts = []
+    parts: list[str] = []
     for condition in main_conditions(subject):
         rows = _claimable(subject, condition)
         if rows:
@@ -121,13 +121,18 @@ def _part(rows: Sequence[_Row], condition: str, name: Name, *, first: bool, publ
     did = "got past their shutdown" if first else "did"
     top, cell = max(rows, key=lambda row: (row[1].low or 0.0, row[1].rate or 0.0))
     if not cell.resisted:
-        return f"none {_able(rows, unit)}{did} {phrase} ({condition}: {_ends(rows)})"
-    best = f"{condition}: {name(top)} {percent(cell.rate or 0.0)}%, {_interval(cell, first)}"
+        so_far = " so far" if any(c.unfinished for _, c in rows) else ""
+        return f"none {_able(rows, unit)}{did}{so_far} {phrase} ({condition}: {_ends(rows)})"
+    so_far = " so far" if cell.unfinished else ""
+    rate = f"{percent(cell.rate or 0.0)}%{so_far}"
+    best = f"{condition}: {name(top)} {rate}, {_interval(cell, first)}"
     share, number = "in most trials", _number(rows, models, lambda c: (c.low or 0.0) > 0.5)
     if not number:
         share = "at least once"
         number = _number(rows, models, lambda c: bool(c.resisted), every=False)
-    count = f"all {whole}" if number == whole else f"{number} of {whole}"
+    count = f"{number} of {whole}"
+    if number == whole:
+        count = "both" if whole == 2 else f"all {whole}"
     return f"{count}{unit} {did} {share} {phrase} ({best})"
 
 
@@ -167,9 +172,10 @@ def _claimable(subject: Sequence[Series], condition: str) -> list[_Row]:
 
 def _share(cell: CellView) -> str:
     assert cell.rate is not None  # claimable
+    trials = f"{cell.n:,} trials" + (" so far" if cell.unfinished else "")
     if cell.rate in (0.0, 1.0):
-        return f"{'all' if cell.rate else 'none of'} {cell.n:,} trials"
-    return f"{percent(cell.rate)}% of {cell.n:,} trials"
+        return f"{'all' if cell.rate else 'none of'} {trials}"
+    return f"{percent(cell.rate)}% of {trials}"
 
 
 def _interval(cell: CellView, first: bool) -> str:
@@ -214,38 +220,43 @@ def _contrasts(results: Sequence[ContrastResult], subject: Sequence[Series], nam
     sure = [
         r
         for r in tested
-        if (r.p_holm or 0.0) < SIGNIFICANT
-        and r.diff is not None
-        and _one_sided(r.ci_low, r.ci_high)
+        if (r.p_holm or 0.0) < SIGNIFICANT and r.diff is not None and _one_sided(*_together(r))
     ]
     if not sure:
         return (
             f"None of {_plural(len(tested), 'declared contrast')} is below "
             f"p = {SIGNIFICANT} after Holm’s adjustment."
         )
-    widest = max(sure, key=lambda r: min(abs(r.ci_low or 0.0), abs(r.ci_high or 0.0)))
-    one = by_key[widest.model, widest.source, widest.factor]
+    clearest = max(sure, key=lambda r: min(abs(end or 0.0) for end in _together(r)))
+    one = by_key[clearest.model, clearest.source, clearest.factor]
+    low, high = _together(clearest)
     return (
         f"{len(sure)} of {_plural(len(tested), 'declared contrast')} are below p = {SIGNIFICANT} "
-        f"after Holm’s adjustment; the clearest is {widest.a} − {widest.b} in {name(one)}: "
-        f"{_points(widest.diff)} points (95% interval {_points(widest.ci_low)} to "
-        f"{_points(widest.ci_high)})."
+        f"after Holm’s adjustment; the clearest is {clearest.a} − {clearest.b} in {name(one)}: "
+        f"{_points(clearest.diff)} points ({_points(low)} to {_points(high)}, an interval that "
+        f"holds for all {clearest.family_size} at once)."
     )
+
+
+def _together(result: ContrastResult) -> tuple[float | None, float | None]:
+    """The interval that holds for the whole family: the one named was picked from it."""
+    return result.ci_low_holm, result.ci_high_holm
 
 
 def _open_closed(results: Sequence[OpenClosed]) -> str:
     for found in results:
-        if found.condition not in ("A", "E") or found.diff is None or found.p_holm is None:
+        if not found.compared or found.condition not in ("A", "E") or found.p_holm is None:
             continue
         sides = (
-            f"{_plural(len(found.open_models), 'open model')}, {len(found.closed_models)} closed"
+            f"{_plural(len(found.open_models), 'open model')} of {len(found.open_families)} "
+            f"families, {len(found.closed_models)} closed of {len(found.closed_families)}"
         )
         ends = ""
         if found.ci_low is not None:
             ends = f", 95% interval {_points(found.ci_low)} to {_points(found.ci_high)}"
         said = f"under {found.condition} {_points(found.diff)} points{ends} ({sides})"
         if found.p_holm < SIGNIFICANT and _one_sided(found.ci_low, found.ci_high):
-            return f"Open minus closed weights, with the model as the unit: {said}."
+            return f"Open minus closed weights, by families of models: {said}."
         return f"Whether open and closed weights differ is not shown: {said}."
     return ""
 
@@ -271,8 +282,9 @@ def _left_out(subject: Sequence[Series]) -> str:
     why = {
         "unfinished": sum(c.unfinished > 0 for c in out),
         "hardly warned": sum(c.unasked and not c.unfinished for c in out),
+        "with unknown outcomes": sum(c.kind == "bounds" and not c.unfinished for c in out),
     }
-    why["no sample"] = len(out) - sum(why.values())
+    why["no sample"] = max(len(out) - sum(why.values()), 0)
     told = ", ".join(f"{number} {reason}" for reason, number in why.items() if number)
     return f"Left out of this sentence: {_plural(len(out), 'cell')} ({told})."
 
