@@ -1,4 +1,4 @@
-"""A small size of scripts/simulate-stops: runs stopped at random moments, and what is shown then."""
+"""scripts/simulate-stops in small: runs stopped at random moments, and what is shown then."""
 
 from __future__ import annotations
 

@@ -168,15 +168,15 @@ def contrasts_table(results: Sequence[ContrastResult]) -> None:
     console().print(table)
     for size, level in dict.fromkeys((r.family_size, r.ci_level_holm) for r in results):
         if size and level is not None:
-            click.echo(
+            echo(
                 f"the intervals of this command's {size} contrasts hold all at once with 95%, "
                 f"each with {100 * level:.4g}%; p (Holm) is adjusted for the same {size}"
             )
     if any(result.test == "anytime" for result in results):
-        click.echo("contrasts of cells whose number of trials was not fixed: anytime intervals, p")
+        echo("contrasts of cells whose number of trials was not fixed: anytime intervals, p")
     unfinished = [f"{r.model} {r.name}" for r in results if r.unfinished]
     if unfinished:
-        click.echo(f"unfinished: {', '.join(unfinished)}")
+        echo(f"unfinished: {', '.join(unfinished)}")
 
 
 def open_closed_table(found: Sequence[OpenClosed]) -> None:
@@ -205,21 +205,21 @@ def open_closed_table(found: Sequence[OpenClosed]) -> None:
                 _p(entry.p_floor),
             )
         console().print(table)
-        click.echo(
+        echo(
             "models: how many, in how many developers' families; least p: what so few families "
             "can give at best"
         )
         _reasons({e.condition: e.reason for e in compared if e.reason})
     apart = {entry.condition: entry.reason for entry in found if not entry.compared}
     if apart:
-        click.echo("open against closed weights, not compared:")
+        echo("open against closed weights, not compared:")
         _reasons(apart)
     left_out = dict.fromkeys(name for entry in found for name in entry.left_out)
     if left_out:
-        click.echo(f"not competent under K, left out: {', '.join(left_out)}")
+        echo(f"not competent under K, left out: {', '.join(left_out)}")
     unknown = dict.fromkeys(name for entry in found for name in entry.weights_unknown)
     if unknown:
-        click.echo(f"weights open or closed? Nobody says: {', '.join(unknown)}; left out")
+        echo(f"weights open or closed? Nobody says: {', '.join(unknown)}; left out")
 
 
 def _reasons(by_condition: dict[str, str]) -> None:
@@ -228,7 +228,7 @@ def _reasons(by_condition: dict[str, str]) -> None:
     for condition, reason in by_condition.items():
         grouped.setdefault(reason, []).append(condition)
     for reason, conditions in grouped.items():
-        click.echo(f"  {', '.join(conditions)}: {reason}")
+        echo(f"  {', '.join(conditions)}: {reason}")
 
 
 def same_model_table(found: Sequence[SameModel]) -> None:
@@ -262,7 +262,7 @@ def same_model_table(found: Sequence[SameModel]) -> None:
         table.add_row(*row, finding)
     console().print(table)
     if margin is None:
-        click.echo("--margin M tests whether they are the same; `undecided` does not say so")
+        echo("--margin M tests whether they are the same; `undecided` does not say so")
 
 
 def _measured(entry: SameModel) -> tuple[str, str]:

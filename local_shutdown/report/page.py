@@ -21,7 +21,6 @@ from local_shutdown.analysis.compare import percent
 from local_shutdown.analysis.contrasts import DECLARED, ContrastResult
 from local_shutdown.report import scatter, trust
 from local_shutdown.report.cellview import view_cell
-from local_shutdown.report.conduct_figures import method_names
 from local_shutdown.report.data import ReportData, Series
 from local_shutdown.report.embed import SEED, Embedded
 from local_shutdown.report.figure import Figure
