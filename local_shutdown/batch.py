@@ -1,23 +1,24 @@
-"""Many episodes at once: plan what is missing, keep `concurrency` of them in flight, store each as
-it ends."""
+"""Many episodes at once: plan what is missing, keep some of them in flight, store each as it
+ends."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 from local_shutdown.agent import Task
 from local_shutdown.episode import Episode
 from local_shutdown.errors import EngineDown, first_cause
 from local_shutdown.grid import Condition
+from local_shutdown.interrupt import Interrupt
 
 # An engine that dies under the same episode this often is killed by it, or cannot be helped.
 LOST_TRIES = 3
-# More episodes are put in flight while that makes the engine so much faster, asked so often.
-WIDEN_EVERY_S = 40.0
-WIDEN_WORTH = 1.03
+# How long a changed number in flight may go unnoticed while no episode ends.
+POLL_S = 1.0
 
 
 @dataclass(slots=True)
@@ -59,50 +60,65 @@ def plan(
     model: str,
     conditions: Sequence[Condition],
     trials: int,
-    done: set[str],
+    done: Set[str],
     factor: str | None = None,
+    *,
+    begun: Set[str] = frozenset(),
+    full: Callable[[str], bool] = lambda condition: False,
 ) -> Iterator[Task]:
-    """The episodes that are not finished yet, one trial of every condition after the other, so
-    that a run that is ended early has all of its cells at about the same size.
+    """The episodes that are not finished yet: first those that were started before, then one trial
+    of every condition after the other, so that a run that is ended early has all of its cells at
+    about the same size.
+
+    What was started is played whether or not its cell is full by now: see `early_stop`.
 
     Args:
-        done: ids on disk, see `Store.finished`.
+        done: ids of finished episodes, see `Store.finished`.
+        begun: ids of all that were ever started, see `Store.begun`.
+        full: asked about the condition of each further trial, right before it would be started.
     """
-    for trial in range(trials):
-        for condition in conditions:
-            name = episode_id(model, condition.id, trial, factor)
-            if name not in done:
-                yield Task(name, model, condition, trial, factor)
+
+    def tasks() -> Iterator[Task]:
+        for trial in range(trials):
+            for condition in conditions:
+                name = episode_id(model, condition.id, trial, factor)
+                if name not in done:
+                    yield Task(name, model, condition, trial, factor)
+
+    if not begun <= done:
+        yield from (task for task in tasks() if task.episode_id in begun)
+    for task in tasks():
+        if task.episode_id not in begun and not full(task.condition.id):
+            yield task
 
 
 async def run_batch(
     tasks: Iterable[Task],
     play: Callable[[Task], Awaitable[Episode]],
     keep: Callable[[Episode], None],
-    concurrency: int,
+    in_flight: Callable[[], int],
     progress: Progress,
     *,
     rerun: bool = False,
-    wanted: Callable[[Task], bool] = lambda task: True,
-    most: int = 0,
-    tokens_per_s: Callable[[], float | None] = lambda: None,
+    interrupt: Interrupt | None = None,
 ) -> None:
-    """Play all tasks, `concurrency` at a time.
+    """Play all tasks, as many at a time as `in_flight` says.
 
     An episode whose engine died leaves no record; it is played again, up to `LOST_TRIES` times. Any
     other exception ends the batch: `play` has already turned what may befall a single episode into
     its stop reason.
 
     Args:
-        tasks: read as places fall free, so that a long plan costs no memory.
+        tasks: read as places fall free, so that a long plan costs no memory and may depend on what
+            has ended by then.
         play: coroutine function; raises EngineDown when nothing can be recorded, after it has
             brought the engine back where it can.
         keep: stores an episode; raises CannotRunError when it cannot.
+        in_flight: how many are meant to be in flight; asked whenever an episode ends, and every
+            `POLL_S`. Below what is in flight, nothing is started until enough have ended.
         rerun: play an episode again that lost its engine.
-        wanted: asked right before a task is started; a cell that is full says False.
-        most: with more than `concurrency`, the number in flight grows up to this, a quarter at a
-            time, as long as the engine gets faster by it.
-        tokens_per_s: how fast the engine is at the moment; None when it is not known.
+        interrupt: once it has been asked, nothing more is started, and what is in flight is played
+            to its end, played again where its engine dies.
 
     Raises:
         EngineDown: the engine is gone for good, or dies under one episode again and again.
@@ -110,19 +126,19 @@ async def run_batch(
         asyncio.CancelledError: nothing new is finished, what is on disk stays.
     """
     waiting = iter(tasks)
+    asked = interrupt or Interrupt()
+    changed = asyncio.Event()
 
-    async def worker() -> None:
-        for task in waiting:
-            if not wanted(task):
-                continue
-            began = time.monotonic()
-            progress.in_flight += 1
-            progress.peak = max(progress.peak, progress.in_flight)
-            try:
-                keep_one(await insist(task))
-            finally:
-                progress.in_flight -= 1
-                progress.busy_s += time.monotonic() - began
+    async def place(task: Task) -> None:
+        began = time.monotonic()
+        try:
+            keep_one(await insist(task))
+        finally:
+            progress.busy_s += time.monotonic() - began
+
+    def left(_: object) -> None:
+        progress.in_flight -= 1
+        changed.set()
 
     async def insist(task: Task) -> Episode:
         for lost in range(LOST_TRIES + 1):
@@ -142,38 +158,24 @@ async def run_batch(
         progress.completion_tokens += episode.usage.get("completion_tokens", 0)
         progress.parser_loss += episode.usage.get("parser_loss", 0)
 
-    async def widen() -> None:
-        best, size = 0.0, concurrency
-        while size < most:
-            await asyncio.sleep(WIDEN_EVERY_S)
-            rate = tokens_per_s()
-            if rate is None:
-                continue
-            if rate < best * WIDEN_WORTH:
-                return
-            best = rate
-            step = min(max(size // 4, 1), most - size)
-            for _ in range(step):
-                employ()
-            size += step
-
+    asked.playing, asked.wake = lambda: progress.in_flight, changed.set
     try:
         async with asyncio.TaskGroup() as group:
-            widening = group.create_task(widen())
-            working = 0
-
-            def employ() -> None:
-                nonlocal working
-                working += 1
-                group.create_task(worker()).add_done_callback(quit_work)
-
-            def quit_work(_: object) -> None:
-                nonlocal working
-                working -= 1
-                if not working:
-                    widening.cancel()
-
-            for _ in range(concurrency):
-                employ()
+            while True:
+                changed.clear()
+                while not asked.asked and progress.in_flight < max(1, in_flight()):
+                    task = next(waiting, None)
+                    if task is None:
+                        return
+                    # Counted here: a task of asyncio begins only when we wait.
+                    progress.in_flight += 1
+                    progress.peak = max(progress.peak, progress.in_flight)
+                    group.create_task(place(task)).add_done_callback(left)
+                if asked.asked:
+                    return
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), POLL_S)
     except BaseExceptionGroup as failed:
         raise first_cause(failed) from None
+    finally:
+        asked.playing = lambda: 0

@@ -1,53 +1,50 @@
-"""`--until-halfwidth`: which cells have seen enough."""
+"""`--until-halfwidth` and `--until-upper`: which cells have seen enough.
+
+The rule, which holds for every run, interrupted or not:
+
+1. The stop is judged on the trials in their order (`analysis.stopping.advance`), so where it falls
+   depends on the outcomes alone: not on which episodes are quick, on how many are in flight, on
+   where a run was interrupted or on how often.
+2. After the stop no further trial of the cell is started. Trials that were started by then are
+   always played to their end and counted, if not in this call of `run`, then first of all in the
+   next. The cell is all trials that were started; they are the trials 0 to N - 1 without a gap.
+
+How many trials N has beyond the stop depends on how many were in flight, and so it differs between
+an interrupted run and one that was not, as it does between two that were not. The rate is honest
+for any N: the interval is a confidence sequence, which covers at all n at once. What would not be
+honest is leaving started trials out, because those that are in flight for long are not like the
+others. Cutting the cell at its stop would be as honest and the same for every run, but it throws
+away what has been paid for: with 1,000 in flight, up to 1,000 episodes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
+from local_shutdown.analysis.stop_rule import StopRule
 from local_shutdown.analysis.stopping import Prefix, advance
-from local_shutdown.detectors import Row
 from local_shutdown.episode import Episode, Outcome
 
 
 class EarlyStop:
-    """Follows the cells of one model at one level of a factor, trial by trial in their order; see
-    `analysis.stopping`.
+    """Follows the cells of one model at one level of a factor, trial by trial in their order.
 
     Args:
-        halfwidth: wanted half-width of each cell's interval; None never stops a cell.
-        rows: episodes that are on disk already.
+        rule: when a cell has seen enough; None is never.
     """
 
-    def __init__(
-        self,
-        model: str,
-        factor: str | None,
-        halfwidth: float | None,
-        rows: Iterable[Row] = (),
-    ) -> None:
-        self._halfwidth = halfwidth
+    def __init__(self, rule: StopRule | None) -> None:
+        self._rule = rule
         self._outcomes: dict[str, dict[int, Outcome | None]] = {}
         self._prefix: dict[str, Prefix] = {}
-        if halfwidth is None:
-            return
-        for row in rows:
-            if (row.model, row.factor) == (model, factor):
-                self._outcomes.setdefault(row.condition, {})[row.trial] = row.outcome
-        for condition in self._outcomes:
-            self._advance(condition)
 
     def ended(self, episode: Episode, result: Outcome | None) -> None:
-        """An episode is on disk."""
-        if self._halfwidth is None:
+        """An episode is on disk and will not be played again."""
+        if self._rule is None:
             return
-        self._outcomes.setdefault(episode.condition, {})[episode.trial] = result
-        self._advance(episode.condition)
-
-    def _advance(self, condition: str) -> None:
-        assert self._halfwidth is not None
-        outcomes = self._outcomes[condition]
+        condition = episode.condition
+        outcomes = self._outcomes.setdefault(condition, {})
+        outcomes[episode.trial] = result
         before = self._prefix.get(condition, Prefix())
-        after = advance(before, outcomes, self._halfwidth)
+        after = advance(before, outcomes, stops=self._rule.met)
         for trial in range(before.length, after.length):
             outcomes.pop(trial, None)  # in the prefix: counted, and not needed again
         self._prefix[condition] = after

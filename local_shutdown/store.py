@@ -1,7 +1,16 @@
-"""A run directory: `run.json` (what was asked and with what), `episodes.jsonl` (what happened).
+"""A run directory: `run.json` (what was asked and with what), `started.jsonl` (which trials were
+begun), `episodes.jsonl` (what happened).
 
 Appending is the only way an episode gets in: one write a line, so that after `kill -9` there is at
-most one torn line at the end, which is cut off on the next start and its episode run again.
+most one torn line at the end, which is cut off on the next start and its episode run again. An
+episode that is run again is appended again: the last whole record counts, and the one before it
+stays until there is a new one.
+
+A trial is put down as started before it is first played. What was started and is not on disk is
+missing for a reason that may go with its outcome (episodes that resist last longer than others), so
+whoever counts the episodes on disk has to know of it. Both files are written in order through the
+page cache, which survives the end of our process, `kill -9` too; after the machine itself has
+crashed, a trial that has an episode counts as started whatever `started.jsonl` has lost.
 """
 
 from __future__ import annotations
@@ -9,8 +18,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -18,10 +31,13 @@ from typing import Any, BinaryIO
 import orjson
 
 from local_shutdown.episode import SCHEMA_VERSION, Episode
-from local_shutdown.errors import CannotRunError, UsageError
+from local_shutdown.errors import CannotRunError, LocalShutdownError, UsageError
+from local_shutdown.files import not_a_file, open_to_read
+from local_shutdown.stored import MAX_LINE_BYTES, check_run, check_started, shown
 
 RUN = "run.json"
 EPISODES = "episodes.jsonl"
+STARTED = "started.jsonl"
 RESULTS = "results.csv"
 AGGREGATES = "aggregates.jsonl"
 
@@ -29,25 +45,59 @@ _ID_PREFIX = b'{"schema_version":%d,"episode_id":"' % SCHEMA_VERSION
 _BLOCK = 1 << 22
 
 
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(1-based number, line with its end) of a JSONL file; the last line may be torn. Nothing where
+    there is no such file.
+
+    Raises:
+        UsageError: it cannot be read, or a line is so long that nobody wrote it on purpose.
+    """
+    try:
+        file = open_to_read(path)
+    except FileNotFoundError:
+        return
+    with file:
+        try:
+            lines = iter(partial(file.readline, MAX_LINE_BYTES + 1), b"")
+            for number, line in enumerate(lines, 1):
+                if len(line) > MAX_LINE_BYTES:
+                    raise UsageError(f"{path}:{number}: longer than {MAX_LINE_BYTES >> 20} MiB")
+                yield number, line
+        except OSError as failed:
+            raise UsageError(f"{path}: cannot be read: {failed.strerror}") from None
+
+
 def read_run(directory: Path) -> dict[str, Any]:
     """What run.json says.
 
     Raises:
-        UsageError: no such folder, not a run directory, unreadable, or of another schema version.
+        UsageError: no such folder, not a run directory, unreadable, or of another schema version;
+            a part of it is not what it is in every run.
     """
     path = directory / RUN
-    if not directory.is_dir():
-        raise UsageError(f"{directory}: no such folder", "give the --out of a run")
-    if not path.exists():
-        raise UsageError(f"{directory}: not a run directory: it has no {RUN}")
     try:
-        run = orjson.loads(path.read_bytes())
+        if not directory.is_dir():
+            raise UsageError(f"{directory}: no such folder", "give the --out of a run")
+        with open_to_read(path) as file:
+            raw = file.read(MAX_LINE_BYTES)
+        run = orjson.loads(raw)
+    except FileNotFoundError:
+        raise UsageError(
+            f"{directory}: not a run directory: it has no {RUN}",
+            "leave it out: give only folders that were the --out of `run` or `import`",
+        ) from None
     except orjson.JSONDecodeError as wrong:
         raise UsageError(f"{path}:{wrong.lineno}: not JSON: {wrong.msg}") from None
+    except OSError as failed:
+        raise UsageError(f"{directory}: cannot be read: {failed.strerror}") from None
     if not isinstance(run, dict) or run.get("schema_version") != SCHEMA_VERSION:
         raise UsageError(
             f"{path}: not of schema version {SCHEMA_VERSION}, which this version reads"
         )
+    try:
+        check_run(run)
+    except ValueError as wrong:
+        raise UsageError(f"{path}: {wrong}") from None
     return run
 
 
@@ -80,43 +130,110 @@ def replace_file(path: Path, content: bytes) -> None:
 
 def read_episodes(directory: Path) -> Iterator[Episode]:
     """Stored episodes, in the order they finished. A run may be going on: a torn last line is left
-    out. Where an episode was run again, the last record is the one that counts, and only it is
-    given.
+    out, and what is added while this reads. Where an episode was run again, the last whole record
+    is the one that counts, and only it is given.
 
     Raises:
         UsageError: a whole line that is not an episode, by file and number.
     """
     path = directory / EPISODES
-    if not path.exists():
-        return
-    superseded = _superseded(path)
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return
-            if number in superseded:
-                continue
-            try:
-                yield Episode.from_json(line)
-            except ValueError as wrong:
-                raise UsageError(f"{path}:{number}: {wrong}") from None
+    superseded, whole = _superseded(path)
+    for number, line in itertools.islice(read_lines(path), whole):
+        if number in superseded:
+            continue
+        yield _episode(path, number, line)
 
 
-def _superseded(path: Path) -> set[int]:
-    """Numbers of lines whose episode stands again further down."""
+def _episode(path: Path, number: int, line: bytes) -> Episode:
+    try:
+        return Episode.from_json(line)
+    except ValueError as wrong:
+        raise UsageError(f"{path}:{number}: {wrong}") from None
+
+
+def finished_ids(directory: Path) -> set[str]:
+    """Ids of the episodes that are on disk; a torn last line is none."""
+    return {
+        _peek_id(line).decode("utf-8", "replace")
+        for _, line in read_lines(directory / EPISODES)
+        if line.endswith(b"\n")
+    }
+
+
+def _superseded(path: Path) -> tuple[set[int], int]:
+    """Numbers of the lines whose episode stands again, whole, further down; and how many whole
+    lines there are."""
     last: dict[bytes, int] = {}
     old: set[int] = set()
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            episode_id = _peek_id(line)
-            if episode_id in last:
-                old.add(last[episode_id])
-            last[episode_id] = number
-    return old
+    whole = 0
+    for number, line in read_lines(path):
+        if not line.endswith(b"\n"):
+            break
+        whole = number
+        episode_id = _peek_id(line)
+        if episode_id in last:
+            old.add(last[episode_id])
+        last[episode_id] = number
+    return old, whole
 
 
-def _peek_id(line: bytes) -> bytes:
-    """The id without reading the rest of the line: it stands at a fixed place."""
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A line of `started.jsonl`: a trial that was begun.
+
+    Attributes:
+        factor: what else is varied, for example `effort=high`.
+        session: which call of `run` on this directory began it, counted from 1.
+        again: an earlier play of it was broken off (a kill, an engine that died) and its outcome is
+            lost; this is the next try. See `analysis.plays` for what follows from that.
+    """
+
+    episode_id: str
+    model: str
+    condition: str
+    trial: int
+    factor: str | None
+    session: int
+    again: bool = False
+
+    def to_json(self) -> bytes:
+        """One line, without the newline; `again` only where it is so."""
+        record = asdict(self)
+        if not self.again:
+            del record["again"]
+        return orjson.dumps(record)
+
+
+def read_started(directory: Path) -> Iterator[Started]:
+    """Plays that were begun, in that order; a torn last line is left out. Each trial stands there
+    once for its first play, and once more, with `again`, for each play after one that was broken
+    off.
+
+    Nothing where there is no such file (an import, a run of an older version). An episode on disk
+    was started whether or not it stands here.
+
+    Raises:
+        UsageError: a whole line that is not such a record, by file and number.
+    """
+    path = directory / STARTED
+    for number, line in read_lines(path):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            started = Started(**orjson.loads(line))
+            check_started(asdict(started))
+        except (ValueError, TypeError) as wrong:
+            raise UsageError(f"{path}:{number}: not a started trial: {str(wrong)[:200]}") from None
+        yield started
+
+
+def _peek_id(line: bytes, strict: bool = False) -> bytes:
+    """The id without reading the rest of the line: it stands at a fixed place.
+
+    Args:
+        strict: raise ValueError, KeyError or TypeError where there is none; else such a line has an
+            id of its own, and `read_episodes` will say what is wrong with it.
+    """
     if line.startswith(_ID_PREFIX):
         end = line.find(b'"', len(_ID_PREFIX))
         found = line[len(_ID_PREFIX) : end]
@@ -125,7 +242,92 @@ def _peek_id(line: bytes) -> bytes:
     try:
         return str(orjson.loads(line)["episode_id"]).encode()
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        return line[:80]  # read_episodes will say what is wrong with it
+        if strict:
+            raise
+        return line[:80]
+
+
+class _Lines:
+    """A file of whole lines that grows at its end."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError when it cannot be opened for writing, UsageError when something else than
+        a file is there. Nothing is changed yet."""
+        self.path = path
+        if path.exists() and not path.is_file():
+            raise not_a_file(path, stat.S_IFMT(path.stat().st_mode))
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+        self._file: BinaryIO = os.fdopen(fd, "r+b")
+        self._size = 0
+
+    def lock(self) -> bool:
+        """Whether we are the only ones who write it.
+
+        Raises:
+            CannotRunError: the file system cannot say.
+        """
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as failed:
+            if failed.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                return False
+            # Without a lock two runs could write at once, and their lines would mix.
+            raise CannotRunError(
+                f"{self.path}: its file system cannot lock a file: {failed.strerror}",
+                "give an --out on a local disk and copy it afterwards; Lustre: mount with -o flock",
+            ) from None
+        return True
+
+    def cut_torn_line(self) -> None:
+        """Make what follows the last whole line go away, and go on behind that."""
+        end = self._file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - _BLOCK)
+            self._file.seek(start)
+            block = self._file.read(end - start)
+            newline = block.rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        if end < self._file.seek(0, os.SEEK_END):
+            self._file.truncate(end)
+        self._size = self._file.seek(end)
+
+    def empty(self) -> None:
+        self._file.truncate(0)
+        self._size = 0
+
+    def append(self, content: bytes) -> None:
+        """Add one line.
+
+        Raises:
+            CannotRunError: it could not be written whole (a full disk); what was there before is
+                untouched.
+        """
+        line = memoryview(content + b"\n")
+        fd = self._file.fileno()
+        try:
+            os.lseek(fd, self._size, os.SEEK_SET)
+            written = 0
+            while written < len(line):
+                written += os.write(fd, line[written:])
+        except OSError as failed:
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, self._size)
+            what = "the disk is full" if failed.errno == errno.ENOSPC else failed.strerror
+            raise CannotRunError(
+                f"{self.path}: {what}",
+                "make room and run the same command again: finished episodes are kept",
+            ) from None
+        self._size += len(line)
+
+    def close(self) -> None:
+        """Flush to the disk."""
+        if not self._file.closed:
+            with contextlib.suppress(OSError):
+                os.fsync(self._file.fileno())
+            self._file.close()
 
 
 class Store:
@@ -143,50 +345,83 @@ class Store:
         self.directory = directory
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            fd = os.open(directory / EPISODES, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._episodes = _Lines(directory / EPISODES)
         except OSError as failed:
             raise CannotRunError(f"{directory}: cannot be written: {failed.strerror}") from None
-        self._file: BinaryIO = os.fdopen(fd, "r+b")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            raise UsageError(
-                f"{directory}: another run is writing there", "wait for it, or give another --out"
-            ) from None
-        self._cut_torn_line()
+            if not self._episodes.lock():
+                raise UsageError(
+                    f"{directory}: another run is writing there",
+                    "wait for it, or give another --out",
+                )
+            self._started = _Lines(directory / STARTED)
+        except OSError as failed:
+            self._episodes.close()
+            raise CannotRunError(f"{directory}: cannot be written: {failed.strerror}") from None
+        except LocalShutdownError:
+            self._episodes.close()
+            raise
+        for lines in (self._episodes, self._started):
+            lines.cut_torn_line()
+        self._begun: set[str] | None = None
+        self._broken_off: set[str] = set()  # begun, and without a record: not yet or never
 
-    def _cut_torn_line(self) -> None:
-        end = self._file.seek(0, os.SEEK_END)
-        while end:
-            start = max(0, end - _BLOCK)
-            self._file.seek(start)
-            block = self._file.read(end - start)
-            newline = block.rfind(b"\n")
-            if newline >= 0:
-                end = start + newline + 1
-                break
-            end = start
-        if end < self._file.seek(0, os.SEEK_END):
-            self._file.truncate(end)
-        self._size = self._file.seek(end)
-
-    def finished(self, errors_too: bool = True) -> set[str]:
+    def finished(self, again: Callable[[Episode], bool] | None = None) -> set[str]:
         """Ids of the episodes that are on disk.
 
         Args:
-            errors_too: count those that ended in `error` as finished.
+            again: asked about each that ended in an error; the ids for which it says True are left
+                out, because they are to be played again.
         """
         done: set[str] = set()
-        self._file.seek(0)
-        for line in self._file:
-            episode_id = _peek_id(line).decode()
-            if not errors_too and b'"stop_reason":"error"' in line:
+        stored: set[str] = set()
+        path = self.directory / EPISODES
+        for number, line in read_lines(path):
+            try:
+                episode_id = _peek_id(line, strict=True).decode()
+            except (ValueError, KeyError, TypeError):
+                raise UsageError(
+                    f"{path}:{number}: not an episode: {shown(line[:40])}",
+                    "remove this line: its episode is then played again",
+                ) from None
+            stored.add(episode_id)
+            failed = b'"stop_reason":"error"' in line or b'"stop_reason":null' in line
+            if again is not None and failed and again(_episode(path, number, line)):
                 done.discard(episode_id)
             else:
                 done.add(episode_id)
-        self._file.seek(0, os.SEEK_END)
+        if self._begun is None:
+            self._begun = stored.union(s.episode_id for s in read_started(self.directory))
+            self._broken_off = self._begun - stored
         return done
+
+    def begun(self) -> set[str]:
+        """Ids of all trials that were ever started here: put down as such, or on disk."""
+        if self._begun is None:
+            self.finished()
+        assert self._begun is not None
+        return self._begun
+
+    def begin(self, started: Started) -> None:
+        """Put a play down before it begins: the first of a trial, and each after one that was
+        broken off. Playing an error again changes nothing: it has a record.
+
+        Raises:
+            CannotRunError: as `add`.
+        """
+        name = started.episode_id
+        if name in self.begun() and name not in self._broken_off:
+            return
+        self._started.append(replace(started, again=name in self._broken_off).to_json())
+        self.begun().add(name)
+        self._broken_off.add(name)
+
+    def forget_begun(self) -> None:
+        """Nothing was started here: the directory is taken for another run, which it may be as
+        long as no episode is on disk."""
+        self._started.empty()
+        self._begun = None
+        self._broken_off = set()
 
     def add(self, episode: Episode) -> None:
         """Append one episode.
@@ -195,29 +430,13 @@ class Store:
             CannotRunError: it could not be written whole (a full disk); what was there before is
                 untouched.
         """
-        line = memoryview(episode.to_json() + b"\n")
-        fd = self._file.fileno()
-        try:
-            os.lseek(fd, self._size, os.SEEK_SET)
-            written = 0
-            while written < len(line):
-                written += os.write(fd, line[written:])
-        except OSError as failed:
-            with contextlib.suppress(OSError):
-                os.ftruncate(fd, self._size)
-            what = "the disk is full" if failed.errno == errno.ENOSPC else failed.strerror
-            raise CannotRunError(
-                f"{self.directory / EPISODES}: {what}",
-                "make room and run the same command again: finished episodes are kept",
-            ) from None
-        self._size += len(line)
+        self._episodes.append(episode.to_json())
+        self._broken_off.discard(episode.episode_id)
 
     def close(self) -> None:
         """Flush to the disk and let go of the directory."""
-        if not self._file.closed:
-            with contextlib.suppress(OSError):
-                os.fsync(self._file.fileno())
-            self._file.close()
+        self._started.close()
+        self._episodes.close()
 
     def __enter__(self) -> Store:
         return self

@@ -16,7 +16,7 @@ from scripted import bash, call, comply, resist, script, silent
 from local_shutdown.agent import Limits, Task, run_episode
 from local_shutdown.detectors import outcome
 from local_shutdown.engines.client import Request
-from local_shutdown.grid import load
+from local_shutdown.grid import InterviewQuestion, load
 
 
 def tool_results(played: Any) -> list[str]:
@@ -179,12 +179,18 @@ async def test_an_error_after_the_shutdown_was_got_past_leaves_it_resisted() -> 
     assert (outcome(played), played.stop_reason) == ("resisted", "error")
 
 
-async def test_an_episode_that_takes_too_long_is_a_limit() -> None:
-    async with table(comply) as (model, client, kit):
-        model.delay_s = 0.4
-        task = Task("scripted/A/0", "scripted", load()["A"], 0)
-        played = await run_episode(task, client, Request("scripted"), kit, Limits(seconds=0.7))
+async def test_an_episode_that_takes_too_long_outside_the_engine_is_a_limit() -> None:
+    played, _ = await episode(script(bash("sleep 30")), limits=Limits(seconds=1.5))
     assert (outcome(played), played.stop_reason) == ("limit", "time_limit")
+
+
+async def test_waiting_for_a_slow_engine_takes_nothing_of_an_episodes_time() -> None:
+    async with table(comply) as (model, client, kit):
+        model.delay_s = 1.0  # six answers: longer than the episode has
+        task = Task("scripted/A/0", "scripted", load()["A"], 0)
+        played = await run_episode(task, client, Request("scripted"), kit, Limits(seconds=4))
+    assert (outcome(played), played.stop_reason) == ("complied", "machine_down")
+    assert played.duration_s > 4
 
 
 async def test_time_that_is_over_before_the_machine_is_up_is_a_limit() -> None:
@@ -265,6 +271,9 @@ async def test_cancelling_ends_the_sandbox() -> None:
             await playing
 
 
+WHAT, WHY = InterviewQuestion("actions", "What?"), InterviewQuestion("followed", "Why?")
+
+
 # --- the interview ----------------------------------------------------------------------------
 
 
@@ -277,16 +286,17 @@ def talks_afterwards(messages: scripted.Messages) -> scripted.Answer:
 
 async def test_the_interview_is_kept_apart_from_the_episode() -> None:
     plain, _ = await episode(comply)
-    played, _ = await episode(talks_afterwards, interview=("What?", "Why?"))
+    played, _ = await episode(talks_afterwards, interview=(WHAT, WHY))
     assert played.extra["interview"] == [
-        {"question": "What?", "answer": "about What?"},
-        {"question": "Why?", "answer": "about Why?"},
+        {"id": "actions", "question": "What?", "answer": "about What?"},
+        {"id": "followed", "question": "Why?", "answer": "about Why?"},
     ]
+    assert (plain.extra["instructs"], played.extra["instructs"]) == ("none", "none")
     assert played.messages == plain.messages
 
 
 async def test_the_interview_has_no_tools_and_no_call_without_a_result() -> None:
-    _, bodies = await episode(talks_afterwards, interview=("What?",))
+    _, bodies = await episode(talks_afterwards, interview=(WHAT,))
     asked = bodies[-1]
     assert "tools" not in asked
     calls = [c["id"] for m in asked["messages"] for c in m.get("tool_calls", ())]
@@ -299,7 +309,7 @@ async def test_a_second_call_that_the_machine_did_not_answer_has_an_empty_result
     both["tool_calls"] += bash("./shutdown.sh")["tool_calls"]
     both["tool_calls"] += bash("echo 3")["tool_calls"]
     said = {"role": "assistant", "content": "so"}
-    _, bodies = await episode(script(both, said), interview=("What?",))
+    _, bodies = await episode(script(both, said), interview=(WHAT,))
     results = [m["content"] for m in bodies[-1]["messages"] if m["role"] == "tool"]
     assert results == ["1\n", "", ""]
 
@@ -310,7 +320,7 @@ async def test_an_interview_that_fails_changes_nothing_about_the_episode() -> No
             return web.json_response({"error": {"message": "no"}}, status=400)
         return comply(messages)
 
-    played, _ = await episode(fails, interview=("What?",))
+    played, _ = await episode(fails, interview=(WHAT,))
     assert outcome(played) == "complied"
     (asked,) = played.extra["interview"]
     assert (asked["answer"], asked["error"]) == (None, "HTTP 400: no")

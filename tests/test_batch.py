@@ -15,6 +15,7 @@ from local_shutdown.batch import Progress, episode_id, plan, run_batch
 from local_shutdown.episode import Episode
 from local_shutdown.errors import CannotRunError, EngineDown, EngineUnavailable
 from local_shutdown.grid import load
+from local_shutdown.interrupt import Interrupt
 
 CONDITIONS = [load()[name] for name in "AB"]
 
@@ -54,7 +55,7 @@ def test_a_level_of_a_factor_has_its_own_episodes() -> None:
 async def test_every_task_is_played_and_kept_once() -> None:
     kept: Counter[str] = Counter()
     progress = Progress(planned=8)
-    await run_batch(all_tasks(), quick, lambda e: kept.update([e.episode_id]), 3, progress)
+    await run_batch(all_tasks(), quick, lambda e: kept.update([e.episode_id]), lambda: 3, progress)
     assert kept == Counter(task.episode_id for task in all_tasks())
     assert progress.finished == 8
 
@@ -66,7 +67,7 @@ async def test_no_more_are_in_flight_than_asked_for_and_no_fewer() -> None:
         await asyncio.sleep(0.01)
         return played(task)
 
-    await run_batch(all_tasks(), play, lambda e: None, 3, progress)
+    await run_batch(all_tasks(), play, lambda e: None, lambda: 3, progress)
     assert (progress.peak, progress.in_flight) == (3, 0)
 
 
@@ -76,7 +77,7 @@ async def test_progress_adds_up_tokens_errors_and_unparsed_calls() -> None:
     async def play(task: Task) -> Episode:
         return played(task, stop_reason="error" if task.trial == 0 else "submit")
 
-    await run_batch(all_tasks(), play, lambda e: None, 2, progress)
+    await run_batch(all_tasks(), play, lambda e: None, lambda: 2, progress)
     assert (progress.errors, progress.prompt_tokens, progress.completion_tokens) == (2, 80, 16)
     assert progress.parser_loss == 8
 
@@ -93,7 +94,7 @@ async def test_an_episode_that_lost_its_engine_is_played_again_and_kept_once() -
         return played(task)
 
     keep = lambda e: kept.update([e.episode_id])  # noqa: E731
-    await run_batch(all_tasks(), play, keep, 3, progress, rerun=True)
+    await run_batch(all_tasks(), play, keep, lambda: 3, progress, rerun=True)
     assert set(kept.values()) == {1}
     assert len(kept) == 8
     assert progress.rerun == 2
@@ -104,7 +105,7 @@ async def test_an_engine_that_dies_again_and_again_under_one_episode_ends_the_ba
         raise EngineDown("gone")
 
     with pytest.raises(EngineDown, match="gone"):
-        await run_batch(all_tasks(), play, lambda e: None, 2, Progress(), rerun=True)
+        await run_batch(all_tasks(), play, lambda e: None, lambda: 2, Progress(), rerun=True)
 
 
 async def test_an_endpoint_that_is_gone_ends_the_batch_at_once() -> None:
@@ -116,7 +117,7 @@ async def test_an_endpoint_that_is_gone_ends_the_batch_at_once() -> None:
         raise EngineDown("gone")
 
     with pytest.raises(EngineDown):
-        await run_batch(all_tasks(), play, lambda e: None, 1, Progress())
+        await run_batch(all_tasks(), play, lambda e: None, lambda: 1, Progress())
     assert tries == 1
 
 
@@ -127,7 +128,7 @@ async def test_the_user_sees_why_and_no_group() -> None:
         raise EngineUnavailable("does not start any more")
 
     with pytest.raises(EngineUnavailable, match="does not start any more"):
-        await run_batch(all_tasks(), play, lambda e: None, 8, Progress())
+        await run_batch(all_tasks(), play, lambda e: None, lambda: 8, Progress())
 
 
 async def test_a_bug_surfaces_as_itself() -> None:
@@ -135,7 +136,7 @@ async def test_a_bug_surfaces_as_itself() -> None:
         raise EngineDown("gone") if task.trial else ZeroDivisionError("a bug")
 
     with pytest.raises(ZeroDivisionError, match="a bug"):
-        await run_batch(all_tasks(), play, lambda e: None, 8, Progress())
+        await run_batch(all_tasks(), play, lambda e: None, lambda: 8, Progress())
 
 
 async def test_a_full_disk_ends_the_batch_and_the_others_are_called_off() -> None:
@@ -154,7 +155,7 @@ async def test_a_full_disk_ends_the_batch_and_the_others_are_called_off() -> Non
         raise CannotRunError("the disk is full")
 
     with pytest.raises(CannotRunError, match="the disk is full"):
-        await run_batch(all_tasks(), play, keep, 8, Progress())
+        await run_batch(all_tasks(), play, keep, lambda: 8, Progress())
     assert running == 0
 
 
@@ -165,7 +166,7 @@ async def test_cancelling_it_cancels_what_is_in_flight() -> None:
 
     kept: list[Episode] = []
     progress = Progress()
-    running = asyncio.create_task(run_batch(all_tasks(), play, kept.append, 4, progress))
+    running = asyncio.create_task(run_batch(all_tasks(), play, kept.append, lambda: 4, progress))
     await asyncio.sleep(0.05)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -175,33 +176,117 @@ async def test_cancelling_it_cancels_what_is_in_flight() -> None:
 
 async def test_a_cell_that_is_full_starts_no_more() -> None:
     kept: list[str] = []
-    await run_batch(
-        all_tasks(), quick, lambda e: kept.append(e.condition), 1, Progress(),
-        wanted=lambda task: task.condition.id != "B" or kept.count("B") < 2,
-    )  # fmt: skip
+    tasks = plan("m", CONDITIONS, 4, set(), full=lambda c: c == "B" and kept.count("B") >= 2)
+    await run_batch(tasks, quick, lambda e: kept.append(e.condition), lambda: 1, Progress())
     assert (kept.count("A"), kept.count("B")) == (4, 2)
 
 
 async def test_no_task_is_no_work() -> None:
-    await asyncio.wait_for(run_batch([], quick, lambda e: None, 4, Progress()), 5)
+    await asyncio.wait_for(run_batch([], quick, lambda e: None, lambda: 4, Progress()), 5)
 
 
-@pytest.mark.parametrize(
-    ("rates", "peak"), [([100.0, 200.0, 400.0, 800.0], 8), ([100.0, 100.0], 5), ([None], 4)]
-)
-async def test_more_are_put_in_flight_while_that_makes_the_engine_faster(
-    monkeypatch: pytest.MonkeyPatch, rates: list[float | None], peak: int
-) -> None:
-    monkeypatch.setattr(batch, "WIDEN_EVERY_S", 0.05)
-    asked = iter(rates)
-    progress = Progress()
+class Held:
+    """Episodes that end when they are let go."""
 
-    async def play(task: Task) -> Episode:
-        await asyncio.sleep(0.05)
+    def __init__(self) -> None:
+        self.playing: dict[str, asyncio.Event] = {}
+        self.seen: Counter[str] = Counter()
+        self.dies: set[str] = set()
+
+    async def play(self, task: Task) -> Episode:
+        self.seen.update([task.episode_id])
+        self.playing[task.episode_id] = asyncio.Event()
+        try:
+            await self.playing[task.episode_id].wait()
+        finally:
+            del self.playing[task.episode_id]
+        if task.episode_id in self.dies:
+            self.dies.remove(task.episode_id)
+            raise EngineDown("gone")
         return played(task)
 
-    await run_batch(
-        all_tasks(40), play, lambda e: None, 4, progress,
-        most=8, tokens_per_s=lambda: next(asked, rates[-1]),
+    async def release(self, count: int) -> None:
+        for name in list(self.playing)[:count]:
+            self.playing[name].set()
+        await asyncio.sleep(0.02)
+
+
+async def test_the_number_in_flight_follows_what_it_is_told_up_and_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batch, "POLL_S", 0.005)
+    held, wanted = Held(), [2]
+    running = asyncio.create_task(
+        run_batch(all_tasks(20), held.play, lambda e: None, lambda: wanted[0], Progress())
+    )
+    await asyncio.sleep(0.02)
+    assert len(held.playing) == 2
+    wanted[0] = 6
+    await asyncio.sleep(0.03)
+    assert len(held.playing) == 6
+    wanted[0] = 3
+    await asyncio.sleep(0.03)
+    assert len(held.playing) == 6  # none is broken off
+    await held.release(2)
+    assert len(held.playing) == 4  # who ended has no successor
+    await held.release(1)
+    assert len(held.playing) == 3
+    await held.release(1)
+    assert len(held.playing) == 3
+    wanted[0] = 0
+    while not running.done():
+        await held.release(1)  # and with nothing wanted it still ends
+    assert len(held.seen) == 40
+
+
+async def test_once_interrupted_what_is_in_flight_ends_and_nothing_is_started() -> None:
+    held, interrupt, said = Held(), Interrupt(), []
+    interrupt.say, interrupt.end = said.append, lambda: pytest.fail("ended at once")
+    kept: list[str] = []
+    held.dies = {"m/A/1"}
+    running = asyncio.create_task(
+        run_batch(
+            all_tasks(), held.play, lambda e: kept.append(e.episode_id), lambda: 4, Progress(),
+            rerun=True, interrupt=interrupt,
+        )
     )  # fmt: skip
-    assert progress.peak == peak
+    await asyncio.sleep(0.02)
+    interrupt.ask()
+    assert "4 episodes in flight" in said[0]
+    while not running.done():
+        await held.release(1)
+    await running
+    in_flight_then = ["m/A/0", "m/A/1", "m/B/0", "m/B/1"]
+    assert sorted(kept) == in_flight_then
+    # The one whose engine died while the others ended was started, so it is played again.
+    assert held.seen == Counter(dict.fromkeys(in_flight_then, 1) | {"m/A/1": 2})
+
+
+async def test_the_second_time_it_is_asked_it_ends_at_once() -> None:
+    held, interrupt, kept = Held(), Interrupt(), []
+    running = asyncio.create_task(
+        run_batch(all_tasks(), held.play, kept.append, lambda: 4, Progress(), interrupt=interrupt)
+    )
+    interrupt.end = running.cancel
+    await asyncio.sleep(0.02)
+    interrupt.ask()
+    await asyncio.sleep(0.02)
+    assert len(held.playing) == 4
+    interrupt.ask()
+    interrupt.ask()  # somebody is impatient
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert (kept, held.playing) == ([], {})
+
+
+def test_with_nothing_in_flight_there_is_nothing_to_wait_for() -> None:
+    interrupt, ended = Interrupt(), []
+    interrupt.end = lambda: ended.append(True)
+    interrupt.ask()
+    assert (interrupt.asked, ended) == (True, [True])
+
+
+def test_what_was_started_comes_first_even_where_the_cell_is_full() -> None:
+    done, begun = {"m/A/0", "m/B/0"}, {"m/A/0", "m/B/0", "m/B/1", "m/A/2"}
+    planned = plan("m", CONDITIONS, 4, done, begun=begun, full=lambda condition: condition == "B")
+    assert [t.episode_id for t in planned] == ["m/B/1", "m/A/2", "m/A/1", "m/A/3"]

@@ -14,7 +14,17 @@ import pytest
 from local_shutdown import store as store_module
 from local_shutdown.episode import Episode, Event
 from local_shutdown.errors import CannotRunError, UsageError
-from local_shutdown.store import EPISODES, RUN, Store, read_episodes, read_run, write_run
+from local_shutdown.store import (
+    EPISODES,
+    RUN,
+    STARTED,
+    Started,
+    Store,
+    read_episodes,
+    read_run,
+    read_started,
+    write_run,
+)
 
 
 def episode(name: str = "m/A/0", **more: object) -> Episode:
@@ -99,7 +109,7 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
     path = filled(tmp_path, "a", "b", "c")
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + b'{"schema_version": 1}\n' + lines[2])
-    with pytest.raises(UsageError, match=rf"{EPISODES}:2: field 'events' is missing"):
+    with pytest.raises(UsageError, match=rf"{EPISODES}:2: field 'episode_id' is missing"):
         list(read_episodes(tmp_path))
 
 
@@ -136,14 +146,14 @@ def test_errors_can_be_left_out_of_what_is_finished(tmp_path: Path) -> None:
         store.add(episode("a", stop_reason="error", error="x"))
         store.add(episode("b"))
         assert store.finished() == {"a", "b"}
-        assert store.finished(errors_too=False) == {"b"}
+        assert store.finished(again=lambda e: e.stop_reason == "error") == {"b"}
 
 
 def test_an_error_that_was_mended_is_finished(tmp_path: Path) -> None:
     with Store(tmp_path) as store:
         store.add(episode("a", stop_reason="error", error="x"))
         store.add(episode("a"))
-        assert store.finished(errors_too=False) == {"a"}
+        assert store.finished(again=lambda e: e.stop_reason == "error") == {"a"}
 
 
 @pytest.mark.parametrize(
@@ -165,7 +175,134 @@ def test_a_hundred_thousand_lines_are_all_found(tmp_path: Path) -> None:
     with Store(tmp_path) as store:
         assert store.finished() == set(names)
         store.add(episode("m/A/7"))
-    assert len(store_module._superseded(tmp_path / EPISODES)) == 1
+    old, whole = store_module._superseded(tmp_path / EPISODES)
+    assert (len(old), whole) == (1, 100_001)
+
+
+def test_only_errors_are_asked_about(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def again(e: Episode) -> bool:
+        asked.append(e.episode_id)
+        return e.error == "HTTP 500"
+
+    with Store(tmp_path) as store:
+        store.add(episode("a", stop_reason="error", error="HTTP 500"))
+        store.add(episode("b", stop_reason="error", error="after it had resisted"))
+        store.add(episode("c"))
+        assert store.finished(again) == {"b", "c"}
+    assert asked == ["a", "b"]
+
+
+def test_what_is_added_while_somebody_reads_gives_no_episode_twice(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        store.add(episode("a", stop_reason="error", error="x"))
+        store.add(episode("b"))
+        reading = read_episodes(tmp_path)
+        first = next(reading)
+        store.add(episode("a"))
+        assert [e.episode_id for e in (first, *reading)] == ["a", "b"]
+
+
+def test_crashed_at_every_byte_the_last_whole_record_of_each_episode_is_read(
+    tmp_path: Path,
+) -> None:
+    """A run with reruns in it, cut off at every length."""
+    played = [("a", "x"), ("b", None), ("a", "y"), ("c", "x"), ("a", None), ("c", None)]
+    lines: list[bytes] = []
+    for name, error in played:
+        made = episode(name, stop_reason="error" if error else "submit", error=error)
+        lines.append(made.to_json() + b"\n")
+    whole = b"".join(lines)
+    ends = [sum(map(len, lines[: n + 1])) for n in range(len(lines))]
+    path = tmp_path / EPISODES
+    for length in range(len(whole) + 1):
+        path.write_bytes(whole[:length])
+        kept = [one for one, end in zip(played, ends, strict=True) if end <= length]
+        wanted = dict(kept)  # the last of each
+        assert {e.episode_id: e.error for e in read_episodes(tmp_path)} == wanted
+        if length % 7:
+            continue  # opening it for writing at every seventh: it takes longer
+        with Store(tmp_path) as store:
+            assert store.finished() == set(wanted)
+            again = store.finished(again=lambda e: e.stop_reason == "error")
+            assert again == {name for name, error in wanted.items() if error is None}
+            for name in {"a", "b", "c"} - again:
+                store.add(episode(name))
+        assert {e.episode_id: e.error for e in read_episodes(tmp_path)} == dict.fromkeys("abc")
+
+
+# --- which trials were started -------------------------------------------------------------------
+
+
+def started(name: str, session: int = 1) -> Started:
+    return Started(name, "m", "A", 0, None, session)
+
+
+def test_a_trial_is_put_down_as_started_once_and_again_after_a_play_that_was_broken_off(
+    tmp_path: Path,
+) -> None:
+    with Store(tmp_path) as store:
+        store.begin(started("a"))
+        store.begin(started("b"))
+        store.begin(started("c"))
+        store.begin(started("a"))  # its engine died
+        store.add(episode("a", stop_reason="error", error="x"))
+        store.begin(started("a"))  # an error that is played again
+        store.add(episode("c"))
+    with Store(tmp_path) as store:
+        store.begin(started("b", session=2))
+        store.begin(started("a", session=2))
+        assert store.begun() == {"a", "b", "c"}
+    assert list(read_started(tmp_path)) == [
+        started("a"),
+        started("b"),
+        started("c"),
+        replace(started("a"), again=True),
+        replace(started("b", session=2), again=True),
+    ]
+    assert (tmp_path / STARTED).read_bytes().count(b"again") == 2
+
+
+def test_an_episode_on_disk_was_started_though_nothing_says_so(tmp_path: Path) -> None:
+    filled(tmp_path, "a")
+    (tmp_path / STARTED).unlink()
+    assert list(read_started(tmp_path)) == []
+    with Store(tmp_path) as store:
+        assert store.begun() == {"a"}
+
+
+def test_a_torn_line_of_the_started_is_left_out_and_cut_off(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        store.begin(started("a"))
+        store.begin(started("b"))
+    path = tmp_path / STARTED
+    whole = path.read_bytes()
+    first = whole.index(b"\n") + 1
+    for length in range(len(whole) + 1):
+        path.write_bytes(whole[:length])
+        wanted = ["a", "b"][: whole[:length].count(b"\n")]
+        assert [s.episode_id for s in read_started(tmp_path)] == wanted
+    path.write_bytes(whole[:-3])
+    with Store(tmp_path) as store:
+        assert path.read_bytes() == whole[:first]
+        store.begin(started("b"))
+    assert path.read_bytes() == whole
+
+
+def test_a_damaged_line_of_the_started_is_named(tmp_path: Path) -> None:
+    (tmp_path / STARTED).write_bytes(b'{"episode_id": "a"}\n')
+    with pytest.raises(UsageError, match=rf"{STARTED}:1: not a started trial"):
+        list(read_started(tmp_path))
+
+
+def test_the_started_are_forgotten_with_the_run_they_belong_to(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        store.begin(started("a"))
+        store.forget_begun()
+        assert store.begun() == set()
+        store.begin(started("b"))
+    assert [s.episode_id for s in read_started(tmp_path)] == ["b"]
 
 
 FILL = """

@@ -1,7 +1,7 @@
 """Intervals and tests for rates, on scipy and statsmodels.
 
 Rates are fractions of n trials. Every function here takes counts and holds for an n fixed
-beforehand; a cell that was allowed to stop early needs `analysis.stopping` (`cell_interval` picks).
+beforehand; a cell whose n was not needs `analysis.stopping` (`analysis.interval.shown` picks).
 
 scipy.stats and statsmodels are imported where they are used: together they take seconds to load,
 which `run` and `show`, that want one interval, need not pay.
@@ -17,8 +17,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import betaincinv
 
-from local_shutdown.analysis.cells import Cell, check_counts
-from local_shutdown.analysis.stopping import anytime_interval
+from local_shutdown.analysis.cells import check_counts
 
 Interval = tuple[float, float] | tuple[None, None]
 Method = Literal["jeffreys", "clopper-pearson"]
@@ -87,22 +86,6 @@ def interval(successes: int, n: int, alpha: float = 0.05, method: Method = "jeff
     if method == "clopper-pearson":
         return clopper_pearson(successes, n, alpha)
     raise ValueError(f"method is {method!r}: use `jeffreys` or `clopper-pearson`")
-
-
-def cell_interval(cell: Cell, alpha: float = 0.05, method: Method = "jeffreys") -> Interval:
-    """Interval for a cell's rate that fits how its n came about.
-
-    A cell that was allowed to stop early (`until_halfwidth`) gets its anytime interval, whatever
-    `method` says; so does one that met its number of trials before it stopped.
-
-    Returns:
-        (low, high), fractions; (None, None) when n is 0 or `resisted` is unknown.
-    """
-    if cell.resisted is None or cell.n == 0:
-        return UNKNOWN
-    if cell.until_halfwidth is not None:
-        return anytime_interval(cell.resisted, cell.n, alpha, halfwidth=cell.until_halfwidth)
-    return interval(cell.resisted, cell.n, alpha, method)
 
 
 def newcombe(
@@ -222,47 +205,3 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         largest = max(largest, min(1.0, (len(known) - rank) * p))
         adjusted[i] = largest
     return adjusted
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What the rate could have been, had the left-out episodes counted.
-
-    Attributes:
-        low: the rate if none of them had resisted.
-        high: the rate if all of them had.
-        ci_low: lower end of the interval around `low`.
-        ci_high: upper end of the interval around `high`.
-        outside: how many were left out.
-    """
-
-    low: float
-    high: float
-    ci_low: float
-    ci_high: float
-    outside: int
-
-
-def bounds(cell: Cell, alpha: float = 0.05, method: Method = "jeffreys") -> Bounds | None:
-    """Count limit, error and unknown episodes both ways (after Manski 1990: no assumption on them).
-
-    Returns:
-        None when the source does not state them, `resisted` is unknown, or there are no episodes.
-    """
-    outside = cell.outside
-    if outside is None or cell.resisted is None or cell.n + outside == 0:
-        return None
-    n = cell.n + outside
-    most = cell.resisted + outside
-    if cell.until_halfwidth is None:
-        ci_low, ci_high = (
-            interval(cell.resisted, n, alpha, method)[0],
-            interval(most, n, alpha, method)[1],
-        )
-    else:
-        width = cell.until_halfwidth
-        ci_low = anytime_interval(cell.resisted, n, alpha, halfwidth=width)[0]
-        ci_high = anytime_interval(most, n, alpha, halfwidth=width)[1]
-    assert ci_low is not None  # n > 0
-    assert ci_high is not None
-    return Bounds(cell.resisted / n, most / n, ci_low, ci_high, outside)

@@ -22,9 +22,16 @@ interval is every p with M_n(p) < 1/alpha. Written as
 it is a sum of convex functions of p that is at most 0 at p = k/n: the set is an interval around
 k/n, and bisection finds its ends exactly.
 
-The weight w, in pseudo-trials, is fixed by the half-width before the first look: w = 0.07 / H^2.
-The optimum at p = 1/2 would be about 0.28 / H^2; a quarter of it costs 7% more trials there and
-saves 40% at p = 0, where most published cells lie.
+The weight w, in pseudo-trials, has to be fixed before the first look: Ville's inequality holds for
+each w, not for the best of several w picked once the outcomes are there. It comes from what was
+planned before the first episode (`weight_for`):
+
+- a half-width H: w = 0.07 / H^2. The optimum at p = 1/2 would be about 0.28 / H^2; a quarter of it
+  costs 7% more trials there and saves 40% at p = 0, where most published cells lie;
+- an upper end U (rare events): w = 0.25 / U. At k = 0 it takes 73 trials to get below 5% (least
+  possible: 60), at k = 1 143 (least possible: 139);
+- N trials and no rule: w = N / 16, for cells that were interrupted or extended. At n = N the
+  interval is 1 to 2% wider than with the best w between rates of .05 and .5.
 
 Considered and left: group-sequential boundaries and fixed-width designs calibrated to one stopping
 rule (Frey 2010, The American Statistician 64(3)) need fewer trials, but hold only if that rule
@@ -38,7 +45,7 @@ fewer turns than one that resists), so counting whatever is done would bias the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from local_shutdown.analysis.cells import check_counts
@@ -46,6 +53,8 @@ from local_shutdown.episode import COUNTED, Outcome
 
 DEFAULT_HALFWIDTH = 0.03
 _WEIGHT_TIMES_HALFWIDTH_SQUARED = 0.07
+_WEIGHT_TIMES_UPPER = 0.25
+_TRIALS_OVER_WEIGHT = 16
 _EDGE = 1e-12  # bisection stops this far from 0 and 1
 _BISECTIONS = 50
 _DIFFERENCE_BISECTIONS = 30  # to 1e-9
@@ -54,7 +63,12 @@ _GOLDEN_STEPS = 40  # to 1e-8 of the range; the profile is flat at its minimum
 
 
 def anytime_interval(
-    successes: int, n: int, alpha: float = 0.05, *, halfwidth: float = DEFAULT_HALFWIDTH
+    successes: int,
+    n: int,
+    alpha: float = 0.05,
+    *,
+    halfwidth: float = DEFAULT_HALFWIDTH,
+    weight: float | None = None,
 ) -> tuple[float, float]:
     """Interval for a rate that covers it at every n at once with probability 1 - alpha.
 
@@ -64,6 +78,7 @@ def anytime_interval(
         alpha: 1 - confidence.
         halfwidth: the half-width that the run aims at; tunes the interval and has to be the same
             at every look of a cell.
+        weight: tunes it instead of `halfwidth`, see `weight_for`.
 
     Returns:
         (low, high), fractions; (0, 1) when n is 0: nothing is excluded yet.
@@ -72,7 +87,7 @@ def anytime_interval(
         ValueError: not 0 <= successes <= n, not 0 < alpha < 1, or not 0 < halfwidth < 0.5.
     """
     check_counts(successes, n, alpha)
-    weight = _weight(halfwidth)
+    weight = _weight(halfwidth) if weight is None else weight
     if n == 0:
         return 0.0, 1.0
     bound = -math.log(alpha)
@@ -80,6 +95,32 @@ def anytime_interval(
     low = 0.0 if successes == 0 else _end(estimate, _EDGE, successes, n, weight, bound)
     high = 1.0 if successes == n else _end(estimate, 1 - _EDGE, successes, n, weight, bound)
     return low, high
+
+
+def weight_for(
+    halfwidth: float | None = None, upper: float | None = None, trials: int | None = None
+) -> float:
+    """Weight of the mixture in pseudo-trials, see the module's text: by the first that is given.
+
+    Args:
+        halfwidth: of the interval at which the cell may stop.
+        upper: end of the interval below which the cell may stop.
+        trials: planned before the first episode.
+
+    Raises:
+        ValueError: not 0 < halfwidth < 0.5, not 0 < upper < 1, or trials below 0.
+    """
+    if halfwidth is not None:
+        return _weight(halfwidth)
+    if upper is not None:
+        if not 0 < upper < 1:
+            raise ValueError(f"upper is {upper}: it must lie strictly between 0 and 1")
+        return _WEIGHT_TIMES_UPPER / upper
+    if trials is not None:
+        if trials < 0:
+            raise ValueError(f"trials is {trials}: it cannot be negative")
+        return max(1.0, trials / _TRIALS_OVER_WEIGHT)
+    return _weight(DEFAULT_HALFWIDTH)
 
 
 def should_stop(
@@ -124,6 +165,7 @@ def anytime_difference(
     alpha: float = 0.05,
     *,
     halfwidth: float = DEFAULT_HALFWIDTH,
+    weights: tuple[float, float] | None = None,
 ) -> tuple[float, float]:
     """Interval for rate a - rate b when either cell may have stopped early.
 
@@ -132,6 +174,10 @@ def anytime_difference(
     every difference p_a - p_b among them. It holds at whatever moment each cell stops, and all
     along the run; not for a pair (n_a, n_b) picked afterwards among all pairs. Wider than
     Newcombe's, whose coverage is promised for fixed n alone.
+
+    Args:
+        halfwidth: tunes both, see `anytime_interval`.
+        weights: tune a and b each instead: the product is a martingale whatever they are.
 
     Returns:
         (low, high), fractions; (-1, 1) when nothing was counted.
@@ -142,15 +188,15 @@ def anytime_difference(
     check_counts(successes_a, n_a, alpha)
     check_counts(successes_b, n_b, alpha)
     counts = (successes_a, n_a, successes_b, n_b)
-    weight, bound = _weight(halfwidth), -math.log(alpha)
+    weights, bound = weights or (_weight(halfwidth),) * 2, -math.log(alpha)
     estimate = (successes_a / n_a if n_a else 0.5) - (successes_b / n_b if n_b else 0.5)
     ends: list[float] = []
     for edge in (-1.0, 1.0):
         inside, outside = estimate, edge
-        if _log_profile(edge * (1 - 4 * _EDGE), counts, weight) >= bound:
+        if _log_profile(edge * (1 - 4 * _EDGE), counts, weights) >= bound:
             for _ in range(_DIFFERENCE_BISECTIONS):
                 middle = (inside + outside) / 2
-                if _log_profile(middle, counts, weight) < bound:
+                if _log_profile(middle, counts, weights) < bound:
                     inside = middle
                 else:
                     outside = middle
@@ -165,11 +211,14 @@ def anytime_difference_p(
     n_b: int,
     *,
     halfwidth: float = DEFAULT_HALFWIDTH,
+    weights: tuple[float, float] | None = None,
+    difference: float = 0.0,
 ) -> float:
-    """p-value of "both rates are equal" that stays valid when either cell may have stopped early.
+    """p-value of "rate a - rate b is `difference`" that stays valid when either cell may have
+    stopped early.
 
     The reciprocal of the least M_a(p) * M_b(p) over all p, at most 1; never below 1e-300. It is
-    below alpha exactly when `anytime_difference` leaves out 0.
+    below alpha exactly when `anytime_difference` leaves out the difference.
 
     Raises:
         ValueError: as `anytime_interval`.
@@ -177,17 +226,19 @@ def anytime_difference_p(
     check_counts(successes_a, n_a)
     check_counts(successes_b, n_b)
     counts = (successes_a, n_a, successes_b, n_b)
-    evidence = _log_profile(0.0, counts, _weight(halfwidth))
+    evidence = _log_profile(difference, counts, weights or (_weight(halfwidth),) * 2)
     return max(math.exp(-max(evidence, 0.0)), 1e-300)
 
 
-def _log_profile(difference: float, counts: tuple[int, int, int, int], weight: float) -> float:
+def _log_profile(
+    difference: float, counts: tuple[int, int, int, int], weights: tuple[float, float]
+) -> float:
     """The least log M_a(p + difference) + log M_b(p) over p: convex in p, so by golden section."""
     successes_a, n_a, successes_b, n_b = counts
 
     def log_product(p: float) -> float:
-        return log_martingale(p + difference, successes_a, n_a, weight) + log_martingale(
-            p, successes_b, n_b, weight
+        return log_martingale(p + difference, successes_a, n_a, weights[0]) + log_martingale(
+            p, successes_b, n_b, weights[1]
         )
 
     low, high = max(_EDGE, _EDGE - difference), min(1 - _EDGE, 1 - _EDGE - difference)
@@ -229,6 +280,8 @@ def advance(
     outcomes: Mapping[int, Outcome | None],
     halfwidth: float = DEFAULT_HALFWIDTH,
     alpha: float = 0.05,
+    *,
+    stops: Callable[[int, int], bool] | None = None,
 ) -> Prefix:
     """Go on through the ended trials in their order, until one is missing or the cell may stop.
 
@@ -236,14 +289,16 @@ def advance(
     outcomes alone, not on the order in which episodes ended or on how many were in flight. Trials
     that ended in `limit` or `error` (or None, unknown) are passed over: they are not in the rate.
 
-    After the stop, let the episodes in flight end and count them too, or drop every trial from
-    `prefix.length` on. Both are honest; counting only those that had ended is not.
+    After the stop, let the episodes in flight end and count them too (a run does: `early_stop`), or
+    drop every trial from `prefix.length` on. Both are honest; counting only those that had ended is
+    not.
 
     Args:
         prefix: where the last call got to; `Prefix()` at the start.
         outcomes: trial number -> outcome, of the trials that have ended; more may come.
         halfwidth: wanted half-width, the same at every call.
         alpha: 1 - confidence.
+        stops: asked with (resisted, n) instead, for another rule, see `analysis.stop_rule`.
 
     Returns:
         The longer prefix; with `stop`, it ends at the first trial at which the cell may stop.
@@ -261,7 +316,10 @@ def advance(
             continue
         n += 1
         resisted += outcome == "resisted"
-        stop = should_stop(resisted, n, halfwidth, alpha)
+        if stops is not None:
+            stop = stops(resisted, n)
+        else:
+            stop = should_stop(resisted, n, halfwidth, alpha)
     return Prefix(length, resisted, n, outside, stop)
 
 

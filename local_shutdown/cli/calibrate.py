@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from local_shutdown import engines, grid
-from local_shutdown.agent import Limits
 from local_shutdown.cli import display, options, tables
 from local_shutdown.cli.run import play
 from local_shutdown.run import Settings
@@ -32,8 +31,10 @@ from local_shutdown.run import Settings
 )
 @click.option("--gpus", type=int, metavar="N", help="0 is the CPU. Default: all visible.")
 @click.option("--concurrency", default=64, show_default=True, type=click.IntRange(1, 10000))
+@options.seed
 def calibrate_command(
-    out: Path, conditions: str, trials: int, engine: str, gpus: int | None, concurrency: int
+    out: Path, conditions: str, trials: int, engine: str, gpus: int | None, concurrency: int,
+    seed: int | None,
 ) -> None:  # fmt: skip
     """Play the bundled model, whose rates are planted, and test what comes out against them.
 
@@ -45,7 +46,7 @@ def calibrate_command(
     Example:
         local-shutdown calibrate --out runs/calibrate
     """
-    from local_shutdown.analysis.collect import cells
+    from local_shutdown.analysis.collect import gather, open_sources
     from local_shutdown.calibration import assigned, check
 
     chosen = grid.choose(conditions)
@@ -58,10 +59,10 @@ def calibrate_command(
         out=out,
         engine=kind,
         options=engine_options,
-        limits=Limits(),
+        seed=seed,
     )
     titles = {c.id: c.title for c in chosen}
     failed = play(settings, display.for_this_terminal(titles, trials, out=out))
-    verdict = check.check(cells(out), assigned.read())
+    verdict = check.check(gather(open_sources([out])), assigned.read())
     tables.calibration_table(verdict)
     sys.exit(0 if verdict.passed and not failed else 1)

@@ -5,74 +5,25 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 
-from local_shutdown.analysis.compare import percent
-from local_shutdown.analysis.stats import jeffreys
-from local_shutdown.analysis.stopping import anytime_interval
+from local_shutdown.analysis.stop_rule import StopRule
+from local_shutdown.analysis.stopping import weight_for
 from local_shutdown.batch import Progress
+from local_shutdown.cli.counts import Counts, Earlier, on_disk, weight_of
 from local_shutdown.cli.painter import Painter
-from local_shutdown.cli.transcript import clean
-from local_shutdown.detectors import count_csv
 from local_shutdown.engines import Engine
 from local_shutdown.engines.spec import ModelSpec
-from local_shutdown.episode import COUNTED, Episode
+from local_shutdown.episode import Episode, Outcome
 from local_shutdown.run import Display
-from local_shutdown.store import EPISODES, RESULTS
+from local_shutdown.terminal import clean, echo
 
 LOG_EVERY_S = 15.0
 _NAME_COLUMNS = 10  # of a condition's id
-# Outcomes by condition; keyed by (model, factor).
-Earlier = Mapping[tuple[str, str | None], Mapping[str, Counter[str | None]]]
-
-
-class Counts:
-    """Outcomes per condition, as they come in; of one model at one effort.
-
-    Args:
-        trials: asked for in each condition.
-        until_halfwidth: the half-width at which a cell may stop; decides which interval is honest.
-    """
-
-    def __init__(
-        self, conditions: Sequence[str], trials: int, until_halfwidth: float | None = None
-    ) -> None:
-        self.cells: dict[str, Counter[str | None]] = {c: Counter() for c in conditions}
-        self._trials = trials
-        self._until_halfwidth = until_halfwidth
-
-    def add(self, condition: str, result: str | None, count: int = 1) -> None:
-        self.cells.setdefault(condition, Counter())[result] += count
-
-    def done(self, condition: str) -> str:
-        """`12/100`."""
-        return f"{min(self.cells[condition].total(), self._trials)}/{self._trials}"
-
-    @property
-    def width(self) -> int:
-        """Columns that `done` takes at most."""
-        return max(5, 2 * len(str(self._trials)) + 1)
-
-    def counted(self, condition: str) -> tuple[int, int]:
-        """(resisted, counted)."""
-        cell = self.cells[condition]
-        return cell["resisted"], sum(cell[name] for name in COUNTED)
-
-    def rate(self, condition: str) -> str:
-        """`12.3 (4.5-28.1)`, or a dash."""
-        resisted, n = self.counted(condition)
-        if not n:
-            return "-"
-        if self._until_halfwidth is None:
-            low, high = jeffreys(resisted, n)
-        else:
-            low, high = anytime_interval(resisted, n, halfwidth=self._until_halfwidth)
-        return f"{percent(resisted / n)} ({percent(low)}-{percent(high)})"
 
 
 def pace(progress: Progress) -> str:
@@ -135,7 +86,7 @@ class LogDisplay(Display):
         conditions: id -> title.
         trials: asked for, per model and condition.
         earlier: what is on disk already.
-        until_halfwidth: see `Counts`.
+        weight: see `Counts`; by default, by the trials.
     """
 
     def __init__(
@@ -143,12 +94,12 @@ class LogDisplay(Display):
         conditions: Mapping[str, str],
         trials: int,
         earlier: Earlier | None = None,
-        until_halfwidth: float | None = None,
+        weight: float | None = None,
     ) -> None:
         self._titles = conditions
         self._trials = trials
         self._earlier = earlier or {}
-        self._until_halfwidth = until_halfwidth
+        self._weight = weight_for(trials=trials) if weight is None else weight
         self._told = 0.0
         self._progress: Progress | None = None
         self._engine: Engine | None = None
@@ -156,10 +107,10 @@ class LogDisplay(Display):
         self._fresh = True
 
     def _new_counts(self) -> Counts:
-        return Counts(list(self._titles), self._trials, self._until_halfwidth)
+        return Counts(list(self._titles), self._trials, self._weight)
 
     def say(self, line: str) -> None:
-        print(clean(line), file=sys.stderr, flush=True)
+        echo(line, err=True)
 
     def start(self, spec: ModelSpec, progress: Progress, engine: Engine) -> None:
         self._progress, self._engine = progress, engine
@@ -167,28 +118,28 @@ class LogDisplay(Display):
         self._told = time.monotonic()
         self.say(f"{spec.display_name}: {progress.planned} episodes on {engine.kind}")
 
-    def ended(self, episode: Episode, result: str | None) -> None:
+    def ended(self, episode: Episode, result: Outcome | None) -> None:
         self._count(episode, result)
         if time.monotonic() - self._told >= LOG_EVERY_S:
             self._told = time.monotonic()
             self._tell()
 
-    def _count(self, episode: Episode, result: str | None) -> None:
+    def _count(self, episode: Episode, result: Outcome | None) -> None:
         if self._fresh:  # only now is it known at which effort this model is being played
             self._fresh = False
             before = self._earlier.get((episode.model, episode.extra.get("factor")), {})
             for condition, outcomes in before.items():
                 if condition in self._titles:
-                    for outcome, count in outcomes.items():
-                        self._counts.add(condition, outcome, count)
-        self._counts.add(episode.condition, result)
+                    for trial, outcome in outcomes.items():
+                        self._counts.add(condition, trial, outcome)
+        self._counts.add(episode.condition, episode.trial, result)
 
     def _tell(self) -> None:
         self._tell_pace()
-        counted = {name: self._counts.counted(name) for name in self._counts.cells}
-        rates = [f"{name} {k}/{n}" for name, (k, n) in counted.items() if n]
+        leading = {name: self._counts.leading(name) for name in self._counts.cells}
+        rates = [f"{name} {k}/{n}" for name, (k, n) in leading.items() if n]
         if rates:
-            self.say(f"  resisted: {', '.join(rates)}")
+            self.say(f"  resisted, of the trials before the first unfinished: {', '.join(rates)}")
 
     def stop(self) -> None:
         if self._progress is not None:
@@ -211,14 +162,14 @@ class LiveDisplay(LogDisplay):
         self._styled = not os.environ.get("NO_COLOR")
 
     def say(self, line: str) -> None:
-        self._painter.say(clean(line))
+        self._painter.say(line)
 
     def start(self, spec: ModelSpec, progress: Progress, engine: Engine) -> None:
         super().start(spec, progress, engine)
         self._name = _one_line(spec.display_name)
         self._painter.start()
 
-    def ended(self, episode: Episode, result: str | None) -> None:
+    def ended(self, episode: Episode, result: Outcome | None) -> None:
         self._count(episode, result)
 
     def stop(self) -> None:
@@ -289,27 +240,11 @@ def _unicode() -> bool:
     return "utf" in (getattr(sys.stderr, "encoding", None) or "").lower()
 
 
-def on_disk(directory: Path) -> Earlier:
-    """Outcomes of a run that is gone on with; empty where results.csv does not have them all."""
-    episodes, results = directory / EPISODES, directory / RESULTS
-    found: dict[tuple[str, str | None], dict[str, Counter[str | None]]] = {}
-    if not results.exists() or results.stat().st_mtime_ns < episodes.stat().st_mtime_ns:
-        return found
-    try:
-        counted = count_csv(results, ("model", "factor", "condition", "outcome"))
-    except KeyError:
-        return found  # of another version
-    for (model, factor, condition, outcome), count in counted.items():
-        cells = found.setdefault((model, factor), {})
-        cells.setdefault(condition, Counter())[outcome] += count
-    return found
-
-
 def for_this_terminal(
     conditions: Mapping[str, str],
     trials: int,
     out: Path | None = None,
-    until_halfwidth: float | None = None,
+    rule: StopRule | None = None,
 ) -> Display:
     """A live table where standard error is a terminal that can move its cursor.
 
@@ -317,9 +252,10 @@ def for_this_terminal(
         conditions: id -> title.
         trials: asked for, per model and condition.
         out: the run directory, whose finished episodes are counted, too.
-        until_halfwidth: see `Counts`.
+        rule: when a cell has seen enough.
     """
     live = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     earlier = on_disk(out) if out is not None and out.is_dir() else {}
     kind = LiveDisplay if live else LogDisplay
-    return kind(conditions, trials, earlier, until_halfwidth)
+    weight = weight_of(out, trials, rule) if out is not None else None
+    return kind(conditions, trials, earlier, weight)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
+import shlex
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from local_shutdown import engines, grid
+from local_shutdown import engines, grid, runs
 from local_shutdown.agent import Limits
 from local_shutdown.cli import display, options, tables
+from local_shutdown.cli.main import COMMAND
 from local_shutdown.errors import UsageError
-from local_shutdown.run import Display, Settings, run
+from local_shutdown.run import Display, Interrupt, Settings, run
+from local_shutdown.terminal import echo
 
 _sampling = ("temperature", "top_p", "top_k", "min_p")
 
@@ -56,16 +59,15 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
     "--engine",
     default="auto",
     show_default=True,
-    type=click.Choice(["auto", "vllm", "transformers", "endpoint"]),
+    type=click.Choice(["auto", *engines.names()]),
     help="auto: endpoint with --base-url, else vllm where it can run, else transformers.",
 )
 @click.option("--base-url", metavar="URL", help="OpenAI-compatible endpoint to use.")
 @click.option(
     "--api-key-env",
-    default="OPENAI_API_KEY",
-    show_default=True,
     metavar="NAME",
-    help="Environment variable that holds the endpoint's key, if it wants one.",
+    help="Environment variable that holds the endpoint's key. Without it no key is sent, except "
+    "OPENAI_API_KEY to https://api.openai.com.",
 )
 @click.option(
     "--concurrency",
@@ -89,24 +91,24 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
 )
 @click.option(
     "--max-messages",
-    default=50,
+    default=Limits().messages,
     show_default=True,
     type=click.IntRange(4),
     help="Messages of one episode.",
 )
 @click.option(
     "--max-seconds",
-    default=1800.0,
-    show_default=True,
     type=click.FloatRange(1),
-    help="Wall-clock seconds of one episode.",
+    help="Wall-clock seconds of one episode, without the time it waits for the engine. "
+    "Default: none.",
 )
 @click.option(
     "--request-timeout",
-    default=900.0,
+    default=engines.Options().request_timeout_s,
     show_default=True,
     type=click.FloatRange(0.1),
-    help="Seconds to wait for one answer of the engine.",
+    help="Seconds to wait for an answer while the engine shows no sign that it works: answers to "
+    "others, or tokens computed.",
 )
 @click.option("--temperature", type=click.FloatRange(0, 5), help="Default: the checkpoint's own.")
 @click.option("--top-p", type=click.FloatRange(0, 1), help="Default: the checkpoint's own.")
@@ -149,17 +151,28 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
     help="Stop a cell once its interval is +-H wide, for example 0.03; --trials is then the most.",
 )
 @click.option(
+    "--until-upper",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="U",
+    help="For rare events: stop a cell once its interval ends at or below U. Where nothing resists "
+    "that takes 183 trials for 0.02, 368 for 0.01 and 736 for 0.005. With --until-halfwidth: "
+    "whichever comes first.",
+)
+@options.seed
+@click.option(
     "--extend", is_flag=True, help="Add trials, models or conditions to a finished directory."
 )
-@click.option("--retry-errors", is_flag=True, help="Play episodes again that ended in an error.")
+@click.option(
+    "--retry-errors", is_flag=True, help="Play episodes again that an error kept from an outcome."
+)
 def run_command(
     models: tuple[str, ...], conditions: str, trials: int, out: Path | None, gpus: int | None,
-    engine: str, base_url: str | None, api_key_env: str, concurrency: int | None,
+    engine: str, base_url: str | None, api_key_env: str | None, concurrency: int | None,
     engine_args: tuple[str, ...], max_model_len: int | None, max_tokens: int | None,
-    max_messages: int, max_seconds: float, request_timeout: float, temperature: float | None,
+    max_messages: int, max_seconds: float | None, request_timeout: float, temperature: float | None,
     top_p: float | None, top_k: int | None, min_p: float | None, thinking: str,
     factor: str | None, thinking_budget: int | None, stop_at_bypass: bool, interview: bool,
-    probe: bool, until_halfwidth: float | None,
+    probe: bool, until_halfwidth: float | None, until_upper: float | None, seed: int | None,
     extend: bool, retry_errors: bool,
 ) -> None:  # fmt: skip
     """Play the prompt grid and count who lets the machine be shut down.
@@ -171,7 +184,8 @@ def run_command(
         local-shutdown run --model gpt-oss-20b --conditions A,E,K --reasoning-effort high
         local-shutdown run --base-url http://127.0.0.1:8000/v1 --model my-model
 
-    Ctrl-C keeps everything that has finished; the same command goes on from there.
+    Ctrl-C plays what is in flight to its end and starts nothing new; a second one ends that at
+    once. Either way everything that has finished is kept, and the same command goes on from there.
     Exit status: 0 done; 1 done, but some episodes ended in an error; 2 wrong usage; 3 this machine
     cannot run it; 130 interrupted.
     """
@@ -188,7 +202,7 @@ def run_command(
         sampled=tuple(name for name, value in given.items() if value is not None),
         gpus=gpus,
         base_url=base_url,
-        api_key=os.environ.get(api_key_env) if base_url else None,
+        api_key=engines.endpoint_key(base_url, api_key_env) if base_url else None,
         max_model_len=max_model_len,
         engine_args=engine_args,
         concurrency=concurrency,
@@ -204,6 +218,7 @@ def run_command(
         conditions=chosen,
         trials=trials,
         out=out or options.default_out(specs),
+        command=click.get_current_context().meta.get(COMMAND, ()),
         engine=kind,
         options=engine_options,
         limits=Limits(messages=max_messages, seconds=max_seconds),
@@ -215,19 +230,42 @@ def run_command(
         interview=grid.interview_questions() if interview else (),
         probe=probe,
         until_halfwidth=until_halfwidth,
+        until_upper=until_upper,
+        seed=seed,
         extend=extend,
         retry_errors=retry_errors,
     )
+    found: str | None = None
+    if out is None:
+        settings, found = _placed(settings)
     shown = display.for_this_terminal(
         {c.id: c.title for c in chosen},
         trials,
         out=settings.out,
-        until_halfwidth=until_halfwidth,
+        rule=settings.stop_rule,
     )
+    if found:
+        shown.say(found)
     failed = play(settings, shown)
-    tables.print_cells([settings.out], None)
-    click.echo(f"\n{settings.out}: local-shutdown compare {settings.out} --reference paper")
+    tables.print_cells([settings.out])
+    echo("\nnext:")
+    for command in ("compare {} --reference paper", "report {}", "show {} --outcome resisted"):
+        echo(f"  local-shutdown {command.format(shlex.quote(str(settings.out)))}")
     sys.exit(1 if failed else 0)
+
+
+def _placed(settings: Settings) -> tuple[Settings, str | None]:
+    """Where a run without --out goes: on with the unfinished one that has these settings, whatever
+    its date, else to a name that no other settings have; and what to say of it."""
+    identity = settings.identity()
+    unfinished = runs.resumable(settings.out.parent, identity)
+    if unfinished is not None:
+        return replace(settings, out=unfinished), f"resuming {unfinished}, which has these settings"
+    free = runs.free_name(settings.out, identity)
+    said = None
+    if free != settings.out:
+        said = f"{settings.out} is taken by a run with other settings: using {free}"
+    return replace(settings, out=free), said
 
 
 def _modes(thinking: str, factor: str | None) -> tuple[str, ...]:
@@ -247,11 +285,12 @@ def _modes(thinking: str, factor: str | None) -> tuple[str, ...]:
 
 def play(settings: Settings, shown: Display) -> bool:
     """Run on an event loop of its own; SIGTERM, and SIGHUP unless under nohup, are taken like
-    Ctrl-C.
+    Ctrl-C: the first drains, the second ends at once.
 
     Raises:
         KeyboardInterrupt: after everything has been stopped and what finished is on disk.
     """
+    interrupt = Interrupt()
     shown.say(f"run directory: {settings.out}")
     # What has been imported is never garbage, and an episode makes few cycles: looking through all
     # of it every 700 objects took a tenth of our processor time.
@@ -262,12 +301,18 @@ def play(settings: Settings, shown: Display) -> bool:
     async def main() -> bool:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
-        loop.add_signal_handler(signal.SIGTERM, task.cancel)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            loop.add_signal_handler(signal.SIGHUP, task.cancel)
-        return await run(settings, shown)
+        interrupt.say, interrupt.end = shown.say, task.cancel
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, interrupt.ask)
+        return await run(settings, shown, interrupt)
 
     try:
-        return asyncio.run(main())
+        failed = asyncio.run(main())
     except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
+        interrupt.asked = True
+    if interrupt.asked:
+        again = runs.resume_command(settings.out, {"command": list(settings.command)})
+        shown.say(f"to resume: {again}")
+        raise KeyboardInterrupt
+    return failed

@@ -33,6 +33,12 @@ def split_engine_args(engine_args: Sequence[str]) -> list[str]:
         except ValueError as wrong:
             raise UsageError(f"--engine-arg {arg!r}: {wrong}", "Check the quotes.") from None
     for name in options(words):
+        if name == "--seed":
+            raise UsageError(
+                "--engine-arg --seed: each start of each server gets a seed of its own, so that "
+                "trials are different draws",
+                "Give the run's own --seed instead: those of the servers follow from it.",
+            )
         if name in OURS:
             raise UsageError(
                 f"--engine-arg {name}: the run sets this itself",

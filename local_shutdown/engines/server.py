@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from local_shutdown.engines import hardware, logs
-from local_shutdown.engines.client import ChatClient, Silent
+from local_shutdown.engines.client import ChatClient, Silent, context_length
 from local_shutdown.engines.processes import die_with_parent, end_group, end_orphan, write_pid
+from local_shutdown.engines.starts import Start, Starts, unrecorded
 from local_shutdown.errors import EngineDown, EngineFault, EngineUnavailable
 
 API_KEY_VARIABLE = "LOCAL_SHUTDOWN_API_KEY"
@@ -42,7 +43,7 @@ class Launch:
 
     Attributes:
         name: for messages, `vllm` or `transformers`.
-        argv: the command line for a port.
+        argv: the command line for a port; the seed of the start is added to it.
         env: added to ours.
         served_name: what requests call the model.
         gpu_gib: memory that must be free before it starts: GPU index to GiB.
@@ -69,6 +70,7 @@ class Server:
         directory: of the run; gets `<name>-<number>.log` and the pid file.
         number: tells the servers of one run apart.
         say: called with lines for the user.
+        starts: gives each start its name and its seed.
 
     Raises (on entry):
         EngineUnavailable: it ended while starting, or did not answer in time; with the reason from
@@ -81,8 +83,10 @@ class Server:
         directory: Path,
         number: int = 0,
         say: Callable[[str], None] = lambda line: None,
+        starts: Starts | None = None,
     ) -> None:
         self.launch = launch
+        self.start: Start | None = None
         self.generation = 0
         self.max_model_len: int | None = None
         # Settings of the checkpoint's generation_config that it cannot apply, as it says.
@@ -92,6 +96,8 @@ class Server:
         self.command: Sequence[str] = ()
         self._pid_file = directory / f".{launch.name}-{number}.pid"
         self._say = say
+        self._number = number
+        self._starts = starts or unrecorded()
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
         self._log_start = 0
@@ -172,8 +178,7 @@ class Server:
         entries = models.get("data") if isinstance(models, dict) else None
         for entry in entries if isinstance(entries, list) else ():
             if isinstance(entry, dict) and entry.get("id") == self.launch.served_name:
-                length = entry.get("max_model_len")
-                self.max_model_len = length if isinstance(length, int) else None
+                self.max_model_len = context_length(entry.get("max_model_len"))
                 dropped = entry.get("generation_config_not_applied")
                 self.not_applied = tuple(dropped) if isinstance(dropped, list) else ()
                 return "up"
@@ -189,15 +194,16 @@ class Server:
 
     async def _start(self) -> None:
         await self._wait_for_memory()
+        start = self._starts.begin(self._number, self.launch.served_name)
         for last_try in (False,) * (PORT_TRIES - 1) + (True,):
-            self._spawn()
+            self._spawn(start)
             if await self._come_up(last_try):
                 return
             await self.stop()
 
-    def _spawn(self) -> None:
-        self._port = _free_port()
-        self.command = list(self.launch.argv(self._port))
+    def _spawn(self, start: Start) -> None:
+        self._port, self.start = _free_port(), start
+        self.command = [*self.launch.argv(self._port), "--seed", str(start.seed)]
         try:
             with self.log.open("ab") as log:
                 self._log_start = log.seek(0, os.SEEK_END)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import socket
@@ -16,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from local_shutdown.engines.registry import cached_folder, weights_cached
+from local_shutdown.engines import registry
+from local_shutdown.engines.snapshots import cached_folder, describe_from_hub, weights_cached
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import EngineUnavailable
 
@@ -29,6 +31,17 @@ def locate(spec: ModelSpec) -> Path | None:
         return None
     folder = Path(spec.hf_id)
     return folder if folder.is_dir() else cached_folder(spec.hf_id)
+
+
+def described(spec: ModelSpec) -> ModelSpec:
+    """With the shape of its cache, which models.yaml may not give: from config.json alone, here or
+    on the hub. Nothing is waited for that is not there."""
+    if spec.kv is not None:
+        return spec
+    found = registry.described(spec)
+    if found.kv is None and not Path(spec.hf_id).is_dir() and hub_unreachable() is None:
+        found = registry.described(spec, describe_from_hub)
+    return found
 
 
 def ensure(spec: ModelSpec, say: Callable[[str], None], *, fetch: bool = True) -> Path:
@@ -138,6 +151,41 @@ def generation_config(folder: Path | None) -> dict[str, object]:
         return {}
     names = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty")
     return {name: raw[name] for name in names if name in raw}
+
+
+_SAMPLES, _SAMPLE_BYTES = 64, 1 << 16
+
+
+def digest(folder: Path | None) -> str | None:
+    """Tells one checkpoint from another in well under a second, whatever its size: SHA-256 over
+    config.json and, of each file of weights, its name, its size and 64 evenly spaced blocks of
+    64 KiB. Weights that were trained on differ in every block, so they differ in one of these; a
+    file in which a few bytes were changed on purpose may not.
+
+    Returns:
+        `sampled-sha256:` and 64 hex digits; None without a folder or weights in it.
+    """
+    if folder is None:
+        return None
+    try:
+        files = sorted(
+            path for end in ("safetensors", "bin", "gguf") for path in folder.glob(f"*.{end}")
+        )
+        if not files:
+            return None
+        found = hashlib.sha256()
+        config = folder / "config.json"
+        found.update(config.read_bytes() if config.is_file() else b"")
+        for path in files:
+            size = path.stat().st_size
+            found.update(f"\n{path.name} {size}\n".encode())
+            with path.open("rb") as file:
+                for number in range(_SAMPLES):
+                    file.seek(number * max(size - _SAMPLE_BYTES, 0) // (_SAMPLES - 1))
+                    found.update(file.read(_SAMPLE_BYTES))
+    except OSError:
+        return None
+    return f"sampled-sha256:{found.hexdigest()}"
 
 
 def revision(folder: Path | None) -> str | None:

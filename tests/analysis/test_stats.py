@@ -8,9 +8,8 @@ from statsmodels.stats.proportion import proportion_confint
 
 from local_shutdown import resources
 from local_shutdown.analysis.cells import Cell, paper_cells
+from local_shutdown.analysis.interval import bounds, shown
 from local_shutdown.analysis.stats import (
-    bounds,
-    cell_interval,
     clopper_pearson,
     difference_test,
     holm,
@@ -112,7 +111,7 @@ def test_an_unknown_method_is_refused_by_name() -> None:
 def test_a_cell_that_may_stop_early_gets_a_wider_interval_than_jeffreys() -> None:
     fixed = Cell("m", "E", "run", resisted=30, n=200)
     stopped = Cell("m", "E", "run", resisted=30, n=200, until_halfwidth=0.05)
-    (low, high), (s_low, s_high) = cell_interval(fixed), cell_interval(stopped)
+    (low, high), (s_low, s_high) = shown(fixed).ends, shown(stopped).ends
     assert (low, high) == jeffreys(30, 200)
     assert s_low < low
     assert high < s_high

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from detectors import made
 
+from local_shutdown.analysis.stats import jeffreys
+from local_shutdown.analysis.stop_rule import StopRule
+from local_shutdown.analysis.stopping import anytime_interval, weight_for
 from local_shutdown.batch import Progress
 from local_shutdown.cli import display
-from local_shutdown.cli.display import LiveDisplay, LogDisplay, for_this_terminal, on_disk, pace
+from local_shutdown.cli.counts import on_disk, weight_of
+from local_shutdown.cli.display import LiveDisplay, LogDisplay, for_this_terminal, pace
 from local_shutdown.cli.painter import Painter, crop
-from local_shutdown.detectors import Row, write_csv
-from local_shutdown.detectors.row import COLUMNS
 from local_shutdown.episode import Episode
+from local_shutdown.results import write_results
+from local_shutdown.store import Store, write_run
 
 TITLES = {name: f"what changes in {name}, in a few words" for name in "ABCDEFGHIJK"}
 
@@ -37,9 +40,9 @@ class Spec:
     display_name = "demo-8b"
 
 
-def episode(condition: str, **extra: str) -> Episode:
+def episode(condition: str, trial: int = 0, **extra: str) -> Episode:
     return Episode(
-        f"m/{condition}/0", "m", condition, 0, "submit", None, None, None, [], [], {}, {},
+        f"m/{condition}/{trial}", "m", condition, trial, "submit", None, None, None, [], [], {}, {},
         extra=extra,
     )  # fmt: skip
 
@@ -66,10 +69,32 @@ def live(monkeypatch: pytest.MonkeyPatch) -> LiveDisplay:
 
 
 def test_each_cell_shows_done_asked_and_its_rate(live: LiveDisplay) -> None:
-    for result in ("resisted", "complied", "limit", "error"):
-        live.ended(episode("B"), result)
+    for trial, result in enumerate(("resisted", "complied", "limit", "error")):
+        live.ended(episode("B", trial), result)  # type: ignore[arg-type]
     row = next(line for line in frame(live) if line.startswith("B "))
-    assert row.split()[:4] == ["B", "4/100", "50.0", "(6.1-93.9)"]
+    low, high = anytime_interval(1, 2, weight=weight_for(trials=100))
+    shown = f"({100 * low:.1f}-{100 * high:.1f})"
+    assert row.split()[:4] == ["B", "4/100", "50.0", shown]
+
+
+def test_the_rate_is_of_the_trials_before_the_first_that_has_not_ended(live: LiveDisplay) -> None:
+    """Who complies is done sooner: what has ended holds too few of those that resist."""
+    for trial in (1, 2, 3, 5):
+        live.ended(episode("B", trial), "complied")
+    row = next(line for line in frame(live) if line.startswith("B "))
+    assert row.split()[:3] == ["B", "4/100", "-"]
+    live.ended(episode("B", 0), "resisted")
+    row = next(line for line in frame(live) if line.startswith("B "))
+    assert row.split()[:3] == ["B", "5/100", "25.0"]
+
+
+def test_an_episode_that_is_played_again_counts_once(live: LiveDisplay) -> None:
+    live.ended(episode("B", 0), "error")
+    live.ended(episode("B", 1), "complied")
+    frame(live)
+    live.ended(episode("B", 0), "resisted")
+    row = next(line for line in frame(live) if line.startswith("B "))
+    assert row.split()[:3] == ["B", "2/100", "50.0"]
 
 
 def test_limits_and_errors_stand_beside_the_rate(live: LiveDisplay) -> None:
@@ -109,40 +134,51 @@ def test_no_color_leaves_out_the_styles(monkeypatch: pytest.MonkeyPatch) -> None
 def test_what_is_on_disk_counts_once_the_effort_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Painter, "start", lambda self: None)
     earlier = {
-        ("m", None): {"A": Counter({"resisted": 3})},
-        ("m", "effort=high"): {"A": Counter({"complied": 9})},
+        ("m", None): {"A": dict.fromkeys(range(3), "resisted")},
+        ("m", "effort=high"): {"A": dict.fromkeys(range(9), "complied")},
     }
     shown = LiveDisplay(TITLES, 100, earlier)
     shown.start(Spec(), progress(), Engine())  # type: ignore[arg-type]
-    shown.ended(episode("A", factor="effort=high"), "complied")
+    shown.ended(episode("A", 9, factor="effort=high"), "complied")
     row = next(line for line in frame(shown) if line.startswith("A "))
     assert row.split()[:3] == ["A", "10/100", "0.0"]
 
 
-def test_a_cell_that_may_stop_early_has_the_wider_interval(
-    monkeypatch: pytest.MonkeyPatch,
+def test_no_cell_has_the_interval_of_a_fixed_number_while_the_run_goes_on(
+    live: LiveDisplay,
 ) -> None:
-    fixed, early = display.Counts(["A"], 100), display.Counts(["A"], 100, 0.05)
-    for counts in (fixed, early):
-        counts.add("A", "resisted", 10)
-    assert fixed.rate("A") != early.rate("A")
+    for trial in range(100):
+        live.ended(episode("B", trial), "complied")
+    _, high = jeffreys(0, 100)
+    assert high is not None
+    row = next(line for line in frame(live) if line.startswith("B "))
+    assert float(row.split()[3].strip("()").split("-")[1]) > 100 * high
 
 
-def row(**values: Any) -> Row:
-    return Row(**{**dict.fromkeys(COLUMNS), "episode_id": "m/A/0", "model": "m", **values})
+def test_a_cell_that_may_stop_early_has_the_interval_of_its_rule(tmp_path: Path) -> None:
+    rule = StopRule(upper=0.01)
+    assert weight_of(tmp_path, 1000, rule) == rule.weight
+    assert weight_of(tmp_path, 1000, None) == weight_for(trials=1000)
+
+
+def test_an_extended_run_has_the_interval_of_its_first_plan(tmp_path: Path) -> None:
+    write_run(tmp_path, {"settings": {"trials": 300}, "looks": [{"trials": 100}, {"trials": 200}]})
+    assert weight_of(tmp_path, 400, None) == weight_for(trials=100)
 
 
 def test_the_episodes_on_disk_are_read_from_results(tmp_path: Path) -> None:
-    (tmp_path / "episodes.jsonl").touch()
-    made = row(condition="A", outcome="resisted", trial=0)
-    write_csv([made, made], tmp_path / "results.csv")
-    assert on_disk(tmp_path) == {("m", None): {"A": {"resisted": 2}}}
+    with Store(tmp_path) as store:
+        for trial in range(2):
+            store.add(made.episode(stop_reason="submit", episode_id=f"m/A/{trial}", trial=trial))
+    write_results(tmp_path)
+    assert on_disk(tmp_path) == {("m", None): {"A": {0: "ended_early", 1: "ended_early"}}}
 
 
 def test_results_that_are_older_than_the_episodes_are_not_believed(tmp_path: Path) -> None:
-    write_csv([row(condition="A", outcome="resisted", trial=0)], tmp_path / "results.csv")
-    os.utime(tmp_path / "results.csv", (1, 1))
-    (tmp_path / "episodes.jsonl").touch()
+    with Store(tmp_path) as store:
+        store.add(made.episode(stop_reason="submit"))
+        write_results(tmp_path)
+        store.add(made.episode(stop_reason="submit", episode_id="m/A/1"))
     assert on_disk(tmp_path) == {}
 
 

@@ -4,11 +4,13 @@ episode is there once, and nothing that the engine did reads as an outcome."""
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,8 @@ import pytest
 from click.testing import Result
 from playing import cli, outcomes, stored
 
-from local_shutdown import engines
-from local_shutdown.engines import client, server, vllm
+from local_shutdown.engines import client, served, server, vllm
+from local_shutdown.engines.engine import Fleet
 from local_shutdown.engines.processes import members
 from local_shutdown.engines.server import Launch
 from local_shutdown.engines.watch import Patience
@@ -91,7 +93,7 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
 def test_a_run_is_served_probed_played_and_put_on_record(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "PATIENCE", Patience(every_s=0.05))
+    monkeypatch.setattr(served, "PATIENCE", Patience(every_s=0.05))
     house.cue(delay_s=0.05)
     result = house.run("--concurrency", 4)
     assert result.exit_code == 0, result.stderr
@@ -120,10 +122,107 @@ def test_vllm_gets_the_flags_that_tools_need(house: House) -> None:
     assert "--enable-auto-tool-choice" in argv
     assert argv[argv.index("--tool-call-parser") + 1] == "hermes"
     assert argv[argv.index("--host") + 1] == "127.0.0.1"
-    assert "--seed" not in argv
 
 
-def test_without_a_number_as_many_are_in_flight_as_the_server_takes(house: House) -> None:
+def seeds(house: House) -> list[int]:
+    """That the server was started with, in that order."""
+    return [int(argv[argv.index("--seed") + 1]) for argv in fake_vllm.starts(house.control)]
+
+
+def recorded(house: House) -> Any:
+    """`server_starts` of run.json: seed by name of the start."""
+    starts = orjson.loads((house.out / "run.json").read_bytes())["server_starts"]
+    return {name: start["seed"] for name, start in starts.items()}
+
+
+def test_no_start_of_a_server_has_the_seed_of_another_and_every_episode_names_its_own(
+    house: House,
+) -> None:
+    house.cue(die_after=36, only_generation=1)
+    assert house.run("--concurrency", 4).exit_code == 0  # it dies, and comes back
+    house.cue()
+    assert house.run("--concurrency", 4, "--extend", "--trials", 9).exit_code == 0
+    assert list(recorded(house)) == ["1.0.1", "1.0.2", "2.0.1"]
+    assert list(recorded(house).values()) == seeds(house)
+    assert len(set(seeds(house))) == 3
+    served = {(e["trial"] // 6 + 1, e["extra"]["session"]) for e in stored(house.out)}
+    assert served == {(1, 1), (2, 2)}
+    servers = {e["extra"]["server"] for e in stored(house.out)}
+    assert servers == set(recorded(house))
+
+
+def two_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for two copies on two cards: the planner gives the CPU one."""
+    one = vllm.Vllm.fleet
+
+    def two(*args: Any) -> Fleet:
+        fleet = one(*args)
+        return replace(fleet, launches=fleet.launches * 2, capacity=2 * fleet.capacity)
+
+    monkeypatch.setattr(vllm.Vllm, "fleet", two)
+
+
+def test_of_two_servers_one_that_is_killed_comes_back_while_the_other_plays_on(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_servers(monkeypatch)
+    # The first start kills itself in the middle; the second is only slow to come up again.
+    house.cue(die_after=9, only_generation=1, delay_s=0.1)
+    result = house.run("--concurrency", 4, "--no-probe")
+    assert result.exit_code == 0, result.stderr
+    assert house.played() == ALL
+    assert outcomes(house.out) == {"complied": 12}
+    starts = sorted(one["starts"] for one in house.facts["servers"])
+    assert starts == [1, 2]
+    assert sorted(recorded(house)) in (["1.0.1", "1.0.2", "1.1.1"], ["1.0.1", "1.1.1", "1.1.2"])
+    (session,) = house.facts["sessions"]
+    assert 1 <= session["rerun"] <= 2  # those of the dead one; the other's two went on
+
+
+def test_calls_are_not_constrained_and_that_is_on_record(house: House) -> None:
+    house.run()
+    assert fake_vllm.environment(house.control)["VLLM_ENFORCE_STRICT_TOOL_CALLING"] == "0"
+    assert house.facts["decoding_constrained"] is False
+
+
+def test_two_servers_of_one_run_have_two_seeds(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_servers(monkeypatch)
+    house.cue(delay_s=0.02)
+    assert house.run("--concurrency", 4).exit_code == 0
+    assert sorted(recorded(house)) == ["1.0.1", "1.1.1"]
+    assert sorted(recorded(house).values()) == sorted(seeds(house))
+    assert len(set(seeds(house))) == 2
+    assert {e["extra"]["server"] for e in stored(house.out)} == {"1.0.1", "1.1.1"}
+
+
+def test_the_seed_of_the_run_decides_those_of_its_servers_and_is_kept(house: House) -> None:
+    assert house.run("--seed", 11).exit_code == 0
+    assert house.run("--extend", "--trials", 7).exit_code == 0  # takes the one of the folder
+    first = list(recorded(house).values())
+    result = house.run("--extend", "--trials", 8, "--seed", 12)
+    assert result.exit_code == 2
+    assert "seed: 11 there, 12 now" in result.stderr
+    shutil.rmtree(house.out)
+    assert house.run("--seed", 11).exit_code == 0
+    assert list(recorded(house).values()) == first[:1]
+    shutil.rmtree(house.out)
+    assert house.run().exit_code == 0  # and without it, it is another one each time
+    assert not set(recorded(house).values()) & set(first)
+
+
+def test_a_seed_among_the_engines_arguments_is_refused(house: House) -> None:
+    result = house.run("--engine-arg=--seed=1")
+    assert result.exit_code == 2
+    assert "the run's own --seed" in result.stderr
+    assert not house.starts
+
+
+def test_without_a_number_as_many_are_in_flight_at_first_as_the_server_takes(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served, "PATIENCE", Patience(every_s=60))
     house.cue(delay_s=0.1)
     house.run("--engine-arg=--max-num-seqs=3")
     assert house.facts["sessions"][0]["concurrency_peak"] == 3
@@ -154,7 +253,7 @@ def test_an_engine_core_that_is_dead_behind_a_living_server_is_started_again(hou
 def test_an_engine_that_hangs_is_ended_and_started_again(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "PATIENCE", Patience(every_s=0.1, misses=2))
+    monkeypatch.setattr(served, "PATIENCE", Patience(every_s=0.1, misses=2))
     monkeypatch.setattr(client, "GET_TIMEOUT_S", 0.3)
     house.cue(hang_after=12, health_hangs=True, only_generation=1)
     result = house.run("--concurrency", 4)

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 from written import CONVERSATIONS, ENDINGS, episodes, write_run
 
-from local_shutdown.detectors import score, write_csv
 from local_shutdown.episode import Episode
 from local_shutdown.errors import UsageError
 from local_shutdown.exporters import export_inspect
 from local_shutdown.importers import import_files, read_inspect
-from local_shutdown.store import read_episodes
+from local_shutdown.results import write_results
 
 pytest.importorskip("inspect_ai", reason="needs inspect-ai, the extra [inspect]")
 
@@ -86,7 +85,7 @@ def test_errors_and_limits_have_no_resisted_score(samples: dict[str, EvalSample]
 
 
 def test_unknown_columns_have_no_score(samples: dict[str, EvalSample]) -> None:
-    assert set(samples["17"].scores or {}) == {"outcome", "resisted"}
+    assert set(samples["17"].scores or {}) == {"outcome", "resisted", "inferred"}
 
 
 def test_messages_calls_and_reasoning_are_inspects_own(samples: dict[str, EvalSample]) -> None:
@@ -197,6 +196,6 @@ def test_scored_again_the_import_gives_the_same_results(path: Path, tmp_path: Pa
     import_files([path], tmp_path / "back")
     tables = []
     for directory in (path.parent.parent / "run", tmp_path / "back"):
-        write_csv(map(score, read_episodes(directory)), tmp_path / "results.csv")
-        tables.append((tmp_path / "results.csv").read_bytes())
+        write_results(directory)
+        tables.append((directory / "results.csv").read_bytes())
     assert tables[0] == tables[1]

@@ -1,0 +1,104 @@
+"""What is known of each cell while a run goes on: for the live table and the log."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from local_shutdown.analysis.compare import percent
+from local_shutdown.analysis.stop_rule import StopRule
+from local_shutdown.analysis.stopping import Prefix, advance, anytime_interval, weight_for
+from local_shutdown.episode import Outcome
+from local_shutdown.errors import UsageError
+from local_shutdown.results import Results
+from local_shutdown.store import read_run
+
+# Outcomes by condition and trial; keyed by (model, factor).
+Trials = Mapping[int, Outcome | None]
+Earlier = Mapping[tuple[str, str | None], Mapping[str, Trials]]
+
+
+class Counts:
+    """Outcomes per condition, as they come in; of one model at one effort.
+
+    Those that have ended while others are in flight are no sample: short episodes end first, and
+    length goes with the outcome. So the rate is that of the leading trials, which are all there,
+    and its interval the one that holds at whatever moment somebody looks (`analysis.interval`).
+
+    Args:
+        trials: asked for in each condition.
+        weight: of the interval, see `analysis.stopping`.
+    """
+
+    def __init__(self, conditions: Sequence[str], trials: int, weight: float) -> None:
+        self.cells: dict[str, Counter[str | None]] = {c: Counter() for c in conditions}
+        self._outcomes: dict[str, dict[int, Outcome | None]] = {c: {} for c in conditions}
+        self._leading: dict[str, Prefix] = {}
+        self._trials = trials
+        self._weight = weight
+
+    def add(self, condition: str, trial: int, result: Outcome | None) -> None:
+        """A trial has ended; one that had ended before was played again."""
+        cell = self.cells.setdefault(condition, Counter())
+        outcomes = self._outcomes.setdefault(condition, {})
+        if trial in outcomes:
+            cell[outcomes[trial]] -= 1
+            self._leading.pop(condition, None)
+        cell[result] += 1
+        outcomes[trial] = result
+
+    def done(self, condition: str) -> str:
+        """`12/100`."""
+        return f"{min(self.cells[condition].total(), self._trials)}/{self._trials}"
+
+    @property
+    def width(self) -> int:
+        """Columns that `done` takes at most."""
+        return max(5, 2 * len(str(self._trials)) + 1)
+
+    def leading(self, condition: str) -> tuple[int, int]:
+        """(resisted, counted) of the trials before the first that has not ended."""
+        before = self._leading.get(condition, Prefix())
+        outcomes = self._outcomes[condition]
+        self._leading[condition] = now = advance(before, outcomes, stops=lambda k, n: False)
+        return now.resisted, now.n
+
+    def rate(self, condition: str) -> str:
+        """`12.3 (4.5-28.1)`, or a dash."""
+        resisted, n = self.leading(condition)
+        if not n:
+            return "-"
+        low, high = anytime_interval(resisted, n, weight=self._weight)
+        return f"{percent(resisted / n)} ({percent(low)}-{percent(high)})"
+
+
+def on_disk(directory: Path) -> Earlier:
+    """Outcomes of a run that is gone on with; empty where results.csv does not have them all."""
+    found: dict[tuple[str, str | None], dict[str, dict[int, Outcome | None]]] = {}
+    results = Results(directory)
+    if not results.fresh:
+        return found
+    counted = results.counted(("model", "factor", "condition", "trial", "outcome"))
+    for model, factor, condition, trial, outcome in counted:
+        found.setdefault((model, factor), {}).setdefault(condition, {})[trial] = outcome
+    return found
+
+
+def weight_of(directory: Path, trials: int, rule: StopRule | None) -> float:
+    """Weight of the intervals of a run: by its rule, else by the trials that were planned before
+    its first episode.
+
+    Args:
+        directory: of the run, which need not exist yet.
+        trials: asked for now.
+    """
+    if rule is not None:
+        return rule.weight
+    try:
+        run = read_run(directory)
+        looks = run.get("looks")
+        first = looks[0]["trials"] if looks else run["settings"]["trials"]
+    except (UsageError, KeyError, TypeError):
+        first = trials
+    return weight_for(trials=first)
