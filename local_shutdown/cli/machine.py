@@ -19,9 +19,10 @@ from local_shutdown.engines.planner import plan
 from local_shutdown.engines.registry import load_registry
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import CannotRunError, SandboxUnavailable
-from local_shutdown.terminal import clean, console, echo, echo_json
+from local_shutdown.terminal import clean, console, echo, echo_json, note
 
 Status = Literal["ok", "note", "fail"]
+_WIDE = 100  # columns: below that, Hugging Face ids would be folded into pieces
 
 
 @click.command("models")
@@ -42,9 +43,12 @@ def models_command(as_json: bool) -> None:
     if as_json:
         echo_json(records)
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("name", "Hugging Face id"):
-        table.add_column(name, overflow="fold")
+    out = console()
+    with_ids = out.width >= _WIDE
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("name", no_wrap=True)
+    if with_ids:
+        table.add_column("Hugging Face id", overflow="fold", min_width=24)
     for name in ("params", "GiB", "here", "fits"):
         table.add_column(name, justify="right", no_wrap=True)
     for record in records:
@@ -53,19 +57,21 @@ def models_command(as_json: bool) -> None:
         if active is not None and total is not None and active < total:
             size += f" a{active:g}B"
         gib = record["min_gpu_gib"]
+        names = [record["name"], record["model"]] if with_ids else [record["name"]]
         table.add_row(
-            record["name"],
-            record["model"],
+            *names,
             size,
             "?" if gib is None else f"{gib:.0f}",
             "yes" if record["weights_here"] else "-",
             "yes" if record["fits"] else "no",
         )
-    console().print(table)
+    out.print(table)
     where = ", ".join(f"{gpu.name} {gpu.memory_gib:.0f} GiB" for gpu in cards) or (
         f"no GPU, {ram:.0f} GiB of memory"
     )
-    echo(f"fits: on this machine ({where}); GiB: GPU memory it needs at least, all cards")
+    note(f"fits: on this machine ({where}); GiB: GPU memory it needs at least, over all GPUs")
+    if not with_ids:
+        note("Hugging Face ids: --json, or a wider terminal")
 
 
 def _model_record(spec: ModelSpec, cards: list[Any], ram: float) -> dict[str, Any]:
