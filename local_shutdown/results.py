@@ -22,7 +22,7 @@ import csv
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
@@ -120,8 +120,10 @@ class Results:
         """
         if self.fresh:
             # Only distinct texts are read as values: ten times as fast.
-            texts = Counter(_texts(self.directory / RESULTS, names))
-            return Counter({tuple(map(value_of, names, t)): n for t, n in texts.items()})
+            path = self.directory / RESULTS
+            texts = Counter(_texts(path, names))
+            with _reading(path):
+                return Counter({tuple(map(value_of, names, t)): n for t, n in texts.items()})
         return Counter(tuple(getattr(row, name) for name in names) for row in self.rows())
 
     def any_error(self) -> bool:
@@ -235,14 +237,30 @@ def _text(value: Any) -> Any:
     return ";".join(value) if isinstance(value, tuple) else defused(value)
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """A file whose stamp fits and that is no table of ours was made by somebody else."""
+    try:
+        yield
+    except (csv.Error, ValueError, KeyError, IndexError, TypeError) as wrong:
+        raise UsageError(
+            f"{path}: damaged: {str(wrong)[:200]}", f"`local-shutdown score {path.parent}` mends it"
+        ) from None
+
+
 def read_csv(path: Path) -> Iterator[Row]:
-    with path.open(newline="", encoding="utf-8") as file:
+    """The rows of a file of `write_csv`.
+
+    Raises:
+        UsageError: it is none.
+    """
+    with _reading(path), path.open(newline="", encoding="utf-8") as file:
         for raw in csv.DictReader(file):
             yield Row(**{name: value_of(name, raw[name]) for name in COLUMNS})
 
 
 def _texts(path: Path, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    with path.open(newline="", encoding="utf-8") as file:
+    with _reading(path), path.open(newline="", encoding="utf-8") as file:
         lines = csv.reader(file)
         place = {name: number for number, name in enumerate(next(lines, ()))}
         yield from map(itemgetter(*(place[name] for name in names)), lines)

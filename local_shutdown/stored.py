@@ -116,6 +116,33 @@ def check_run(run: Mapping[str, Any]) -> None:
         raise _wrong("settings.until_halfwidth", width, "between 0 and 0.5")
 
 
+def check_aggregate(record: Mapping[str, Any]) -> None:
+    """The fields of an aggregate that tables rely on.
+
+    Raises:
+        KeyError: one is missing.
+        ValueError: one is of another kind, or out of its range.
+    """
+    if type(record) is not dict:
+        raise _wrong("it", record, "an object")
+    for name in ("model", "condition"):
+        if type(record[name]) is not str or not 0 < len(record[name]) <= MAX_NAME:
+            raise _wrong(name, record[name], "a short string")
+    n, resisted = record["n"], record.get("resisted")
+    if type(n) is not int or not 1 <= n <= MAX_INTEGER:
+        raise _wrong("n", n, "a number from 1")
+    if resisted is not None and (type(resisted) is not int or not 0 <= resisted <= n):
+        raise _wrong("resisted", resisted, f"a number from 0 to n = {n}")
+    for name in ("rate", "ci_low", "ci_high"):
+        value = record.get(name)
+        if value is not None and (type(value) not in (int, float) or not 0 <= value <= 1):
+            raise _wrong(name, value, "between 0 and 1")
+    for name in ("counts", "source", "family", "factor", "note"):
+        value = record.get(name)
+        if value is not None and (type(value) is not str or len(value) > MAX_NAME):
+            raise _wrong(name, value, "a short string")
+
+
 def check_started(started: Mapping[str, Any]) -> None:
     """The fields of a line of started.jsonl.
 

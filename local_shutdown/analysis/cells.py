@@ -15,6 +15,7 @@ from local_shutdown import resources
 from local_shutdown.analysis.trials import Trials
 from local_shutdown.detectors.row import COUNTED_COLUMNS
 from local_shutdown.episode import COUNTED, Outcome
+from local_shutdown.stored import check_aggregate
 
 Weights = Literal["open", "closed", "synthetic"]
 CountsGrade = Literal["stated", "derived", "rounded"]
@@ -361,6 +362,7 @@ def aggregate_cell(
     Raises:
         ValueError: neither `resisted` nor `rate` is given, or a value is out of its range.
     """
+    check_aggregate(record)
     n, resisted, rate = record["n"], record.get("resisted"), record.get("rate")
     counts: CountsGrade | None = record.get("counts")
     if resisted is None:

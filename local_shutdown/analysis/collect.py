@@ -25,7 +25,8 @@ from local_shutdown.analysis.trials import Trials
 from local_shutdown.detectors.row import COUNTED_COLUMNS
 from local_shutdown.errors import UsageError
 from local_shutdown.results import Results, value_of
-from local_shutdown.store import AGGREGATES, EPISODES, read_run, read_started
+from local_shutdown.store import AGGREGATES, EPISODES, read_lines, read_run, read_started
+from local_shutdown.stored import check_aggregate
 
 _WEIGHTS: tuple[Weights, ...] = get_args(Weights)
 _Key = tuple[str, str, str | None]  # model, condition, factor
@@ -191,18 +192,15 @@ def _groups(source: Source, stated: dict[str, set[str]]) -> dict[_Key, _Group]:
 def _aggregates(source: Source, stated: dict[str, set[str]]) -> Iterator[dict[str, Any]]:
     """The records of aggregates.jsonl; adds to `stated` what they say of their models' weights."""
     path = source.directory / AGGREGATES
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                record = orjson.loads(line)
-                aggregate_cell(record, source.name)  # whether it can be read
-                if record.get("weights") in _WEIGHTS:
-                    stated.setdefault(record["model"], set()).add(record["weights"])
-            except (ValueError, KeyError, TypeError, AttributeError) as wrong:
-                raise UsageError(f"{path}:{number}: {wrong}") from None
-            yield record
+    for number, line in read_lines(path):
+        try:
+            record = orjson.loads(line)
+            aggregate_cell(record, source.name)  # whether it can be read
+            if record.get("weights") in _WEIGHTS:
+                stated.setdefault(record["model"], set()).add(record["weights"])
+        except (ValueError, KeyError, TypeError, AttributeError) as wrong:
+            raise UsageError(f"{path}:{number}: {wrong}") from None
+        yield record
 
 
 def reference(wanted: str) -> list[Cell]:
@@ -217,18 +215,18 @@ def reference(wanted: str) -> list[Cell]:
     if not path.is_file():
         raise UsageError(f"--reference {wanted}: no such file", "give `paper`, or a JSONL file")
     found, known = [], KnownWeights()
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                record = orjson.loads(line)
-                if record.get("kind") == "aggregate":
-                    said = record.get("weights")
-                    weights = said if said in _WEIGHTS else known.of([record["model"]])
-                    found.append(aggregate_cell(record, path.stem, weights=weights))
-            except (ValueError, KeyError, TypeError, AttributeError) as wrong:
-                raise UsageError(f"{path}:{number}: not an aggregate: {wrong!r}") from None
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        try:
+            record = orjson.loads(line)
+            if record.get("kind") == "aggregate":
+                check_aggregate(record)
+                said = record.get("weights")
+                weights = said if said in _WEIGHTS else known.of([record["model"]])
+                found.append(aggregate_cell(record, path.stem, weights=weights))
+        except (ValueError, KeyError, TypeError, AttributeError) as wrong:
+            raise UsageError(f"{path}:{number}: not an aggregate: {wrong!r}") from None
     return found
 
 

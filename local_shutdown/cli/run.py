@@ -59,7 +59,7 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
     "--engine",
     default="auto",
     show_default=True,
-    type=click.Choice(["auto", "vllm", "transformers", "endpoint"]),
+    type=click.Choice(["auto", *engines.names()]),
     help="auto: endpoint with --base-url, else vllm where it can run, else transformers.",
 )
 @click.option("--base-url", metavar="URL", help="OpenAI-compatible endpoint to use.")
@@ -98,17 +98,17 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
 )
 @click.option(
     "--max-seconds",
-    default=Limits().seconds,
-    show_default=True,
     type=click.FloatRange(1),
-    help="Wall-clock seconds of one episode.",
+    help="Wall-clock seconds of one episode, without the time it waits for the engine. "
+    "Default: none.",
 )
 @click.option(
     "--request-timeout",
-    default=900.0,
+    default=engines.Options().request_timeout_s,
     show_default=True,
     type=click.FloatRange(0.1),
-    help="Seconds to wait for one answer of the engine.",
+    help="Seconds to wait for an answer while the engine shows no sign that it works: answers to "
+    "others, or tokens computed.",
 )
 @click.option("--temperature", type=click.FloatRange(0, 5), help="Default: the checkpoint's own.")
 @click.option("--top-p", type=click.FloatRange(0, 1), help="Default: the checkpoint's own.")
@@ -169,7 +169,7 @@ def run_command(
     models: tuple[str, ...], conditions: str, trials: int, out: Path | None, gpus: int | None,
     engine: str, base_url: str | None, api_key_env: str | None, concurrency: int | None,
     engine_args: tuple[str, ...], max_model_len: int | None, max_tokens: int | None,
-    max_messages: int, max_seconds: float, request_timeout: float, temperature: float | None,
+    max_messages: int, max_seconds: float | None, request_timeout: float, temperature: float | None,
     top_p: float | None, top_k: int | None, min_p: float | None, thinking: str,
     factor: str | None, thinking_budget: int | None, stop_at_bypass: bool, interview: bool,
     probe: bool, until_halfwidth: float | None, until_upper: float | None, seed: int | None,

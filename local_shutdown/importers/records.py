@@ -22,7 +22,7 @@ from local_shutdown.episode import (
 )
 from local_shutdown.importers.aggregate import Aggregate
 from local_shutdown.importers.transcript import Malformed, a_kind, normalise
-from local_shutdown.stored import MAX_INTEGER, MAX_NAME, shown
+from local_shutdown.stored import MAX_INTEGER, MAX_NAME, check_aggregate, shown
 
 _STOP_REASONS: tuple[str, ...] = get_args(StopReason)
 _EVENT_TYPES = frozenset(get_args(EventType))
@@ -150,7 +150,12 @@ def _aggregate(raw: Mapping[str, Any], options: Options) -> Aggregate:
             )
     _choice(raw, "weights", WEIGHTS)
     extra = {k: v for k, v in raw.items() if k not in _AGGREGATE_KEYS and not _no_weights(k, v)}
-    return Aggregate(model, condition, n, resisted, rate, extra)
+    aggregate = Aggregate(model, condition, n, resisted, rate, extra)
+    try:
+        check_aggregate(aggregate.as_dict())
+    except ValueError as wrong:
+        raise Malformed(str(wrong)) from None
+    return aggregate
 
 
 def _rounding(rate: float) -> float:

@@ -21,12 +21,14 @@ import orjson
 
 from local_shutdown.episode import SCHEMA_VERSION, Episode
 from local_shutdown.errors import CannotRunError, UsageError
+from local_shutdown.files import open_to_read
 from local_shutdown.importers.aggregate import Aggregate
 from local_shutdown.importers.inspect import open_log, scan_log
 from local_shutdown.importers.jsonl import scan
 from local_shutdown.importers.records import Options
 from local_shutdown.importers.summary import ImportSummary, Tally, key_of
 from local_shutdown.importers.transcript import Malformed
+from local_shutdown.stored import MAX_LINE_BYTES
 
 FORMATS = ("auto", "jsonl", "inspect")
 EPISODES, AGGREGATES, RUN = "episodes.jsonl", "aggregates.jsonl", "run.json"
@@ -145,6 +147,10 @@ def _sources(paths: Sequence[str | Path], fmt: str) -> list[_Source]:
         if len(files) > 1:
             prefix = f"{path.name if names[path.name] == 1 else path}:"
         try:
+            if path.exists() and not path.is_file() and not path.is_dir():
+                raise UsageError(
+                    f"{path}: is not a regular file", hint="save the data to a file first"
+                )
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             n_bytes = path.stat().st_size
@@ -173,8 +179,9 @@ def _earlier_import(out: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     hint = "choose another --out, or remove it first"
     try:
-        earlier = orjson.loads((out / RUN).read_bytes())
-    except (OSError, ValueError):
+        with open_to_read(out / RUN) as file:
+            earlier = orjson.loads(file.read(MAX_LINE_BYTES))
+    except (OSError, ValueError, UsageError):
         raise UsageError(f"{out}: exists and is not empty", hint=hint) from None
     if not isinstance(earlier, dict) or earlier.get("kind") != "import":
         raise UsageError(f"{out}: holds a run, not an import", hint=hint)

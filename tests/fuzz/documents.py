@@ -129,7 +129,7 @@ AGGREGATES: tuple[dict[str, Any], ...] = (
         "condition": "A",
         "rate": 0.25,
         "n": 40,
-        "counts": {"limit": 2},
+        "counts": "stated",
     },
 )
 ANTHROPIC = {

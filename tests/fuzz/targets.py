@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -45,6 +45,7 @@ from local_shutdown.errors import (
 )
 from local_shutdown.grid import load
 from local_shutdown.messages import TOOLS_JSON, raw_call_markup, read_calls, storable, wire
+from local_shutdown.results import STAMP, detectors_version, digest
 from local_shutdown.sandbox import Kit, prepare
 from local_shutdown.store import read_episodes
 from local_shutdown.terminal import UNSEEN
@@ -454,7 +455,7 @@ class Directory:
     """Contents by name of file; a text stands for another kind of file."""
 
     files: tuple[tuple[str, bytes | str], ...]
-    stale: bool  # whether results.csv is older than the episodes
+    stale: bool  # else results.csv says that it belongs to the episodes, whatever is in it
     command: tuple[str, ...]
 
 
@@ -466,6 +467,7 @@ COMMANDS = (
     ("show", "m"),
     ("score",),
     ("report",),
+    ("list",),
     ("export", "--format", "parquet"),
     ("resume",),
     ("resume", "--extend"),
@@ -474,7 +476,7 @@ COMMANDS = (
 
 @cache
 def _results() -> bytes:
-    from local_shutdown.detectors import write_csv
+    from local_shutdown.results import write_csv
 
     with TemporaryDirectory() as folder:
         path = Path(folder) / "results.csv"
@@ -564,9 +566,13 @@ def check_directory(given: Directory) -> None:
         for name, content in given.files:
             _put(out / name, content)
         if not given.stale:
-            with contextlib.suppress(OSError):
-                at = (out / "episodes.jsonl").stat().st_mtime_ns
-                os.utime(out / "results.csv", ns=(at, at))
+            with contextlib.suppress(OSError, UsageError):
+                stamp = {
+                    "episodes": digest(out / "episodes.jsonl"),
+                    "results": digest(out / "results.csv"),
+                    "detectors": detectors_version(),
+                }
+                (out / STAMP).write_bytes(orjson.dumps(stamp))
         before = (
             (out / "episodes.jsonl").read_bytes()
             if isinstance(dict(given.files)["episodes.jsonl"], bytes)
@@ -594,31 +600,23 @@ def check_directory(given: Directory) -> None:
 # --- all ----------------------------------------------------------------------------------------
 
 TARGETS = (
-    Target("stored lines", lambda: damaged(documents.STORED), check_stored_line, 30, 150),
+    Target("stored lines", lambda: damaged(documents.STORED), check_stored_line, 500, 150),
     Target(
         "import lines",
         lambda: st.lists(damaged(documents.LINES), min_size=1, max_size=3),
         check_import,
-        18,
+        60,
     ),
-    Target("conditions.yaml", lambda: yaml_text(documents.CONDITIONS), check_conditions, 14, 100),
-    Target("models.yaml", lambda: yaml_text(documents.MODELS), check_models, 10, 80),
-    Target("Inspect logs", inspect_log, check_inspect, 6, 30),
-    Target("answers", server_answer, check_answer, 14, 100),
+    Target("conditions.yaml", lambda: yaml_text(documents.CONDITIONS), check_conditions, 190, 100),
+    Target("models.yaml", lambda: yaml_text(documents.MODELS), check_models, 125, 80),
+    Target("Inspect logs", inspect_log, check_inspect, 8, 20),
+    Target("answers", server_answer, check_answer, 100, 100),
     Target(
         "episodes",
         lambda: st.tuples(server_answer(), st.integers(0, 6), st.booleans()),
         check_episode,
-        2,
+        9,
         12,
     ),
-    Target("run directories", run_directory, check_directory, 12, 50),
+    Target("run directories", run_directory, check_directory, 8, 25),
 )
-
-
-def by_name(name: str) -> Target:
-    return next(target for target in TARGETS if target.name == name)
-
-
-def all_names() -> Iterator[str]:
-    return (target.name for target in TARGETS)
