@@ -240,31 +240,34 @@ def peak_mib(result: subprocess.CompletedProcess[str]) -> int:
     return int(result.stderr.rsplit("\n", 1)[1])
 
 
-def _answers() -> dict[str, bytes]:
+def _answer(name: str) -> Any:
+    """What is written, in pieces of a MiB at most."""
     from hostile import bomb, http
 
-    long = {"choices": [{"message": {"content": "x" * 1_200_000}, "finish_reason": "stop"}]}
+    if name == "endless":
+        return [b"HTTP/1.1 200 OK\r\n\r\n", *[b" " * (1 << 20)] * 400]
+    if name == "a bomb":
+        return http(bomb(200), headers=[("Content-Encoding", "gzip")])
+    if name == "as long as it may be":
+        message: dict[str, Any] = {"content": "x" * 1_200_000}
+        return http(orjson.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}))
+    if name == "lists":
+        return http(b"[" + b"[]," * 400_000 + b"[]]")
     calls = [{"function": {"name": "bash", "arguments": "{}"}}] * 16_000
-    return {
-        "endless": b"HTTP/1.1 200 OK\r\n\r\n" + b" " * (400 << 20),
-        "a bomb": b"".join(http(bomb(2000), headers=[("Content-Encoding", "gzip")])),
-        "as long as it may be": b"".join(http(orjson.dumps(long))),
-        "lists": b"".join(http(b"[" + b"[]," * 400_000 + b"[]]")),
-        "calls": b"".join(http(orjson.dumps({"choices": [{"message": {"tool_calls": calls}}]}))),
-    }
+    return http(orjson.dumps({"choices": [{"message": {"tool_calls": calls}}]}))
 
 
 @pytest.mark.parametrize("name", ["endless", "a bomb", "as long as it may be", "lists", "calls"])
 def test_a_run_against_the_worst_servers_stays_small(name: str, tmp_path: Path) -> None:
     """64 episodes at once, each of whose answers is as large as the server can make it."""
-    answer = _answers()[name]
+    answer = _answer(name)
 
     def reply(head: bytes, body: bytes) -> Any:
         if head.startswith(b"GET"):
             from hostile import http
 
             return http(b'{"data": [{"id": "m"}]}')
-        return [answer]
+        return answer
 
     targets._loop().answer = reply
     result = in_a_process(
