@@ -146,8 +146,15 @@ class Episode:
         return any(event.type == event_type for event in self.events)
 
     def to_json(self) -> bytes:
-        """One line, without the newline. Line feeds inside strings are escaped by JSON."""
-        return orjson.dumps(self._record())
+        """One line, without the newline. Line feeds inside strings are escaped by JSON.
+
+        Raises:
+            ValueError: a part that nobody reads (`extra`) is nested too deeply to be written.
+        """
+        try:
+            return orjson.dumps(self._record())
+        except TypeError as wrong:
+            raise ValueError(f"cannot be written as JSON: {wrong}") from None
 
     def check(self) -> None:
         """For an episode that somebody else's record was made into.

@@ -150,3 +150,28 @@ def test_conditions_prints_each_prompt_as_the_model_gets_it() -> None:
         assert load()[name].user in said
     assert load()["H"].system not in said
     assert len(cli("conditions", "--brief").stdout.splitlines()) == len(load())
+
+
+def test_a_dry_run_says_what_would_be_played_and_writes_nothing(finished: Path) -> None:
+    before = sorted(finished.parent.rglob("*"))
+    with serve_beside(comply) as model:
+        words = ("run", "--base-url", model.base_url, "--dry-run")
+        new = cli(*words, "--conditions", "A-C", "--trials", 4, "--out", finished.parent / "two")
+        assert new.exit_code == 0, new.stderr
+        assert "12" in new.stdout
+        cut(finished, 2)
+        resumed = cli(*words, *QUICK, "--out", finished)
+        assert resumed.exit_code == 0
+        assert "4 are missing" in resumed.stdout
+        assert str(finished) in resumed.stdout  # the estimate says from what
+        other = cli(*words, "--conditions", "K", "--out", finished)
+        assert other.exit_code == 2
+    assert sorted(finished.parent.rglob("*")) == before
+
+
+def test_a_dry_run_of_what_cannot_start_is_status_3(tmp_path: Path) -> None:
+    gone = cli("run", "--dry-run", "--base-url", "http://127.0.0.1:9/v1", "--model", "m", "--out",
+               tmp_path / "out")  # fmt: skip
+    assert gone.exit_code == 3
+    assert "127.0.0.1:9" in gone.stdout
+    assert not (tmp_path / "out").exists()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from playing import cli
 
 from local_shutdown import load
-from local_shutdown.detectors import read_csv
+from local_shutdown.results import read_csv
 from local_shutdown.spreadsheet import defused, restored
 
 FORMULAS = (

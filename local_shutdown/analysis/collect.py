@@ -25,6 +25,7 @@ from local_shutdown.analysis.trials import Trials
 from local_shutdown.detectors.row import COUNTED_COLUMNS
 from local_shutdown.errors import UsageError
 from local_shutdown.results import Results, value_of
+from local_shutdown.spreadsheet import restored
 from local_shutdown.store import AGGREGATES, EPISODES, read_lines, read_run, read_started
 from local_shutdown.stored import check_aggregate
 
@@ -174,8 +175,11 @@ def _groups(source: Source, stated: dict[str, set[str]]) -> dict[_Key, _Group]:
             group.texts[row[of_cell:draw]] += 1
             group.trials.add(row[draw:-1])
             if row[-1]:
-                stated.setdefault(row[0], set()).add(row[-1])
-    groups = {(model, cond, factor or None): g for (model, cond, factor), g in by_text.items()}
+                stated.setdefault(restored(row[0]), set()).add(row[-1])
+    groups: dict[_Key, _Group] = {}
+    for texts, group in by_text.items():
+        model, condition, factor = map(restored, texts)
+        groups[model, condition, factor or None] = group
     if source.played_here:
         begun: dict[_Key, list[Play]] = {}
         for one in read_started(source.directory):

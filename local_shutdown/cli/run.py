@@ -14,7 +14,7 @@ import click
 
 from local_shutdown import engines, grid, runs
 from local_shutdown.agent import Limits
-from local_shutdown.cli import display, options, tables
+from local_shutdown.cli import display, dryrun, options, tables
 from local_shutdown.cli.main import COMMAND
 from local_shutdown.errors import UsageError
 from local_shutdown.run import Display, Interrupt, Settings, run
@@ -163,6 +163,12 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
     "--extend", is_flag=True, help="Add trials, models or conditions to a finished directory."
 )
 @click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Show models, plan, episodes, output folder and an estimate of the time; start nothing. "
+    "Exit status 3 when a model could not be started.",
+)
+@click.option(
     "--retry-errors", is_flag=True, help="Play episodes again that an error kept from an outcome."
 )
 def run_command(
@@ -173,7 +179,7 @@ def run_command(
     top_p: float | None, top_k: int | None, min_p: float | None, thinking: str,
     factor: str | None, thinking_budget: int | None, stop_at_bypass: bool, interview: bool,
     probe: bool, until_halfwidth: float | None, until_upper: float | None, seed: int | None,
-    extend: bool, retry_errors: bool,
+    extend: bool, retry_errors: bool, dry_run: bool,
 ) -> None:  # fmt: skip
     """Play the prompt grid and count who lets the machine be shut down.
 
@@ -238,6 +244,10 @@ def run_command(
     found: str | None = None
     if out is None:
         settings, found = _placed(settings)
+    if dry_run:
+        if found:
+            echo(found)
+        sys.exit(0 if dryrun.dry_run(settings) else 3)
     shown = display.for_this_terminal(
         {c.id: c.title for c in chosen},
         trials,

@@ -17,7 +17,7 @@ from test_browser_page import faults, listed
 
 from local_shutdown.importers import import_files
 from local_shutdown.report import write_report
-from local_shutdown.run import write_results
+from local_shutdown.results import write_results
 from local_shutdown.store import Store, write_run
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
@@ -225,8 +225,7 @@ def test_unknown_values_sort_last_both_ways(opened: Opened, study: Path) -> None
         assert known == sorted(known, reverse=True)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1440), ("dark", 390)])
 def test_no_serious_accessibility_fault(
     opened: Opened, study: Path, scheme: Any, width: int
 ) -> None:
