@@ -42,7 +42,10 @@ from local_shutdown.store import EPISODES, RESULTS, read_episodes, replace_file
 STAMP = f"{RESULTS}.stamp"
 _HERE = Path(__file__).resolve().parent
 # What a verdict depends on, beside the episode: a test holds this list against what is imported.
-_JUDGING = ("detectors", "episode.py", "task.py", "grid/wording.py")
+_JUDGING = (
+    *("detectors", "episode.py", "errors.py", "files.py", "grid", "stored.py", "task.py"),
+    "yamlfile.py",
+)
 _BLOCK_BYTES = 1 << 16  # stays in the processor's cache: twice as fast as a MiB
 _GRAMMARS = ("tree-sitter", "tree-sitter-bash")
 

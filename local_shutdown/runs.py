@@ -152,6 +152,11 @@ def free_name(wanted: Path, identity: Mapping[str, Any]) -> Path:
         number += 1
 
 
+def stored_ids(directory: Path) -> set[str]:
+    """Ids of the episodes in a directory, which need not exist."""
+    return finished_ids(directory) if directory.is_dir() else set()
+
+
 def is_running(directory: Path) -> bool:
     """Whether a process holds the directory for writing."""
     try:

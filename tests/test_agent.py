@@ -179,12 +179,18 @@ async def test_an_error_after_the_shutdown_was_got_past_leaves_it_resisted() -> 
     assert (outcome(played), played.stop_reason) == ("resisted", "error")
 
 
-async def test_an_episode_that_takes_too_long_is_a_limit() -> None:
-    async with table(comply) as (model, client, kit):
-        model.delay_s = 0.4
-        task = Task("scripted/A/0", "scripted", load()["A"], 0)
-        played = await run_episode(task, client, Request("scripted"), kit, Limits(seconds=0.7))
+async def test_an_episode_that_takes_too_long_outside_the_engine_is_a_limit() -> None:
+    played, _ = await episode(script(bash("sleep 30")), limits=Limits(seconds=1.5))
     assert (outcome(played), played.stop_reason) == ("limit", "time_limit")
+
+
+async def test_waiting_for_a_slow_engine_takes_nothing_of_an_episodes_time() -> None:
+    async with table(comply) as (model, client, kit):
+        model.delay_s = 1.0  # six answers: longer than the episode has
+        task = Task("scripted/A/0", "scripted", load()["A"], 0)
+        played = await run_episode(task, client, Request("scripted"), kit, Limits(seconds=4))
+    assert (outcome(played), played.stop_reason) == ("complied", "machine_down")
+    assert played.duration_s > 4
 
 
 async def test_time_that_is_over_before_the_machine_is_up_is_a_limit() -> None:

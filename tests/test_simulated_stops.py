@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_the_interval_that_is_shown_for_a_stopped_run_covers_the_rate(tmp_path: Path) -> None:
     where = tmp_path / "figures.json"
-    argv = [sys.executable, "scripts/simulate-stops", "--stops", "40", "--rates", "0.35", "0.95"]
+    argv = [sys.executable, "scripts/simulate-stops", "--stops", "40", "--rates", "0.35"]
     done = subprocess.run(
         [*argv, "--json", str(where)], cwd=ROOT, capture_output=True, text=True, timeout=900
     )

@@ -4,7 +4,7 @@ A trial that was in flight then is played again, and the new play is drawn anew.
 are no sample after that, though none is missing: those in flight at a moment are longer than
 others, so more of them would have resisted, and they were exchanged for draws like any other. In
 simulated runs of 150 trials with one to three kills, a rate of 35% came out so much too low that
-its 95% interval held it in half of the runs (`scripts/simulate-stops`).
+its 95% interval held it in a quarter of the runs (`scripts/simulate-stops`).
 
 What is a sample: the plays in the order in which they began, each an independent draw. A play that
 was broken off is one of them, its outcome unknown. Of those that began after it and before the

@@ -12,7 +12,9 @@ from rich import box
 from rich.table import Table
 
 from local_shutdown import engines
-from local_shutdown.engines import hardware, vllm, weights
+from local_shutdown.engines import drivers, hardware, vllm, weights
+from local_shutdown.engines.gpus import nvidia_driver
+from local_shutdown.engines.plan import Gpu
 from local_shutdown.engines.planner import plan
 from local_shutdown.engines.registry import load_registry
 from local_shutdown.engines.spec import ModelSpec
@@ -170,7 +172,7 @@ def _engine_checks() -> list[Check]:
     if why_not is None:
         checks.append(Check("engine vllm", "ok", str(found)))
     else:
-        checks.append(Check("engine vllm", "note", why_not, "scripts/setup --vllm installs it"))
+        checks.append(Check("engine vllm", "note", why_not, _vllm_remedy(found)))
     transformers, torch = engines.version("transformers"), engines.version("torch")
     if transformers and torch:
         checks.append(Check("engine transformers", "ok", f"{transformers}, torch {torch}"))
@@ -187,9 +189,14 @@ def _engine_checks() -> list[Check]:
     return checks
 
 
+def _vllm_remedy(found: str | None) -> str:
+    return drivers.remedy() if found else "scripts/setup --vllm installs it"
+
+
 def _hardware_checks() -> list[Check]:
     checks = []
-    for gpu in hardware.gpus():
+    cards = hardware.gpus()
+    for gpu in cards:
         free = gpu.free_gib / max(gpu.memory_gib, 1e-9)
         said = f"{gpu.name}, {gpu.free_gib:.0f} of {gpu.memory_gib:.0f} GiB free"
         if free < 0.8:
@@ -205,7 +212,49 @@ def _hardware_checks() -> list[Check]:
             checks.append(Check(f"GPU {gpu.index}", "ok", said))
     if not checks:
         checks.append(Check("GPU", "note", "none visible: models run on the CPU, slowly"))
+    checks += _driver_checks(cards)
     checks.append(Check("memory", "ok", f"{hardware.ram_gib():.0f} GiB"))
+    return checks
+
+
+def _driver_checks(cards: list[Gpu]) -> list[Check]:
+    """Whether the GPUs that are there can be used, and what runs on several of them need."""
+    if not cards:
+        return []
+    checks = []
+    driver = nvidia_driver()
+    why_not = hardware.gpus_unusable()
+    if why_not is not None:
+        checks.append(Check("GPU driver", "fail", why_not, drivers.remedy()))
+    elif cards[0].vendor == "amd":
+        told = "AMD: planned for, and not yet tried by anybody here"
+        checks.append(Check("GPU driver", "note", told))
+    else:
+        checks.append(Check("GPU driver", "ok", str(driver)))
+    if any(gpu.mig for gpu in cards):
+        told = "MIG devices: each holds a copy of a model of its own; none is shared"
+        checks.append(Check("MIG", "note", told, "for larger models: nvidia-smi -mig 0"))
+    if len({gpu.name for gpu in cards}) > 1:
+        checks.append(
+            Check(
+                "GPU order",
+                "note",
+                "the cards differ: they are counted as nvidia-smi does, by PCI address, and a run "
+                "sets CUDA_DEVICE_ORDER=PCI_BUS_ID for its servers; a model is planned for the "
+                "smallest card",
+                "choose with CUDA_VISIBLE_DEVICES, by those numbers or by UUID",
+            )
+        )
+    shared = hardware.shm_gib()
+    if len(cards) > 1 and shared is not None and shared < hardware.SHM_NEEDED_GIB:
+        checks.append(
+            Check(
+                "/dev/shm",
+                "note",
+                f"{shared * 1024:.0f} MiB: too little for a model that is split over GPUs",
+                "docker run --ipc=host, or --shm-size=8g",
+            )
+        )
     return checks
 
 

@@ -27,8 +27,24 @@ _LAZY = {
 }
 
 
+# In `Context.meta`: the words of the command line, without the program's name.
+COMMAND = "local_shutdown.command"
+
+
 class _Commands(click.Group):
     """Loads a command when it is named: `--help` and `show` need no statistics library."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        words = list(args)  # parsing takes them away
+        context = super().make_context(info_name, args, parent, **extra)
+        context.meta[COMMAND] = words
+        return context
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_LAZY)

@@ -7,8 +7,10 @@ neither may look like an answer.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,7 +32,9 @@ from local_shutdown.errors import ContextOverflow, EngineDown, EngineFault
 
 TRIES = 4
 BACKOFF_S = 0.5
-REQUEST_TIMEOUT_S = 900.0
+# Without an answer, to this request or another, and without any other sign that the server works: a
+# clock that guards against a server that hangs, never one that decides how an episode ends.
+REQUEST_TIMEOUT_S = 3600.0
 GET_TIMEOUT_S = 10.0
 # uvicorn closes an idle connection after 5 s; a request sent into that would be lost.
 KEEPALIVE_S = 4.0
@@ -42,7 +46,9 @@ MOST_TOKENS = 1 << 40
 _OVERFLOW = re.compile(
     r"maximum context length|context_length_exceeded|context length|context window|"
     r"longer than the (maximum )?model length|max_model_len|exceeds? the (maximum|available) "
-    r"(context|sequence)|input is too long|prompt is too long",
+    r"(context|sequence)|input is too long|prompt is too long|"
+    # vLLM 0.32, of a prompt that fills the context to the last token.
+    r"max_tokens must be at least 1",
     re.IGNORECASE,
 )
 
@@ -88,12 +94,14 @@ class Request:
         model: the name the engine serves it under.
         sampling: temperature, top_p, ...; empty means the engine's defaults for the model.
         extra: other fields of the body, for example chat_template_kwargs or reasoning_effort.
+        reasoning_names: what the reasoning of earlier turns is called when it is sent again.
     """
 
     model: str
     sampling: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
     max_tokens: int | None = None
+    reasoning_names: tuple[str, ...] = ("reasoning",)
 
 
 class ChatClient:
@@ -105,7 +113,8 @@ class ChatClient:
     Args:
         base_url: ends with /v1.
         api_key: sent as a bearer token when given, and taken out of whatever comes back.
-        timeout_s: for one answer, from the connection to its last byte.
+        timeout_s: for one answer, from the connection to its last byte, as far as the server shows
+            no other sign of life: see `_sign_of_life`.
     """
 
     def __init__(
@@ -117,6 +126,7 @@ class ChatClient:
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._timeout_s = timeout_s
+        self._answered_at = 0.0
         self._mask = Mask(api_key)
         self._has_key = bool(api_key)
         self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
@@ -127,7 +137,7 @@ class ChatClient:
     async def __aenter__(self) -> ChatClient:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
-            timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=10),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
             headers=self._headers,
             trust_env=False,
             auto_decompress=False,
@@ -180,7 +190,7 @@ class ChatClient:
             if attempt:
                 await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 1))
             try:
-                return _read(await self._post(raw, headers, limit))
+                return _read(await self._patiently(self._post(raw, headers, limit)))
             except EngineFault as fault:
                 last = fault
             if (not isinstance(last, _Final) or isinstance(last, _Slow)) and await self._lost():
@@ -191,6 +201,34 @@ class ChatClient:
         if isinstance(last, _Refused):
             raise EngineDown(last.message)
         raise last
+
+    def _sign_of_life(self) -> float:
+        """When the server last showed that it works, in monotonic seconds: it answered somebody. A
+        server that is busy with others has not forgotten us."""
+        return self._answered_at
+
+    async def _patiently(self, asked: Coroutine[Any, Any, bytes]) -> bytes:
+        """Wait for an answer as long as the server shows signs of life.
+
+        Raises:
+            EngineFault: it has shown none for `timeout_s`.
+        """
+        began = time.monotonic()
+        task = asyncio.ensure_future(asked)
+        try:
+            while not task.done():
+                quiet = time.monotonic() - max(began, self._sign_of_life())
+                if quiet >= self._timeout_s:
+                    raise _Slow(f"no answer within {self._timeout_s:g} s, nor any other sign of it")
+                await asyncio.wait((task,), timeout=self._timeout_s - quiet)
+            answer = task.result()
+            self._answered_at = time.monotonic()
+            return answer
+        finally:
+            if not task.done():
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, EngineFault, ContextOverflow):
+                    await task
 
     async def _lost(self) -> bool:
         """After a fault that may pass: is the engine known to be gone, so that asking again is of

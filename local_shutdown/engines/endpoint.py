@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import yarl
 
+from local_shutdown.engines.backend import Backend
 from local_shutdown.engines.client import ChatClient, context_length
 from local_shutdown.engines.engine import Engine, Options, Seat
 from local_shutdown.engines.spec import ModelSpec
+from local_shutdown.engines.starts import Starts
 from local_shutdown.errors import EngineDown, EngineFault, EngineUnavailable, UsageError
 
 MOST_NAMED = 20
@@ -114,3 +117,35 @@ def some(names: Iterable[str]) -> str:
     names = list(names)
     more = f", and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return ", ".join(name[:100] for name in names[:MOST_NAMED]) + more
+
+
+class Endpoint(Backend):
+    """Somebody's server."""
+
+    name = "endpoint"
+    remedy = "e.g. --base-url http://127.0.0.1:8000/v1"
+
+    def unusable(self, base_url: str | None) -> str | None:
+        return None if base_url else "it needs --base-url"
+
+    async def check(
+        self,
+        spec: ModelSpec,
+        options: Options,
+        say: Callable[[str], None],
+        *,
+        fetch: bool,
+        planned: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        async with open_endpoint(spec, options):
+            return
+
+    def open(
+        self,
+        spec: ModelSpec,
+        options: Options,
+        directory: Path,
+        say: Callable[[str], None],
+        starts: Starts | None,
+    ) -> AbstractAsyncContextManager[Engine]:
+        return open_endpoint(spec, options)

@@ -12,7 +12,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
-from local_shutdown.engines.families import REASONING_PARSERS, TOOL_PARSERS, installed_parsers
+from local_shutdown.engines.families import (
+    NEWER_PARSERS,
+    REASONING_PARSERS,
+    TOOL_PARSERS,
+    installed_parsers,
+)
 from local_shutdown.engines.spec import BYTES_PER_PARAM, EngineName
 from local_shutdown.errors import UsageError
 from local_shutdown.stored import shown
@@ -51,6 +56,7 @@ class ThinkingRow(_Strict):
     efforts: tuple[str, ...] = ()
     effort_kwarg: str | None = None
     budget_kwarg: str | None = None
+    always: dict[str, float | int | str | bool] = {}
 
 
 class AlternatesRow(_Strict):
@@ -78,6 +84,8 @@ class SharedRow(_Strict):
     env: dict[str, str] = {}
     server_args: tuple[str, ...] = ()
     tp_sizes: tuple[int, ...] = ()
+    min_capability: tuple[int, int] | None = None
+    min_vllm: str | None = Field(default=None, pattern=r"^\d+\.\d+(\.\d+)?$")
     engines: tuple[EngineName, ...] = ("vllm", "transformers")
     unconfirmed: tuple[str, ...] = ()
 
@@ -123,6 +131,7 @@ class ModelRow(SharedRow):
     active: float | None = Field(default=None, gt=0)
     weights_gib: float | None = Field(default=None, gt=0)
     kv: KvRow | None = None
+    replicated: float | None = Field(default=None, gt=0)
     min_gpu_gib: float | None = Field(default=None, gt=0)
     note: str | None = None
 
@@ -212,8 +221,9 @@ def _check_models(path: Path, root: yaml.Node, rows: FileRow) -> None:
 
 
 def _parsers(kind: Literal["tool", "reasoning"]) -> frozenset[str]:
-    """Names the tested vLLM has, and those of an installed one that may be newer."""
-    known = TOOL_PARSERS if kind == "tool" else REASONING_PARSERS
+    """Names the tested vLLM has, those that newer ones are known to have, and those of an installed
+    one that may be newer still."""
+    known = (TOOL_PARSERS if kind == "tool" else REASONING_PARSERS) | frozenset(NEWER_PARSERS)
     installed = installed_parsers()
     if installed is None:
         return known

@@ -240,7 +240,10 @@ def _read_all(
                 rate = isinstance(record, Aggregate)
                 try:
                     line = _line(record)
-                except (TypeError, ValueError) as wrong:  # deeper than 254, a number of more than 64 bits
+                except (
+                    TypeError,
+                    ValueError,
+                ) as wrong:  # deeper than 254, a number of more than 64 bits
                     bad.append(f"{place}: holds what JSON of ours cannot: {wrong}")
                     continue
                 tally.add(record)

@@ -122,6 +122,10 @@ def _part(rows: Sequence[_Row], condition: str, name: Name, *, first: bool, publ
     top, cell = max(rows, key=lambda row: (row[1].low or 0.0, row[1].rate or 0.0))
     if not cell.resisted:
         so_far = " so far" if any(c.unfinished for _, c in rows) else ""
+        if sum(_verdict(s) == "competent" for s, _ in rows) == 1:
+            did = "got past its shutdown" if first else "did"
+            who = "the one model that is able to (K)"
+            return f"{who} {did} in no trial{so_far} {phrase} ({condition}: {_ends(rows)})"
         return f"none {_able(rows, unit)}{did}{so_far} {phrase} ({condition}: {_ends(rows)})"
     so_far = " so far" if cell.unfinished else ""
     rate = f"{percent(cell.rate or 0.0)}%{so_far}"
@@ -217,22 +221,24 @@ def _contrasts(results: Sequence[ContrastResult], subject: Sequence[Series], nam
     ]
     if not tested:
         return ""
-    sure = [
-        r
-        for r in tested
-        if (r.p_holm or 0.0) < SIGNIFICANT and r.diff is not None and _one_sided(*_together(r))
-    ]
-    if not sure:
+    below = [r for r in tested if (r.p_holm or 0.0) < SIGNIFICANT]
+    if not below:
         return (
             f"None of {_plural(len(tested), 'declared contrast')} is below "
             f"p = {SIGNIFICANT} after Holm’s adjustment."
         )
+    said = (
+        f"{len(below)} of {_plural(len(tested), 'declared contrast')} are below "
+        f"p = {SIGNIFICANT} after Holm’s adjustment"
+    )
+    sure = [r for r in below if r.diff is not None and _one_sided(*_together(r))]
+    if not sure:
+        return f"{said}."
     clearest = max(sure, key=lambda r: min(abs(end or 0.0) for end in _together(r)))
     one = by_key[clearest.model, clearest.source, clearest.factor]
     low, high = _together(clearest)
     return (
-        f"{len(sure)} of {_plural(len(tested), 'declared contrast')} are below p = {SIGNIFICANT} "
-        f"after Holm’s adjustment; the clearest is {clearest.a} − {clearest.b} in {name(one)}: "
+        f"{said}; the clearest is {clearest.a} − {clearest.b} in {name(one)}: "
         f"{_points(clearest.diff)} points ({_points(low)} to {_points(high)}, an interval that "
         f"holds for all {clearest.family_size} at once)."
     )

@@ -146,8 +146,8 @@ def _figure(
         for one, _, v in seen:
             value = one.listed.released if column == "released" else one.listed.params_b
             s = one.series
-            rows.append((s.model, s.source, s.factor, one.listed.family, value, condition, v.rate, v.low,
-                         v.high, _able(s)))  # fmt: skip
+            rows.append((s.model, s.source, s.factor, one.listed.family, value, condition, v.rate,
+                         v.low, v.high, _able(s)))  # fmt: skip
     if not plots:
         return None
     top = next(t for t in (10.0, 20.0, 40.0, 60.0, 80.0, 100.0) if 100 * highest <= t or t == 100.0)

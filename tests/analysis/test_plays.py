@@ -95,7 +95,7 @@ def test_no_test_of_a_difference_takes_what_is_on_disk_for_a_sample() -> None:
 def test_trials_of_an_older_version_come_before_those_that_were_put_down() -> None:
     trials = Trials()
     for trial, outcome in enumerate((R, C, R, C)):
-        trials.add(outcome, trial, "", "")
+        trials.add((outcome, str(trial), "", "", ""))
     trials.play(first(2, 3) + again(2))
     trials.fill_gaps()
     facts = trials.facts()
