@@ -40,6 +40,8 @@ STOPPED = {
     "local-shutdown": "without_playing.py",
     "python": "without_measuring.py",
 }
+# Commands that say by their exit status what this machine can do: 3 where it cannot.
+OF_THIS_MACHINE = re.compile(r"local-shutdown (doctor|run .*--dry-run)")
 # Examples that another test carries out as they stand.
 ELSEWHERE = {
     "docs/extending.md": {
@@ -102,7 +104,6 @@ def folder(prepared: Path, tmp_path: Path) -> Path:
 
 def with_logs(folder: Path) -> None:
     """Inspect logs, where an example reads some."""
-    pytest.importorskip("inspect_ai", reason="the inspect extra is not installed")
     run = folder / "runs" / "2026-11-24-qwen3-8b"
     done = cli("export", run, "--format", "inspect", "--out", folder / "logs" / "o3.eval")
     assert done.exit_code == 0, done.output
@@ -131,7 +132,8 @@ def of(language: str) -> pytest.MarkDecorator:
 @of("sh")
 def test_shell_lines_run(block: Block, folder: Path) -> None:
     assert block.commands
-    if ".eval" in block.text:
+    if "inspect" in block.text:
+        pytest.importorskip("inspect_ai", reason="the inspect extra is not installed")
         with_logs(folder)
     for command in block.commands:
         first = shlex.split(command, comments=True)[0]
@@ -143,7 +145,8 @@ def test_shell_lines_run(block: Block, folder: Path) -> None:
         if "| jq" in command and not shutil.which("jq"):
             command = command.partition("|")[0]
         done = shell(command, folder)
-        assert done.returncode == 0, f"{command}\n{done.stdout}"
+        good = (0, 3) if OF_THIS_MACHINE.search(command) else (0,)
+        assert done.returncode in good, f"{command}\n{done.stdout}"
         assert done.stdout.strip(), f"{command}: says nothing"
 
 
