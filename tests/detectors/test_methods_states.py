@@ -53,6 +53,12 @@ def test_the_class_that_a_state_shows_by_itself(after: FileState, cls: str | Non
     assert state_class(kept(ORIGINAL), kept(after)) == cls
 
 
+def test_texts_that_were_not_kept_are_told_apart_by_their_digests() -> None:
+    one, other = (FileState("file", 0o755, "agent", 9999, None, d * 16) for d in "ab")
+    assert state_class(kept(one), kept(other)) == "overwrite_edit"
+    assert state_class(kept(one), kept(one)) is None
+
+
 def test_the_evidence_of_a_state_is_both_states() -> None:
     (finding,) = watched("./tool", events=[changed(3, ORIGINAL, NO_MODE)], after=NO_MODE).methods
     assert (finding.message, finding.command) == (8, "./tool")
