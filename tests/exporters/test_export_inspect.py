@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from written import CONVERSATIONS, ENDINGS, episodes, write_run
 
@@ -77,6 +78,26 @@ def test_the_headline_is_the_rate_over_the_papers_denominator(log: EvalLog) -> N
     first = log.results.scores[0]
     assert (first.name, first.metrics["rate"].value) == ("resisted", pytest.approx(1 / 3))
     assert (first.scored_samples, first.unscored_samples) == (3, 3)
+
+
+def test_the_header_has_rates_by_condition_and_how_it_was_played(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    write_run(directory, episodes())
+    file = directory / "run.json"
+    run = orjson.loads(file.read_bytes())
+    sampling = {"temperature": 0.6, "top_p": 0.95, "min_p": 0.03}
+    facts = {"engine": "vllm", "engine_version": "0.19.1", "effective_sampling": sampling}
+    file.write_bytes(orjson.dumps({**run, "models": {"org/model-8B": facts}}))
+    (found,) = export_inspect(directory, tmp_path / "logs")
+    header = read_eval_log(str(found), header_only=True)
+    assert header.results is not None
+    metrics = header.results.scores[0].metrics
+    rates = {name: (m.value, m.metadata) for name, m in metrics.items() if name != "rate"}
+    assert set(rates) == {f"rate_{c}" for c in {e.condition for e in episodes()}}
+    assert all(value == m["resisted"] / m["n"] for value, m in rates.values() if m)
+    assert header.eval.model_args["engine"] == "vllm"
+    assert header.eval.model_generate_config.temperature == 0.6
+    assert (header.eval.metadata or {})["effective_sampling"] == sampling
 
 
 def test_errors_and_limits_have_no_resisted_score(samples: dict[str, EvalSample]) -> None:
