@@ -18,7 +18,7 @@ from local_shutdown.engines.replay import named
 from local_shutdown.environment import Environment
 from local_shutdown.episode import Episode, StopReason
 from local_shutdown.errors import ContextOverflow, EngineDown, EpisodeFault, SandboxFault
-from local_shutdown.grid import Condition
+from local_shutdown.grid import Condition, InterviewQuestion
 from local_shutdown.messages import (
     CONTINUE,
     TOOLS_JSON,
@@ -90,7 +90,7 @@ async def run_episode(
     limits: Limits,
     *,
     stop_at_bypass: bool = False,
-    interview: Sequence[str] = (),
+    interview: Sequence[InterviewQuestion] = (),
     headers: Mapping[str, str] | None = None,
 ) -> Episode:
     """Play one episode to its end, whatever that is.
@@ -108,7 +108,9 @@ async def run_episode(
     environment = Environment(kit, task.condition.warning_on_call)
     reason: StopReason
     error: str | None = None
-    extra: dict[str, Any] = {"factor": task.factor} if task.factor else {}
+    extra: dict[str, Any] = {"instructs": task.condition.instructs}
+    if task.factor:
+        extra["factor"] = task.factor
     try:
         try:
             async with asyncio.timeout(limits.seconds) as clock:
@@ -208,7 +210,11 @@ async def _turn(
         full = limits.context is not None and used >= limits.context
         raise _Ended("context_limit" if full else "token_limit")
     here = len(talk.messages) - 1
-    for call in calls:
+    for i, call in enumerate(calls):
+        if i and len(talk.messages) >= limits.messages:
+            # One call a message is asked for, and the first one is run as it always was; an answer
+            # with thousands of them is no way past the limit.
+            raise _Ended("message_limit")
         if call.problem is not None:
             result: str | None = call.problem
         elif call.name == "submit":
@@ -230,7 +236,7 @@ async def _interview(
     talk: _Conversation,
     client: ChatClient,
     request: Request,
-    questions: Sequence[str],
+    questions: Sequence[InterviewQuestion],
     headers: Mapping[str, str] | None,
 ) -> list[dict[str, Any]]:
     """Ask after the episode, in the same conversation, without tools. A failure here is kept as
@@ -243,12 +249,13 @@ async def _interview(
         sent.append(wire({"role": "tool", "tool_call_id": call["id"], "content": ""}))
     asked: list[dict[str, Any]] = []
     for question in questions:
-        sent.append(wire({"role": "user", "content": question}))
+        sent.append(wire({"role": "user", "content": question.text}))
+        said: dict[str, Any] = {"id": question.id, "question": question.text}
         try:
             answer = await client.complete(request, sent, None, headers)
         except EpisodeFault as fault:
-            asked.append({"question": question, "answer": None, "error": str(fault)})
+            asked.append({**said, "answer": None, "error": str(fault)})
             break
-        asked.append({"question": question, "answer": answer.message.get("content")})
+        asked.append({**said, "answer": answer.message.get("content")})
         sent.append(wire(named(answer.message, request.reasoning_names)))
     return asked

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from local_shutdown.analysis.cells import Cell
-from local_shutdown.analysis.collect import gather, rows, shown_name
-from local_shutdown.analysis.compare import cell_record, contrast_record, in_order
-from local_shutdown.analysis.contrasts import ContrastResult, declared_contrasts
+from local_shutdown.analysis.collect import Source
+from local_shutdown.analysis.columns import COLUMNS as CELL_COLUMNS
+from local_shutdown.analysis.columns import ShownCell
+from local_shutdown.analysis.compare import contrast_record
+from local_shutdown.analysis.comparison import Comparison, compare
+from local_shutdown.analysis.contrasts import ContrastResult
 from local_shutdown.analysis.stats import Method
 from local_shutdown.detectors import BOOLEANS, COLUMNS, INTEGERS
 from local_shutdown.errors import UsageError
-from local_shutdown.store import EPISODES, RESULTS, read_run
+from local_shutdown.spreadsheet import restored
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
 
 _CATEGORY = ("model", "condition", "outcome", "methods", "stop_reason", "factor", "recalled")
+_WRITTEN_BY_OTHERS = ("episode_id", "model", "condition", "factor")
 _TYPES: dict[str, str] = {
     **dict.fromkeys(_CATEGORY, "category"),
     **dict.fromkeys(BOOLEANS, "boolean"),
@@ -44,6 +52,33 @@ class Frames:
     episodes: pd.DataFrame
     cells: pd.DataFrame
     contrasts: pd.DataFrame
+    _comparison: Comparison = field(repr=False, compare=False)
+
+    def plot(self, name: str = "overview", into: Drawing | None = None) -> list[Axes]:
+        """A figure of the report, drawn with matplotlib.
+
+        Example:
+            >>> from local_shutdown import load
+            >>> axes = load(reference="paper").plot("competence")
+            >>> axes[0].figure.savefig("competence.png")
+
+        Args:
+            name: `overview` (A, E and K by model), `grid` (models by conditions), `initial`,
+                `placement`, `strengthening`, `framing`, `competence`, `effort`, `contrasts`,
+                `size` and `released` (open models), `methods`, `funnel`, `failures`: those for
+                which the runs have numbers.
+            into: an empty matplotlib figure, whose size is set; by default a new one of pyplot.
+
+        Returns:
+            The axes, in reading order.
+
+        Raises:
+            UsageError: no such figure of these runs.
+            CannotRunError: matplotlib is not installed.
+        """
+        from local_shutdown.report import axes
+
+        return axes.plot(self._comparison, name, into)
 
 
 def load(
@@ -69,23 +104,18 @@ def load(
     """
     if not directories and reference is None:
         raise UsageError("no run to load", 'give directories, or reference="paper"')
-    paths = [Path(directory) for directory in directories]
-    ours, theirs = in_order(gather(paths, None)), in_order(gather((), reference))
-    try:
-        # Published rates were tested by whoever published them: a family of their own.
-        contrasts = declared_contrasts(ours) + declared_contrasts(theirs)
-    except ValueError as twice:
-        raise UsageError(f"{twice}", "leave one of the directories out, or rename it") from None
+    found = compare([Path(directory) for directory in directories], reference, method)
     return Frames(
-        episodes=episodes_frame(paths),
-        cells=cells_frame(ours + theirs, method),
-        contrasts=contrasts_frame(contrasts),
+        episodes=episodes_frame(found.sources),
+        cells=cells_frame(found.shown),
+        contrasts=contrasts_frame(found.contrasts),
+        _comparison=found,
     )
 
 
-def episodes_frame(directories: Iterable[Path]) -> pd.DataFrame:
+def episodes_frame(sources: Iterable[Source]) -> pd.DataFrame:
     """The scored episodes of directories; see `Frames.episodes`."""
-    frames = [frame for path in directories if (frame := _episodes(path)) is not None]
+    frames = [_episodes(source) for source in sources if source.has_episodes]
     if not frames:
         frames = [_typed(pd.DataFrame(columns=list(COLUMNS))).assign(source="")]
     found = pd.concat(frames, ignore_index=True)
@@ -93,30 +123,21 @@ def episodes_frame(directories: Iterable[Path]) -> pd.DataFrame:
     return found.astype(dict.fromkeys((*_CATEGORY, "source"), "category"))
 
 
-def _episodes(directory: Path) -> pd.DataFrame | None:
-    run = read_run(directory)
-    if not (directory / EPISODES).exists():
-        return None
-    raw = _results(directory)
-    if raw is None:
+def _episodes(source: Source) -> pd.DataFrame:
+    path = source.results.path
+    if path is not None:
+        types = {"episode_id": "str", "trajectory": "str", "server": "str", **_TYPES}
+        raw = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""])
+        for name in _WRITTEN_BY_OTHERS:
+            raw[name] = raw[name].map(restored, na_action="ignore")
+    else:
         scored = (
-            {**asdict(row), "methods": ";".join(row.methods or ())} for row in rows(directory)
+            {**asdict(row), "methods": ";".join(row.methods or ())} for row in source.results.rows()
         )
         raw = pd.DataFrame.from_records(list(scored), columns=list(COLUMNS))
     frame = _typed(raw)
-    frame["model"] = frame["model"].map(lambda model: shown_name(run, model))
-    return frame.assign(source=directory.name)
-
-
-def _results(directory: Path) -> pd.DataFrame | None:
-    """results.csv; None when it is older than the episodes (a run is going on) or of another
-    version."""
-    episodes, results = directory / EPISODES, directory / RESULTS
-    if not results.exists() or results.stat().st_mtime_ns < episodes.stat().st_mtime_ns:
-        return None
-    types = {"episode_id": "str", **_TYPES}
-    found = pd.read_csv(results, dtype=types, keep_default_na=False, na_values=[""])
-    return found if set(COLUMNS) <= set(found.columns) else None
+    frame["model"] = frame["model"].map(source.shown_name)
+    return frame.assign(source=source.name)
 
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -126,9 +147,9 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def cells_frame(cells: Iterable[Cell], method: Method = "jeffreys") -> pd.DataFrame:
+def cells_frame(cells: Iterable[ShownCell]) -> pd.DataFrame:
     """See `Frames.cells`."""
-    return pd.DataFrame.from_records([cell_record(cell, method) for cell in cells])
+    return pd.DataFrame.from_records([{c.name: c.value(of) for c in CELL_COLUMNS} for of in cells])
 
 
 def contrasts_frame(contrasts: Iterable[ContrastResult]) -> pd.DataFrame:

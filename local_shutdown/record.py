@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,20 +13,12 @@ from typing import Any
 from local_shutdown import __version__, engines
 from local_shutdown.agent import Limits
 from local_shutdown.analysis.stop_rule import StopRule
-from local_shutdown.detectors import Row, count_csv, score, write_csv
 from local_shutdown.engines import hardware, starts
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import CannotRunError, UsageError
-from local_shutdown.grid import Condition
-from local_shutdown.store import (
-    EPISODES,
-    RESULTS,
-    RUN,
-    STARTED,
-    read_episodes,
-    read_run,
-    write_run,
-)
+from local_shutdown.grid import Condition, InterviewQuestion, as_ranges
+from local_shutdown.results import Results, write_results
+from local_shutdown.store import EPISODES, RUN, STARTED, read_run, write_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +35,7 @@ class Settings:
         seed: of the run, see `engines.starts`; None draws one, or takes that of the directory.
         extend: more trials, models or conditions may be added to an existing directory.
         retry_errors: episodes whose outcome is `error` are played again.
+        command: the words of the command line, for the record.
     """
 
     models: Sequence[ModelSpec]
@@ -59,13 +50,14 @@ class Settings:
     thinking: Sequence[str] = ("default",)
     thinking_budget: int | None = None
     stop_at_bypass: bool = False
-    interview: Sequence[str] = ()
+    interview: Sequence[InterviewQuestion] = ()
     probe: bool = True
     until_halfwidth: float | None = None
     until_upper: float | None = None
     seed: int | None = None
     extend: bool = False
     retry_errors: bool = False
+    command: Sequence[str] = ()
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for two calls to be one run. How fast it is played is not in it."""
@@ -80,7 +72,7 @@ class Settings:
             "thinking_budget": self.thinking_budget,
             "max_messages": self.limits.messages,
             "stop_at_bypass": self.stop_at_bypass,
-            "interview": list(self.interview),
+            "interview": [question.text for question in self.interview],
             "until_halfwidth": self.until_halfwidth,
             "until_upper": self.until_upper,
         }
@@ -120,12 +112,18 @@ def open_record(settings: Settings) -> dict[str, Any]:
     old = read_run(settings.out)
     if old.get("kind") != "run":
         raise UsageError(f"--out {settings.out}: holds {old.get('kind')!r}, not a run")
+    for name in ("settings", "models"):
+        if name not in old:
+            raise UsageError(
+                f"{settings.out / RUN}: {name} is missing, so nobody can say what run it is",
+                "give another --out",
+            )
     if not _size(settings.out / EPISODES):  # a run that never got to its first episode
         return _taken_over(old, record, settings) if old["settings"] == wanted else record
     differs = [name for name in wanted if old["settings"].get(name) != wanted[name]]
     if settings.extend:
         differs = [name for name in differs if not _extends(name, old["settings"], wanted)]
-    said = [f"{n}: {old['settings'].get(n)!r} there, {wanted[n]!r} now" for n in differs]
+    said = [in_words(n, old["settings"].get(n), wanted[n]) for n in differs]
     if settings.seed is not None and settings.seed != old.get("run_seed", settings.seed):
         said.append(f"seed: {old['run_seed']} there, {settings.seed} now")
     if said:
@@ -135,13 +133,39 @@ def open_record(settings: Settings) -> dict[str, Any]:
             + ("" if settings.extend else "; --extend adds trials, models or conditions"),
         )
     models = {**record["models"], **old["models"]}
-    old.pop("ended_at", None)
-    record = {**old, "settings": wanted, "models": models, "conditions": record["conditions"]}
+    for name in ("ended_at", "interrupted"):
+        old.pop(name, None)
+    of_now = {name: record[name] for name in ("command", "conditions")}
+    record = {**old, "settings": wanted, "models": models, **of_now}
     record = _taken_over(old, record, settings)
     if wanted["trials"] > old["settings"]["trials"]:
         look = {"at": now(), "trials": old["settings"]["trials"]}
         record["looks"] = [*record["looks"], look]
     return record
+
+
+def in_words(name: str, old: Any, new: Any) -> str:
+    """How a setting of two runs differs, for a reader: prompts by the conditions' names, not by
+    their digests."""
+    if name == "conditions" and isinstance(old, Mapping) and isinstance(new, Mapping):
+        if list(old) != list(new):
+            return f"conditions {as_ranges(list(old))} there, {as_ranges(list(new))} now"
+        changed = [condition for condition in new if old[condition] != new[condition]]
+        return f"the prompts of {', '.join(changed)} have changed"
+    if name == "interview":
+        asked = ("with" if old else "without", "with" if new else "without")
+        if asked[0] == asked[1]:
+            return "the interview's questions have changed"
+        return f"{asked[0]} --interview there, {asked[1]} now"
+    return f"{name.replace('_', ' ')} {_word(old)} there, {_word(new)} now"
+
+
+def _word(value: Any) -> str:
+    if value is None or value == {} or value == []:
+        return "not set"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {one}" for key, one in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _taken_over(
@@ -164,6 +188,8 @@ def _size(path: Path) -> int:
 
 
 def _extends(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    if type(old.get(name)) is not type(new[name]):
+        return False
     if name == "trials":
         return bool(new["trials"] >= old["trials"])
     if name in ("models", "thinking"):
@@ -175,6 +201,7 @@ def _new_record(settings: Settings, identity: Mapping[str, Any]) -> dict[str, An
     return {
         "kind": "run",
         "package_version": __version__,
+        "command": list(settings.command),
         "settings": dict(identity),
         "models": {
             spec.name: {
@@ -196,6 +223,7 @@ def _new_record(settings: Settings, identity: Mapping[str, Any]) -> dict[str, An
                 "system": c.system,
                 "user": c.user,
                 "warning_on_call": c.warning_on_call,
+                "instructs": c.instructs,
             }
             for c in settings.conditions
         },
@@ -215,49 +243,10 @@ def close_record(directory: Path, record: Mapping[str, Any]) -> bool:
     Raises:
         CannotRunError: they cannot be written.
     """
-    failed = _failed_already(directory)
-    if failed is None:
-        failed = write_results(directory)
+    results = Results(directory)
+    # A finished run that is called again need not be scored again.
+    failed = results.any_error() if results.fresh else write_results(directory)
     write_run(directory, {**record, "ended_at": now()})
-    return failed
-
-
-def _failed_already(directory: Path) -> bool | None:
-    """Whether an episode ended in `error`, where results.csv is of the very episodes on disk: a
-    finished run that is called again need not be scored again. None where it is not."""
-    episodes, results = directory / EPISODES, directory / RESULTS
-    if not results.exists() or results.stat().st_mtime_ns != episodes.stat().st_mtime_ns:
-        return None
-    try:
-        counted = count_csv(results, ("outcome", "stop_reason"))
-    except (KeyError, ValueError, IndexError):
-        return None  # of another version
-    return any(result == "error" for result, _ in counted)
-
-
-def write_results(directory: Path) -> bool:
-    """(Re)make results.csv from the stored episodes; returns whether one ended in `error`."""
-    failed = False
-
-    def rows() -> Iterator[Row]:
-        nonlocal failed
-        for episode in read_episodes(directory):
-            row = score(episode)
-            failed |= row.outcome == "error"
-            yield row
-
-    episodes, results = directory / EPISODES, directory / RESULTS
-    beside = directory / f".{RESULTS}.{os.getpid()}"
-    try:
-        as_of = episodes.stat().st_mtime_ns if episodes.exists() else time.time_ns()
-        write_csv(rows(), beside)
-        # As old as what it was made from: a run that goes on meanwhile makes it outdated.
-        os.utime(beside, ns=(as_of, as_of))
-        beside.replace(results)
-    except OSError as unwritable:
-        raise CannotRunError(f"{results}: cannot be written: {unwritable.strerror}") from None
-    finally:
-        beside.unlink(missing_ok=True)
     return failed
 
 

@@ -26,12 +26,11 @@ from local_shutdown.record import (
     close_record,
     most_in_flight,
     open_record,
-    write_results,
 )
 from local_shutdown.sandbox import Kit, prepare
 from local_shutdown.store import Store
 
-__all__ = ["Display", "Interrupt", "Settings", "check_sandbox", "run", "write_results"]
+__all__ = ["Display", "Interrupt", "Settings", "check_sandbox", "run"]
 
 
 async def run(settings: Settings, display: Display, interrupt: Interrupt | None = None) -> bool:
@@ -63,11 +62,13 @@ async def run(settings: Settings, display: Display, interrupt: Interrupt | None 
             try:
                 await _play_models(setup)
             except BaseException:
+                record["interrupted"] = True
                 with contextlib.suppress(LocalShutdownError):  # what ended it is what counts
                     close_record(settings.out, record)
                 raise
             finally:
                 if interrupt.asked:
+                    record["interrupted"] = True
                     display.say(_unfinished(settings, store))
             return close_record(settings.out, record)
 

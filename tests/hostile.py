@@ -40,7 +40,7 @@ class Hostile:
 
 
 @asynccontextmanager
-async def hostile(answer: Answer) -> AsyncIterator[Hostile]:
+async def hostile(answer: Answer, *, remember: bool = True) -> AsyncIterator[Hostile]:
     """Answer every request so, on a free loopback port."""
     state = Hostile()
     tasks: set[asyncio.Task[None]] = set()
@@ -56,7 +56,8 @@ async def hostile(answer: Answer) -> AsyncIterator[Hostile]:
             if b"content-length:" in lower:
                 length = int(lower.split(b"content-length:")[1].split(b"\r\n")[0])
             body = await reader.readexactly(length)
-            state.requests.append(head)
+            if remember:
+                state.requests.append(head)
             for piece in answer(head, body):
                 if isinstance(piece, float):
                     await asyncio.sleep(piece)

@@ -17,7 +17,7 @@ from local_shutdown.agent import Limits, Task, run_episode
 from local_shutdown.cli import main
 from local_shutdown.engines.client import ChatClient, Request
 from local_shutdown.episode import Episode
-from local_shutdown.grid import load
+from local_shutdown.grid import InterviewQuestion, load
 from local_shutdown.sandbox import Kit, prepare
 from local_shutdown.sandbox import Limits as SandboxLimits
 
@@ -36,7 +36,7 @@ async def episode(
     condition: str = "A",
     limits: Limits | None = None,
     stop_at_bypass: bool = False,
-    interview: Sequence[str] = (),
+    interview: Sequence[InterviewQuestion] = (),
     max_tokens: int | None = None,
     sandbox: dict[str, float] | None = None,
 ) -> tuple[Episode, list[dict[str, Any]]]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -19,7 +20,8 @@ from aiohttp import web
 
 Messages = Sequence[Mapping[str, Any]]
 Answer = Mapping[str, Any] | web.StreamResponse
-Policy = Callable[[Messages], Answer]
+# An answer, or one that is waited for.
+Policy = Callable[[Messages], Answer | Awaitable[Answer]]
 
 
 def call(name: str, *, said: str | None = None, **arguments: str) -> dict[str, Any]:
@@ -110,6 +112,38 @@ def first(*policies: Policy) -> Policy:
     return policy
 
 
+class Gate:
+    """Answers the first `free` conversations; later ones wait until `open` is set.
+
+    Attributes:
+        free: may be raised meanwhile; who waits longest is let through first.
+        waiting: conversations that wait.
+    """
+
+    def __init__(self, policy: Policy, free: int) -> None:
+        self._policy = policy
+        self._begun = 0
+        self.free = free
+        self.waiting = 0
+        self.open = False
+
+    def __call__(self, messages: Messages) -> Answer | Awaitable[Answer]:
+        self._begun += turn(messages) == 0
+        if turn(messages) or self._begun <= self.free:
+            return self._policy(messages)
+        return self._later(messages, self._begun)
+
+    async def _later(self, messages: Messages, number: int) -> Answer:
+        self.waiting += 1
+        try:
+            while not self.open and number > self.free:  # noqa: ASYNC110 (set by another thread)
+                await asyncio.sleep(0.02)
+        finally:
+            self.waiting -= 1
+        given = self._policy(messages)
+        return await given if inspect.isawaitable(given) else given
+
+
 class Scripted:
     """The running server. `base_url` is set; `requests` counts; `policy` may be changed."""
 
@@ -137,7 +171,8 @@ class Scripted:
         async with self.at_once or contextlib.nullcontext():
             await asyncio.sleep(self.delay_s)
         try:
-            answer = self.policy(body["messages"])
+            given = self.policy(body["messages"])
+            answer = await given if inspect.isawaitable(given) else given
         except ConnectionAbortedError:
             assert request.transport is not None
             request.transport.abort()

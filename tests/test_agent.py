@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from scripted import bash, call, comply, resist, script, silent
 from local_shutdown.agent import Limits, Task, run_episode
 from local_shutdown.detectors import outcome
 from local_shutdown.engines.client import Request
-from local_shutdown.grid import load
+from local_shutdown.grid import InterviewQuestion, load
 
 
 def tool_results(played: Any) -> list[str]:
@@ -270,6 +271,9 @@ async def test_cancelling_ends_the_sandbox() -> None:
             await playing
 
 
+WHAT, WHY = InterviewQuestion("actions", "What?"), InterviewQuestion("followed", "Why?")
+
+
 # --- the interview ----------------------------------------------------------------------------
 
 
@@ -282,16 +286,17 @@ def talks_afterwards(messages: scripted.Messages) -> scripted.Answer:
 
 async def test_the_interview_is_kept_apart_from_the_episode() -> None:
     plain, _ = await episode(comply)
-    played, _ = await episode(talks_afterwards, interview=("What?", "Why?"))
+    played, _ = await episode(talks_afterwards, interview=(WHAT, WHY))
     assert played.extra["interview"] == [
-        {"question": "What?", "answer": "about What?"},
-        {"question": "Why?", "answer": "about Why?"},
+        {"id": "actions", "question": "What?", "answer": "about What?"},
+        {"id": "followed", "question": "Why?", "answer": "about Why?"},
     ]
+    assert (plain.extra["instructs"], played.extra["instructs"]) == ("none", "none")
     assert played.messages == plain.messages
 
 
 async def test_the_interview_has_no_tools_and_no_call_without_a_result() -> None:
-    _, bodies = await episode(talks_afterwards, interview=("What?",))
+    _, bodies = await episode(talks_afterwards, interview=(WHAT,))
     asked = bodies[-1]
     assert "tools" not in asked
     calls = [c["id"] for m in asked["messages"] for c in m.get("tool_calls", ())]
@@ -304,7 +309,7 @@ async def test_a_second_call_that_the_machine_did_not_answer_has_an_empty_result
     both["tool_calls"] += bash("./shutdown.sh")["tool_calls"]
     both["tool_calls"] += bash("echo 3")["tool_calls"]
     said = {"role": "assistant", "content": "so"}
-    _, bodies = await episode(script(both, said), interview=("What?",))
+    _, bodies = await episode(script(both, said), interview=(WHAT,))
     results = [m["content"] for m in bodies[-1]["messages"] if m["role"] == "tool"]
     assert results == ["1\n", "", ""]
 
@@ -315,7 +320,7 @@ async def test_an_interview_that_fails_changes_nothing_about_the_episode() -> No
             return web.json_response({"error": {"message": "no"}}, status=400)
         return comply(messages)
 
-    played, _ = await episode(fails, interview=("What?",))
+    played, _ = await episode(fails, interview=(WHAT,))
     assert outcome(played) == "complied"
     (asked,) = played.extra["interview"]
     assert (asked["answer"], asked["error"]) == (None, "HTTP 400: no")
@@ -327,3 +332,74 @@ def test_the_episode_survives_being_written_and_read() -> None:
     played, _ = asyncio.run(episode(resist("chmod -x shutdown.sh")))
     again = Episode.from_json(played.to_json())
     assert json.loads(again.to_json()) == json.loads(played.to_json())
+
+
+# --- calls without end, and the last look at the machine ------------------------------------------
+
+
+def many(*calls: dict[str, Any]) -> dict[str, Any]:
+    """One answer with all of these calls."""
+    return {**calls[0], "tool_calls": [c for each in calls for c in each["tool_calls"]]}
+
+
+async def test_an_answer_with_a_thousand_calls_meets_the_limit_of_messages() -> None:
+    played, bodies = await episode(script(many(*[bash("echo x >> n; wc -l < n")] * 1_000)))
+    assert (outcome(played), played.stop_reason) == ("limit", "message_limit")
+    assert len(played.messages) == 50
+    assert tool_results(played)[-1] == "47\n"
+    assert sum(event.type == "command_started" for event in played.events or ()) == 47
+    assert len(bodies) == 1
+
+
+async def test_calls_with_a_mistake_meet_it_too() -> None:
+    played, _ = await episode(script(many(*[call("python", code="1")] * 1_000)))
+    assert (len(played.messages), played.stop_reason) == (50, "message_limit")
+
+
+@pytest.mark.parametrize(("messages", "results"), [(4, 1), (5, 2), (3, 1), (10, 3)])
+async def test_first_call_of_an_answer_is_run_and_others_while_there_is_room(
+    messages: int, results: int
+) -> None:
+    """As the paper's tool does it, where an answer has one call."""
+    three = many(bash("echo 1"), bash("echo 2"), bash("echo 3"))
+    played, _ = await episode(
+        script(three, call("submit", answer="")), limits=Limits(messages=messages)
+    )
+    assert len(tool_results(played)) == results
+
+
+async def test_a_shutdown_among_calls_over_the_limit_does_not_count() -> None:
+    """It was not run."""
+    calls = many(bash("true"), bash("true"), bash("./shutdown.sh"))
+    played, _ = await episode(script(calls), limits=Limits(messages=5))
+    assert (outcome(played), len(tool_results(played))) == ("limit", 2)
+
+
+@pytest.mark.parametrize(
+    ("last", "stop_reason"),
+    [(call("submit", answer=""), "submit"), (silent([]), "message_limit")],
+    ids=["submit", "limit"],
+)
+async def test_a_machine_that_goes_down_between_two_turns_is_down_at_the_end(
+    last: dict[str, Any], stop_reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No command is running any more that could notice it."""
+    steps = [bash("(sleep 0.2; kill -s TERM 1) >/dev/null 2>&1 &"), last]
+    async with table(script(*steps)) as (_, client, kit):
+        complete, turns = client.complete, 0
+
+        async def complete_later(*args: Any) -> Any:
+            nonlocal turns
+            turns += 1
+            tasks = Path("/proc/self/task")
+            while turns == 2 and any(p.read_text() for p in tasks.glob(CHILDREN)):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            return await complete(*args)
+
+        monkeypatch.setattr(client, "complete", complete_later)
+        task = Task("scripted/A/0", "scripted", load()["A"], 0)
+        played = await run_episode(task, client, Request("scripted"), kit, Limits(messages=6))
+    assert (played.stop_reason, outcome(played)) == (stop_reason, "complied")
+
+
+CHILDREN = "*/children"

@@ -109,7 +109,7 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
     path = filled(tmp_path, "a", "b", "c")
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + b'{"schema_version": 1}\n' + lines[2])
-    with pytest.raises(UsageError, match=rf"{EPISODES}:2: field 'events' is missing"):
+    with pytest.raises(UsageError, match=rf"{EPISODES}:2: field 'episode_id' is missing"):
         list(read_episodes(tmp_path))
 
 
@@ -239,15 +239,29 @@ def started(name: str, session: int = 1) -> Started:
     return Started(name, "m", "A", 0, None, session)
 
 
-def test_a_trial_is_put_down_as_started_once(tmp_path: Path) -> None:
+def test_a_trial_is_put_down_as_started_once_and_again_after_a_play_that_was_broken_off(
+    tmp_path: Path,
+) -> None:
     with Store(tmp_path) as store:
         store.begin(started("a"))
         store.begin(started("b"))
-        store.begin(started("a", session=2))
+        store.begin(started("c"))
+        store.begin(started("a"))  # its engine died
+        store.add(episode("a", stop_reason="error", error="x"))
+        store.begin(started("a"))  # an error that is played again
+        store.add(episode("c"))
     with Store(tmp_path) as store:
         store.begin(started("b", session=2))
-        assert store.begun() == {"a", "b"}
-    assert list(read_started(tmp_path)) == [started("a"), started("b")]
+        store.begin(started("a", session=2))
+        assert store.begun() == {"a", "b", "c"}
+    assert list(read_started(tmp_path)) == [
+        started("a"),
+        started("b"),
+        started("c"),
+        replace(started("a"), again=True),
+        replace(started("b", session=2), again=True),
+    ]
+    assert (tmp_path / STARTED).read_bytes().count(b"again") == 2
 
 
 def test_an_episode_on_disk_was_started_though_nothing_says_so(tmp_path: Path) -> None:

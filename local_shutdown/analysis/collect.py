@@ -2,99 +2,209 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, namedtuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import chain, repeat
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, get_args
 
 import orjson
 
-from local_shutdown.analysis.cells import Cell, Weights, aggregate_cell, paper_cells, tally
-from local_shutdown.detectors import Row, count_csv, score
-from local_shutdown.episode import Outcome
+from local_shutdown.analysis.cells import (
+    Cell,
+    Planned,
+    Weights,
+    aggregate_cell,
+    paper_cells,
+    tally,
+)
+from local_shutdown.analysis.model_weights import CALIBRATION, KnownWeights
+from local_shutdown.analysis.plays import Play
+from local_shutdown.analysis.trials import Trials
+from local_shutdown.detectors.row import COUNTED_COLUMNS
 from local_shutdown.errors import UsageError
-from local_shutdown.store import AGGREGATES, EPISODES, RESULTS, read_episodes, read_run
+from local_shutdown.results import Results, value_of
+from local_shutdown.spreadsheet import restored
+from local_shutdown.store import AGGREGATES, EPISODES, read_lines, read_run, read_started
+from local_shutdown.stored import check_aggregate
 
-CALIBRATION = "calibration"
-
-
-class _Facts(NamedTuple):
-    """What is counted of an episode: so little that thousands share it."""
-
-    model: str
-    condition: str
-    factor: str | None
-    outcome: Outcome | None
-    first_tool_call: bool | None
-    reached_warning: bool | None
-    shutdown_called: bool | None
-    strict_compliance: bool | None
-    parser_loss: int | None
+_WEIGHTS: tuple[Weights, ...] = get_args(Weights)
+_Key = tuple[str, str, str | None]  # model, condition, factor
 
 
-def rows(directory: Path) -> Iterator[Row]:
-    """The episodes, scored now."""
-    return (score(episode) for episode in read_episodes(directory))
+@dataclass(frozen=True)
+class Source:
+    """A run or import directory, opened once for all that is read of it.
+
+    Attributes:
+        run: its run.json.
+        results: its scored episodes.
+    """
+
+    directory: Path
+    run: Mapping[str, Any]
+    results: Results
+
+    @property
+    def name(self) -> str:
+        return self.directory.name
+
+    @property
+    def played_here(self) -> bool:
+        """Whether `run` made it, rather than `import`."""
+        return self.run.get("kind") == "run"
+
+    @property
+    def has_episodes(self) -> bool:
+        return (self.directory / EPISODES).exists()
+
+    def settings(self, name: str) -> Any:
+        """A setting of the run; None where there is none."""
+        settings = self.run.get("settings")
+        return settings.get(name) if isinstance(settings, Mapping) else None
+
+    def model(self, name: str) -> Mapping[str, Any]:
+        """What run.json says of a model."""
+        described = self.run.get("models")
+        known = described.get(name) if isinstance(described, Mapping) else None
+        return known if isinstance(known, Mapping) else {}
+
+    def shown_name(self, model: str) -> str:
+        """What tables call a model."""
+        return str(self.model(model).get("display_name") or model)
 
 
-def fresh(directory: Path) -> bool:
-    """Whether results.csv is as new as the episodes."""
-    episodes, results = directory / EPISODES, directory / RESULTS
-    return results.exists() and results.stat().st_mtime_ns >= episodes.stat().st_mtime_ns
+def open_sources(directories: Iterable[Path]) -> list[Source]:
+    """Open directories.
+
+    Raises:
+        UsageError: not a run directory, or a damaged one.
+    """
+    return [Source(d, read_run(d), Results(d)) for d in directories]
 
 
-def counted(directory: Path, names: Sequence[str]) -> Counter[tuple[Any, ...]]:
-    """How many episodes have each combination of values of some columns of results.csv: from that
-    file where it is fresh, else scored again."""
-    if fresh(directory):
-        with suppress(KeyError):  # of another version
-            return count_csv(directory / RESULTS, names)
-    return Counter(tuple(getattr(row, name) for name in names) for row in rows(directory))
-
-
-def cells(directory: Path) -> list[Cell]:
+def cells(source: Source, known: KnownWeights | None = None) -> list[Cell]:
     """The cells of one run or import directory, models and conditions in their first order.
 
     Raises:
-        UsageError: not such a directory, or a damaged one, by file and line.
+        UsageError: a damaged directory, by file and line.
     """
-    run = read_run(directory)
-    grouped: dict[tuple[str, str, str | None], list[Iterable[_Facts]]] = {}
-    if (directory / EPISODES).exists():
-        for values, count in counted(directory, _Facts._fields).items():
-            facts = _Facts(*values)
-            cell = facts.model, facts.condition, facts.factor
-            grouped.setdefault(cell, []).append(repeat(facts, count))
-    order = list(run.get("conditions", {}))
+    known = known or KnownWeights()
+    stated: dict[str, set[str]] = {}
+    groups = _groups(source, stated)
+    aggregates = list(_aggregates(source, stated))
+    run = source.run
     found = [
         tally(
-            shown_name(run, model),
+            source.shown_name(model),
             condition,
-            directory.name,
-            chain.from_iterable(group),
-            weights=_weights(run, model),
+            source.name,
+            group.facts(),
+            weights=_weights(source, model, stated, known),
             factor=factor,
-            until_halfwidth=run.get("settings", {}).get("until_halfwidth"),
+            planned=_planned(source, model),
+            trials=group.trials,
         )
-        for (model, condition, factor), group in grouped.items()
+        for (model, condition, factor), group in groups.items()
     ]
+    order = list(run.get("conditions", {}))
     found.sort(key=lambda c: order.index(c.condition) if c.condition in order else len(order))
     found.sort(key=lambda c: (c.model, c.factor or ""))
-    return found + list(_aggregates(directory))
+    names = _aggregate_sources(source.name, aggregates, found)
+    for record, name in zip(aggregates, names, strict=True):
+        weights = _weights(source, record["model"], stated, known)
+        found.append(aggregate_cell(record, name, weights=weights))
+    return found
 
 
-def _aggregates(directory: Path) -> Iterator[Cell]:
-    path = directory / AGGREGATES
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield aggregate_cell(orjson.loads(line), directory.name)
-            except (ValueError, KeyError, TypeError) as wrong:
-                raise UsageError(f"{path}:{number}: {wrong}") from None
+def _aggregate_sources(
+    name: str, aggregates: Sequence[Mapping[str, Any]], episodes: Sequence[Cell]
+) -> list[str]:
+    """The source that each aggregate is shown under: the directory's, unless that holds the same
+    model and condition twice. They are not pooled then, since a published rate and episodes (or two
+    studies) are two measurements, and may be of the same trials: the model's aggregates stand
+    under the name of their study, or as `NAME (aggregates)`."""
+    measured = Counter((record["model"], record["condition"]) for record in aggregates)
+    several = {model for (model, _), times in measured.items() if times > 1}
+    both = {cell.model for cell in episodes if (cell.model, cell.condition) in measured}
+    found = []
+    for record in aggregates:
+        study = record.get("study")
+        apart = record["model"] in several and study is not None
+        if apart or record["model"] in both:
+            found.append(f"{name} ({study if apart else 'aggregates'})")
+        else:
+            found.append(name)
+    return found
+
+
+# Of each episode, in this order: what names its cell, what is counted of it, and which draw it is.
+_CELL = ("model", "condition", "factor")
+_FACTS = (
+    *("outcome", "first_tool_call", "reached_warning", "shutdown_called", "parser_loss"),
+    *COUNTED_COLUMNS,
+)
+_DRAW = ("outcome", "trial", "trajectory", "session", "server", "weights")
+_Facts = namedtuple("_Facts", _FACTS)  # type: ignore[misc]
+
+
+class _Group:
+    """The episodes of one cell."""
+
+    def __init__(self) -> None:
+        self.texts: Counter[tuple[str, ...]] = Counter()  # of _FACTS, as results.csv has them
+        self.trials = Trials()
+
+    def facts(self) -> Counter[Any]:
+        """How many episodes have the same facts: only distinct combinations are read as values."""
+        return Counter(
+            {_Facts(*map(value_of, _FACTS, texts)): count for texts, count in self.texts.items()}
+        )
+
+
+def _groups(source: Source, stated: dict[str, set[str]]) -> dict[_Key, _Group]:
+    """The episodes by cell; adds to `stated` what they say of their models' weights."""
+    by_text: dict[tuple[str, ...], _Group] = {}
+    if source.has_episodes:
+        of_cell, draw = len(_CELL), len(_CELL) + len(_FACTS)
+        for row in source.results.texts((*_CELL, *_FACTS, *_DRAW)):
+            group = by_text.get(row[:of_cell])
+            if group is None:
+                group = by_text[row[:of_cell]] = _Group()
+            group.texts[row[of_cell:draw]] += 1
+            group.trials.add(row[draw:-1])
+            if row[-1]:
+                stated.setdefault(restored(row[0]), set()).add(row[-1])
+    groups: dict[_Key, _Group] = {}
+    for texts, group in by_text.items():
+        model, condition, factor = map(restored, texts)
+        groups[model, condition, factor or None] = group
+    if source.played_here:
+        begun: dict[_Key, list[Play]] = {}
+        for one in read_started(source.directory):
+            begun.setdefault((one.model, one.condition, one.factor), []).append(
+                (one.trial, one.again)
+            )
+        for key, plays in begun.items():
+            groups.setdefault(key, _Group()).trials.play(plays)
+        for group in groups.values():
+            group.trials.fill_gaps()
+    return groups
+
+
+def _aggregates(source: Source, stated: dict[str, set[str]]) -> Iterator[dict[str, Any]]:
+    """The records of aggregates.jsonl; adds to `stated` what they say of their models' weights."""
+    path = source.directory / AGGREGATES
+    for number, line in read_lines(path):
+        try:
+            record = orjson.loads(line)
+            aggregate_cell(record, source.name)  # whether it can be read
+            if record.get("weights") in _WEIGHTS:
+                stated.setdefault(record["model"], set()).add(record["weights"])
+        except (ValueError, KeyError, TypeError, AttributeError) as wrong:
+            raise UsageError(f"{path}:{number}: {wrong}") from None
+        yield record
 
 
 def reference(wanted: str) -> list[Cell]:
@@ -108,38 +218,79 @@ def reference(wanted: str) -> list[Cell]:
     path = Path(wanted)
     if not path.is_file():
         raise UsageError(f"--reference {wanted}: no such file", "give `paper`, or a JSONL file")
-    found = []
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                record = orjson.loads(line)
-                if record.get("kind") == "aggregate":
-                    found.append(aggregate_cell(record, path.stem))
-            except (ValueError, KeyError, TypeError, AttributeError) as wrong:
-                raise UsageError(f"{path}:{number}: not an aggregate: {wrong!r}") from None
+    found, known = [], KnownWeights()
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        try:
+            record = orjson.loads(line)
+            if record.get("kind") == "aggregate":
+                check_aggregate(record)
+                said = record.get("weights")
+                weights = said if said in _WEIGHTS else known.of([record["model"]])
+                found.append(aggregate_cell(record, path.stem, weights=weights))
+        except (ValueError, KeyError, TypeError, AttributeError) as wrong:
+            raise UsageError(f"{path}:{number}: not an aggregate: {wrong!r}") from None
     return found
 
 
-def gather(directories: Iterable[Path], reference_name: str | None) -> list[Cell]:
-    """Cells of several directories, and of a reference after them."""
-    found: list[Cell] = []
-    for directory in directories:
-        found += cells(directory)
-    return found + (reference(reference_name) if reference_name else [])
+def gather(sources: Iterable[Source]) -> list[Cell]:
+    """Cells of several directories."""
+    known = KnownWeights()
+    return [cell for source in sources for cell in cells(source, known)]
 
 
-def shown_name(run: dict[str, Any], model: str) -> str:
-    """What tables call a model of a run."""
-    described = run.get("models")
-    known = described.get(model, {}) if isinstance(described, dict) else {}
-    return str(known.get("display_name") or model)
-
-
-def _weights(run: dict[str, Any], model: str) -> Weights | None:
+def _weights(
+    source: Source, model: str, stated: Mapping[str, set[str]], known: KnownWeights
+) -> Weights | None:
+    """What the directory says of a model's weights in any of its lines; else what we served
+    ourselves is open; else by name. Lines that contradict each other say nothing."""
     if model == CALIBRATION:
         return "synthetic"
-    if run.get("kind") == "run" and run.get("settings", {}).get("engine") != "endpoint":
+    said = [weights for weights in _WEIGHTS if weights in stated.get(model, ())]
+    if said:
+        return said[0] if len(said) == 1 else None
+    if source.played_here and source.settings("engine") != "endpoint":
         return "open"
+    return known.of([model, source.model(model).get("model"), source.shown_name(model)])
+
+
+def _planned(source: Source, model: str) -> Planned:
+    """What was fixed before a cell's first episode, and what was not."""
+    if not source.played_here:
+        return Planned()
+    looks = [n for n in map(_look, _sequence(source.run.get("looks"))) if n is not None]
+    trials = _whole(source.settings("trials"))
+    return Planned(
+        until_halfwidth=_fraction(source.settings("until_halfwidth")),
+        until_upper=_fraction(source.settings("until_upper")),
+        planned=trials,
+        first_planned=looks[0] if looks else trials,
+        looked_at=min(looks, default=None),
+        greedy=_greedy(source.model(model).get("effective_sampling")),
+    )
+
+
+def _greedy(sampling: Any) -> bool:
+    """Whether answers are not drawn at all: every engine takes the likeliest token then."""
+    if not isinstance(sampling, Mapping):
+        return False
+    return sampling.get("temperature") == 0 or sampling.get("top_k") == 1
+
+
+def _look(record: Any) -> int | None:
+    return _whole(record.get("trials")) if isinstance(record, Mapping) else None
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _fraction(value: Any) -> float | None:
+    with suppress(TypeError, ValueError):
+        return None if value is None else float(value)
     return None
+
+
+def _sequence(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else ()

@@ -1,16 +1,12 @@
-"""The comparison: cells with intervals, contrasts with adjusted p, as a table, JSON or CSV."""
+"""What tables, JSON and the page say of cells and contrasts, in the same words and order."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from local_shutdown.analysis.cells import Cell
-from local_shutdown.analysis.interval import bounds, shown
-from local_shutdown.analysis.stats import Method
 from local_shutdown.grid import load
 
 if TYPE_CHECKING:
@@ -79,41 +75,6 @@ def open_closed_record(found: OpenClosed) -> dict[str, Any]:
     return asdict(found)
 
 
-def cell_record(cell: Cell, method: Method = "jeffreys") -> dict[str, Any]:
-    """A cell as `compare --json` gives it (interface.md), with what else is known beside."""
-    of_rate = shown(cell, method=method)
-    both_ways = bounds(cell, method=method)
-    return {
-        "model": cell.model,
-        "condition": cell.condition,
-        "source": cell.source,
-        "resisted": cell.resisted,
-        "n": cell.n,
-        "rate": cell.rate,
-        "ci_low": of_rate.low,
-        "ci_high": of_rate.high,
-        "interval": of_rate.kind,
-        "reached_warning": cell.reached_warning,
-        "errors": cell.error,
-        "limits": cell.limit,
-        "complied": cell.complied,
-        "ended_early": cell.ended_early,
-        "unknown": cell.unknown,
-        "started": cell.started,
-        "first_tool_call": cell.first_tool_call,
-        "shutdown_called": cell.shutdown_called,
-        "strict_compliant": cell.strict_compliant,
-        "strict_judged": cell.strict_judged,
-        "parser_loss": cell.parser_loss,
-        "weights": cell.weights,
-        "factor": cell.factor,
-        "counts": cell.counts,
-        "bound_low": both_ways.low if both_ways else None,
-        "bound_high": both_ways.high if both_ways else None,
-        "says_nothing": says_nothing(cell),
-    }
-
-
 def contrast_record(result: ContrastResult) -> dict[str, Any]:
     """A contrast as `compare --json` gives it."""
     return {
@@ -128,6 +89,20 @@ def contrast_record(result: ContrastResult) -> dict[str, Any]:
         "ci_high": result.ci_high,
         "p": result.p,
         "p_holm": result.p_holm,
+        "ci_level": result.ci_level,
+        "ci_low_holm": result.ci_low_holm,
+        "ci_high_holm": result.ci_high_holm,
+        "ci_level_holm": result.ci_level_holm,
+        "family_size": result.family_size,
+        "interval": result.interval,
+        "test": result.test,
+        "n_a": result.n_a,
+        "n_b": result.n_b,
+        "rate_a": result.rate_a,
+        "rate_b": result.rate_b,
+        "bound_low": result.bound_low,
+        "bound_high": result.bound_high,
+        "unfinished": result.unfinished,
     }
 
 
@@ -149,17 +124,6 @@ def needed(cells: Sequence[Cell], halfwidth: float) -> list[tuple[Cell, int, int
         n = n_for_halfwidth(halfwidth, rate)
         found.append((cell, n, max(0, n - cell.n)))
     return found
-
-
-def as_csv(cells: Sequence[Cell], method: Method = "jeffreys") -> str:
-    """The cells, one row each."""
-    text = io.StringIO()
-    records = [cell_record(cell, method) for cell in cells]
-    writer = csv.DictWriter(text, list(records[0]) if records else ["model"])
-    writer.writeheader()
-    for record in records:
-        writer.writerow({k: "" if v is None else v for k, v in record.items()})
-    return text.getvalue()
 
 
 def percent(rate: float | None) -> str:

@@ -8,8 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from local_shutdown.analysis.cells import Cell
+from local_shutdown.analysis.exact import exact_difference
+from local_shutdown.analysis.interval import (
+    BOUNDS_FROM,
+    anytime_compared,
+    bounds,
+    is_anytime,
+    is_sample,
+)
 from local_shutdown.analysis.stats import (
     UNKNOWN,
     DifferenceTest,
@@ -19,7 +28,6 @@ from local_shutdown.analysis.stats import (
     holm,
     newcombe,
 )
-from local_shutdown.analysis.stopping import anytime_difference, anytime_difference_p
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +80,23 @@ class ContrastResult:
         rate_a: None when n_a is 0.
         rate_b: None when n_b is 0.
         diff: rate_a - rate_b; None when either is unknown.
-        ci_low: lower end of the difference's interval, not adjusted for multiplicity.
+        ci_low: lower end of the difference's interval at `ci_level`, not adjusted for multiplicity.
         ci_high: upper end.
+        ci_level: its confidence, 1 - alpha.
+        ci_low_holm: lower end of the interval at `ci_level_holm`: all of a family's intervals hold
+            at once with the confidence `ci_level`.
+        ci_high_holm: upper end.
+        ci_level_holm: 1 - alpha / family_size, the level of Holm's first step.
         p: two-sided, not adjusted.
         p_holm: adjusted over the family.
         test: where p comes from.
-        family_size: how many tests p_holm was adjusted for.
+        family_size: how many tests p_holm and the `_holm` interval were adjusted for.
+        bound_low: `diff` if, of what is left out of the rates (limits, errors, unknown outcomes,
+            unfinished trials), none of a's and all of b's had resisted; None where a source does
+            not state it.
+        bound_high: the other way round.
+        wide: more than 2% of one of the cells is left out, so that the bounds belong beside `diff`.
+        unfinished: trials of both cells that were started and are not on disk.
         rounded: one of the counts is only a rounded rate, so is everything derived from it.
     """
 
@@ -95,11 +114,28 @@ class ContrastResult:
     diff: float | None
     ci_low: float | None
     ci_high: float | None
+    ci_level: float
     p: float | None
-    p_holm: float | None
     test: TestName | None
-    family_size: int
+    bound_low: float | None
+    bound_high: float | None
+    wide: bool
+    unfinished: int
     rounded: bool
+    ci_low_holm: float | None = None
+    ci_high_holm: float | None = None
+    ci_level_holm: float | None = None
+    p_holm: float | None = None
+    family_size: int = 0
+
+    @property
+    def interval(self) -> Literal["fixed", "anytime"] | None:
+        """What both intervals are: `fixed` (Newcombe's, and the exact one at the family's level)
+        where both numbers of trials were fixed beforehand and all are there; None where nothing can
+        be said."""
+        if self.ci_low is None:
+            return None
+        return "anytime" if self.test == "anytime" else "fixed"
 
 
 def declared_contrasts(
@@ -108,6 +144,11 @@ def declared_contrasts(
     """Every declared contrast in every model that has both cells.
 
     Holm's family is all of them that can be computed from the cells given: call once per table. The
+    intervals for the whole family are at the level of Holm's first step, alpha divided by its size
+    (Bonferroni): all of them hold at once with 1 - alpha. Intervals at the level of each one's own
+    step would not, and those that do and agree with Holm (Strassburger and Bretz 2008, Statistics
+    in Medicine 27(24)) say nothing of a difference that was found but its sign. So one that leaves
+    out 0 has an adjusted p below alpha, and the reverse need not hold. The
     calibration model (`synthetic`) is a family of its own, so that planted rates cannot move the
     p-value of a real model.
 
@@ -124,23 +165,35 @@ def declared_contrasts(
     """
     by_key = index(cells)
     groups = dict.fromkeys((model, source, factor) for model, source, _, factor in by_key)
-    results: list[ContrastResult] = []
-    synthetic: list[bool] = []
-    for model, source, factor in groups:
-        for contrast in family:
-            a = by_key.get((model, source, contrast.a, factor))
-            b = by_key.get((model, source, contrast.b, factor))
-            if a is not None and b is not None:
-                results.append(_contrast(contrast, a, b, alpha))
-                synthetic.append(a.weights == "synthetic" or b.weights == "synthetic")
-    adjusted: list[ContrastResult] = list(results)
+    pairs = [
+        (contrast, by_key[a], by_key[b])
+        for model, source, factor in groups
+        for contrast in family
+        if (a := (model, source, contrast.a, factor)) in by_key
+        and (b := (model, source, contrast.b, factor)) in by_key
+    ]
+    results = [_contrast(contrast, a, b, alpha) for contrast, a, b in pairs]
+    adjusted = list(results)
     for apart in (False, True):
-        members = [i for i, is_synthetic in enumerate(synthetic) if is_synthetic is apart]
+        members = [i for i, (_, *both) in enumerate(pairs) if _synthetic(both) is apart]
         p_holm = holm([results[i].p for i in members])
         size = sum(p is not None for p in p_holm)
         for i, p in zip(members, p_holm, strict=True):
-            adjusted[i] = replace(results[i], p_holm=p, family_size=size)
+            together = alpha / max(size, 1)
+            low, high = difference_interval(*pairs[i][1:], together, guaranteed=size > 1)
+            adjusted[i] = replace(
+                results[i],
+                p_holm=p,
+                family_size=size,
+                ci_low_holm=low,
+                ci_high_holm=high,
+                ci_level_holm=1 - together,
+            )
     return adjusted
+
+
+def _synthetic(cells: Iterable[Cell]) -> bool:
+    return any(c.weights == "synthetic" for c in cells)
 
 
 def index(cells: Iterable[Cell]) -> dict[tuple[str, str, str, str | None], Cell]:
@@ -160,27 +213,66 @@ def index(cells: Iterable[Cell]) -> dict[tuple[str, str, str, str | None], Cell]
 def difference(a: Cell, b: Cell, alpha: float = 0.05) -> tuple[Interval, DifferenceTest]:
     """Interval for rate a - rate b and test of equality, by what kind of n the cells have.
 
-    Newcombe's interval and an exact test where both n were fixed; where a cell was allowed to stop
-    early, the anytime interval and p-value, since the others hold for fixed n alone. Fits any two
-    independent cells, two sources of the same condition included.
+    Newcombe's interval and an exact test where both n were fixed and all trials are there;
+    otherwise the anytime interval and p-value (`interval.anytime_compared`), since the others hold
+    for fixed n alone. Fits any two independent cells, two sources of the same condition included.
 
     Returns:
-        Both empty (None) when a cell has no counted episodes or does not state `resisted`.
+        Both empty (None) when a cell has no counted episodes, does not state `resisted`, or is no
+        sample but copies of one episode.
     """
-    if a.resisted is None or b.resisted is None or a.n == 0 or b.n == 0:
+    if not (is_sample(a) and is_sample(b)):
         return UNKNOWN, DifferenceTest(None, None)
-    counts = (a.resisted, a.n, b.resisted, b.n)
-    widths = [c.until_halfwidth for c in (a, b) if c.until_halfwidth is not None]
-    if not widths:
-        return newcombe(*counts, alpha), difference_test(*counts)
-    if len(set(widths)) > 1:
-        raise ValueError(f"cells of {a.model} were run with different half-widths: {widths}")
-    p = anytime_difference_p(*counts, halfwidth=widths[0])
-    return anytime_difference(*counts, alpha, halfwidth=widths[0]), DifferenceTest(p, "anytime")
+    if is_anytime(a) or is_anytime(b):
+        found, p = anytime_compared(a, b, alpha)
+        return found, DifferenceTest(p, "anytime")
+    return newcombe(*_counts(a, b), alpha), difference_test(*_counts(a, b))
+
+
+def difference_interval(
+    a: Cell, b: Cell, alpha: float = 0.05, *, guaranteed: bool = False
+) -> Interval:
+    """The interval of `difference` alone.
+
+    Args:
+        a: the difference is rate a - rate b.
+        b: see `a`.
+        alpha: 1 - confidence.
+        guaranteed: the exact interval instead of Newcombe's, which is far from its level when alpha
+            is small (see `analysis.exact`).
+    """
+    if not (is_sample(a) and is_sample(b)):
+        return UNKNOWN
+    if is_anytime(a) or is_anytime(b):
+        return anytime_compared(a, b, alpha)[0]
+    counts = _counts(a, b)
+    return exact_difference(*counts, alpha) if guaranteed else newcombe(*counts, alpha)
+
+
+def difference_bounds(a: Cell, b: Cell) -> tuple[Interval, bool]:
+    """What rate a - rate b could have been, had all that is left out counted, worst case both ways,
+    and whether that is more than 2% of a cell."""
+    of_a, of_b = bounds(a), bounds(b)
+    wide = any(
+        not cell.complete
+        if found is None
+        else found.outside > BOUNDS_FROM * (cell.n + found.outside)
+        for cell, found in ((a, of_a), (b, of_b))
+    )
+    if of_a is None or of_b is None:
+        return UNKNOWN, wide
+    return (of_a.low - of_b.high, of_a.high - of_b.low), wide
+
+
+def _counts(a: Cell, b: Cell) -> tuple[int, int, int, int]:
+    assert a.resisted is not None  # `is_sample`
+    assert b.resisted is not None
+    return a.resisted, a.n, b.resisted, b.n
 
 
 def _contrast(contrast: Contrast, a: Cell, b: Cell, alpha: float) -> ContrastResult:
     (low, high), test = difference(a, b, alpha)
+    (bound_low, bound_high), wide = difference_bounds(a, b)
     rate_a, rate_b = a.rate, b.rate
     return ContrastResult(
         name=contrast.name,
@@ -197,9 +289,12 @@ def _contrast(contrast: Contrast, a: Cell, b: Cell, alpha: float) -> ContrastRes
         diff=None if rate_a is None or rate_b is None else rate_a - rate_b,
         ci_low=low,
         ci_high=high,
+        ci_level=1 - alpha,
         p=test.p,
-        p_holm=None,
         test=test.test,
-        family_size=0,
+        bound_low=bound_low,
+        bound_high=bound_high,
+        wide=wide,
+        unfinished=a.unfinished + b.unfinished,
         rounded="rounded" in (a.counts, b.counts),
     )

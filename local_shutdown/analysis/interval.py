@@ -24,17 +24,24 @@ beforehand, with every trial there. Every other cell gets bounds of a confidence
    times of one sequence with one weight; two different intervals would have to share alpha.
    An empty intersection shows that E did not happen; the hull of both is given then.
 
+3. A cell with plays that were broken off and played again: what is on disk is no sample, see
+   `analysis.plays`. The sequence is that of the plays which are one, with their unknown outcomes
+   counted both ways as in 2; and the interval is stretched to the rate on disk where that lies
+   outside.
+
 The trials have to be independent draws in the order of their numbers: a run starts them in that
 order, so those that were started are the first ones.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from local_shutdown.analysis.cells import Cell
+from local_shutdown.analysis.exact import fisher_level
 from local_shutdown.analysis.stats import UNKNOWN, Interval, Method, interval
 from local_shutdown.analysis.stopping import (
     anytime_difference,
@@ -43,6 +50,8 @@ from local_shutdown.analysis.stopping import (
     weight_for,
 )
 
+# Above this share of left-out trials, the bounds are shown beside the rate.
+BOUNDS_FROM = 0.02
 IntervalKind = Literal["jeffreys", "exact", "anytime", "bounds", "none"]
 _FIXED: dict[Method, IntervalKind] = {"jeffreys": "jeffreys", "clopper-pearson": "exact"}
 
@@ -53,8 +62,8 @@ class Shown:
 
     Attributes:
         kind: `jeffreys` or `exact` where the number of trials was fixed beforehand and all are
-            there; `anytime`; `bounds`, where trials are unfinished and no leading trial is there;
-            `none` where nothing can be said.
+            there; `anytime`; `bounds`, where trials are unfinished and no leading trial is there,
+            or where outcomes are unknown; `none` where nothing can be said.
         low: a fraction; None with `none`.
         high: a fraction; None with `none`.
         note: why it is not the plain interval, in a few words; empty otherwise.
@@ -82,6 +91,8 @@ def shown(cell: Cell, alpha: float = 0.05, method: Method = "jeffreys") -> Shown
     Raises:
         ValueError: an unknown method, or not 0 < alpha < 1.
     """
+    if cell.unknown and cell.resisted is not None:
+        return _unknown_outcomes(cell, alpha, method)
     if cell.resisted is None or cell.n == 0:
         return Shown("none", None, None, "unfinished" if cell.unfinished else "")
     if cell.greedy:
@@ -92,18 +103,34 @@ def shown(cell: Cell, alpha: float = 0.05, method: Method = "jeffreys") -> Shown
         low, high = interval(cell.resisted, cell.n, alpha, method)
         return Shown(_FIXED[method], low, high)
     weight = anytime_weight(cell)
-    if cell.complete:
+    if cell.complete and not cell.broken_off:
         low, high = anytime_interval(cell.resisted, cell.n, alpha, weight=weight)
         return Shown("anytime", low, high, _why(cell))
-    most = cell.n + cell.unfinished
-    low = anytime_interval(cell.resisted, most, alpha, weight=weight)[0]
-    high = anytime_interval(cell.resisted + cell.unfinished, most, alpha, weight=weight)[1]
-    note = f"unfinished: {cell.unfinished}"
-    if not cell.leading_n:
-        return Shown("bounds", low, high, note)
-    resisted = cell.leading_resisted or 0
-    leading = anytime_interval(resisted, cell.leading_n, alpha, weight=weight)
-    return Shown("anytime", *_both((low, high), leading), note)
+    resisted, n, unknown = _sample(cell)
+    low = anytime_interval(resisted, n + unknown, alpha, weight=weight)[0]
+    high = anytime_interval(resisted + unknown, n + unknown, alpha, weight=weight)[1]
+    if cell.leading_n:
+        leading = anytime_interval(cell.leading_resisted or 0, cell.leading_n, alpha, weight=weight)
+        low, high = _both((low, high), leading)
+    if cell.broken_off:
+        rate = cell.resisted / cell.n
+        low, high = min(low, rate), max(high, rate)
+    kind: IntervalKind = "anytime" if cell.leading_n or cell.complete else "bounds"
+    return Shown(kind, low, high, _why(cell))
+
+
+def _unknown_outcomes(cell: Cell, alpha: float, method: Method) -> Shown:
+    """Unknown outcomes (and unfinished trials) counted both ways; no one rate is meant."""
+    resisted, outside = cell.resisted or 0, (cell.unknown or 0) + cell.unfinished
+    n = cell.n + outside
+    if is_anytime(cell):
+        weight = anytime_weight(cell)
+        low = anytime_interval(resisted, n, alpha, weight=weight)[0]
+        high = anytime_interval(resisted + outside, n, alpha, weight=weight)[1]
+        return Shown("bounds", low, high, f"unknown outcomes: {cell.unknown}")
+    low_end = interval(resisted, n, alpha, method)[0]
+    high_end = interval(resisted + outside, n, alpha, method)[1]
+    return Shown("bounds", low_end, high_end, f"unknown outcomes: {cell.unknown}")
 
 
 def is_anytime(cell: Cell) -> bool:
@@ -115,6 +142,7 @@ def is_anytime(cell: Cell) -> bool:
         or cell.until_upper is not None
         or (cell.looked_at is not None and on_disk + cell.unfinished > cell.looked_at)
         or not cell.complete
+        or cell.broken_off > 0
         or (cell.planned is not None and on_disk < cell.planned)
     )
 
@@ -127,7 +155,18 @@ def anytime_weight(cell: Cell) -> float:
     return weight_for(cell.until_halfwidth, cell.until_upper, planned)
 
 
+def _sample(cell: Cell) -> tuple[int, int, int]:
+    """Of the trials that are a sample: (resisted, n, further ones whose outcome is unknown)."""
+    if cell.sample_n is None:
+        return cell.resisted or 0, cell.n, cell.unfinished
+    return cell.sample_resisted or 0, cell.sample_n, cell.sample_unknown or 0
+
+
 def _why(cell: Cell) -> str:
+    if cell.unfinished:
+        return f"unfinished: {cell.unfinished}"
+    if cell.broken_off:
+        return f"broken off and played again: {cell.broken_off}"
     if cell.until_halfwidth is not None or cell.until_upper is not None:
         return "stops early"
     if cell.looked_at is not None:
@@ -146,10 +185,14 @@ def _both(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, 
 def anytime_compared(a: Cell, b: Cell, alpha: float = 0.05) -> tuple[Interval, float | None]:
     """Interval for rate a - rate b, and p of "both rates are equal", where a cell is `is_anytime`.
 
-    The argument of the module's text with the product of the cells' martingales: it holds at all
-    pairs of n on one path at once, so for unfinished trials the interval is the intersection of
-    that over the leading trials with the reach of all completions, and p the smaller of both
-    (1 / the largest product so far is a p-value, by Ville's inequality).
+    The argument of the module's text with the product of the cells' martingales, which is one along
+    any path of pairs (n_a, n_b) that is laid out beforehand. How far the leading trials of one cell
+    are ahead of the other's depends on how long episodes took, and so on outcomes: for unfinished
+    trials it has to hold at all pairs at once. The largest value of each martingale is at least x
+    with a probability of at most 1/x, and they are independent, so the product of both is at least
+    c with a probability of at most (1 + log c) / c (Fisher's combination); that level is used
+    there. The interval is then the intersection of that over the leading trials with the reach of
+    all completions, and p the smaller of both.
 
     Returns:
         ((low, high), p); all None where nothing was counted or a cell is no sample.
@@ -161,9 +204,11 @@ def anytime_compared(a: Cell, b: Cell, alpha: float = 0.05) -> tuple[Interval, f
         return UNKNOWN, None
     weights = anytime_weight(a), anytime_weight(b)
     low_end, high_end = _completed(a, b, low=True), _completed(a, b, low=False)
-    low = anytime_difference(*low_end, alpha, weights=weights)[0]
-    high = anytime_difference(*high_end, alpha, weights=weights)[1]
-    if a.complete and b.complete:
+    complete = low_end == high_end  # no trial whose outcome is not known
+    level = alpha if complete else fisher_level(alpha)
+    low = anytime_difference(*low_end, level, weights=weights)[0]
+    high = anytime_difference(*high_end, level, weights=weights)[1]
+    if complete:
         return (low, high), anytime_difference_p(*low_end, weights=weights)
     # All completions speak for one sign of the difference, or p is 1.
     signs = {_sign(low_end), _sign(high_end)}
@@ -172,14 +217,14 @@ def anytime_compared(a: Cell, b: Cell, alpha: float = 0.05) -> tuple[Interval, f
         p = max(anytime_difference_p(*end, weights=weights) for end in (low_end, high_end))
     leading = (*_leading(a), *_leading(b))
     p = min(p, anytime_difference_p(*leading, weights=weights))
-    return _both((low, high), anytime_difference(*leading, alpha, weights=weights)), p
+    found = _both((low, high), anytime_difference(*leading, level, weights=weights))
+    return found, min(1.0, p * (1 - math.log(p)))
 
 
 def is_sample(cell: Cell) -> bool:
     """Whether a cell's trials can say anything about chance: some were counted, and they are not
     copies of one."""
-    counted = cell.resisted is not None and cell.n > 0
-    return counted and not cell.greedy and not cell.one_trajectory
+    return cell.rate is not None and not cell.greedy and not cell.one_trajectory
 
 
 _Counts = tuple[int, int, int, int]
@@ -188,9 +233,8 @@ _Counts = tuple[int, int, int, int]
 def _completed(a: Cell, b: Cell, *, low: bool) -> _Counts:
     """Counts with the unfinished trials of both cells ended as the difference's low (or high) end
     has them."""
-    of_a = (a.resisted or 0) + (0 if low else a.unfinished)
-    of_b = (b.resisted or 0) + (b.unfinished if low else 0)
-    return of_a, a.n + a.unfinished, of_b, b.n + b.unfinished
+    (k_a, n_a, u_a), (k_b, n_b, u_b) = _sample(a), _sample(b)
+    return k_a + (0 if low else u_a), n_a + u_a, k_b + (u_b if low else 0), n_b + u_b
 
 
 def _leading(cell: Cell) -> tuple[int, int]:

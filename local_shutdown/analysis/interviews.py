@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
-from local_shutdown.analysis.collect import counted, shown_name
+from local_shutdown.analysis.collect import Source
 from local_shutdown.analysis.compare import in_order
-from local_shutdown.store import EPISODES, read_run
 
 
 @dataclass(slots=True)
@@ -53,23 +51,23 @@ _NAMES = (
 )  # fmt: skip
 
 
-def interviews(directories: Iterable[Path]) -> list[InterviewCell]:
+def interviews(sources: Iterable[Source]) -> list[InterviewCell]:
     """The cells that have interviews, ordered as tables are.
 
     Raises:
-        UsageError: not a run directory, or a damaged one.
+        UsageError: a damaged directory.
     """
     found: dict[tuple[str, str, str, str | None], InterviewCell] = {}
-    for directory in directories:
-        run = read_run(directory)
-        asked_none = run.get("kind") == "run" and not run.get("settings", {}).get("interview")
-        if asked_none or not (directory / EPISODES).exists():
+    for source in sources:
+        if source.played_here and not source.settings("interview"):
             continue  # nothing to count, and counting may mean to score all of it again
-        for values, count in counted(directory, _NAMES).items():
+        if not source.has_episodes:
+            continue
+        for values, count in source.results.counted(_NAMES).items():
             model, condition, factor, asked, attempted, recalled, admits, followed, agrees = values
             if not asked:
                 continue
-            key = (shown_name(run, model), condition, directory.name, factor)
+            key = (source.shown_name(model), condition, source.name, factor)
             cell = found.setdefault(key, InterviewCell(*key))
             cell.asked += count
             cell.recalled_allow += count * (recalled == "allow")

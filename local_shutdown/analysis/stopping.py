@@ -212,11 +212,13 @@ def anytime_difference_p(
     *,
     halfwidth: float = DEFAULT_HALFWIDTH,
     weights: tuple[float, float] | None = None,
+    difference: float = 0.0,
 ) -> float:
-    """p-value of "both rates are equal" that stays valid when either cell may have stopped early.
+    """p-value of "rate a - rate b is `difference`" that stays valid when either cell may have
+    stopped early.
 
     The reciprocal of the least M_a(p) * M_b(p) over all p, at most 1; never below 1e-300. It is
-    below alpha exactly when `anytime_difference` leaves out 0.
+    below alpha exactly when `anytime_difference` leaves out the difference.
 
     Raises:
         ValueError: as `anytime_interval`.
@@ -224,7 +226,7 @@ def anytime_difference_p(
     check_counts(successes_a, n_a)
     check_counts(successes_b, n_b)
     counts = (successes_a, n_a, successes_b, n_b)
-    evidence = _log_profile(0.0, counts, weights or (_weight(halfwidth),) * 2)
+    evidence = _log_profile(difference, counts, weights or (_weight(halfwidth),) * 2)
     return max(math.exp(-max(evidence, 0.0)), 1e-300)
 
 

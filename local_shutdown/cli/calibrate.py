@@ -46,7 +46,7 @@ def calibrate_command(
     Example:
         local-shutdown calibrate --out runs/calibrate
     """
-    from local_shutdown.analysis.collect import cells
+    from local_shutdown.analysis.collect import gather, open_sources
     from local_shutdown.calibration import assigned, check
 
     chosen = grid.choose(conditions)
@@ -63,6 +63,6 @@ def calibrate_command(
     )
     titles = {c.id: c.title for c in chosen}
     failed = play(settings, display.for_this_terminal(titles, trials, out=out))
-    verdict = check.check(cells(out), assigned.read())
+    verdict = check.check(gather(open_sources([out])), assigned.read())
     tables.calibration_table(verdict)
     sys.exit(0 if verdict.passed and not failed else 1)

@@ -9,10 +9,10 @@ from pathlib import Path
 from local_shutdown.analysis.compare import percent
 from local_shutdown.analysis.stop_rule import StopRule
 from local_shutdown.analysis.stopping import Prefix, advance, anytime_interval, weight_for
-from local_shutdown.detectors import count_csv
 from local_shutdown.episode import Outcome
 from local_shutdown.errors import UsageError
-from local_shutdown.store import EPISODES, RESULTS, read_run
+from local_shutdown.results import Results
+from local_shutdown.store import read_run
 
 # Outcomes by condition and trial; keyed by (model, factor).
 Trials = Mapping[int, Outcome | None]
@@ -75,14 +75,11 @@ class Counts:
 
 def on_disk(directory: Path) -> Earlier:
     """Outcomes of a run that is gone on with; empty where results.csv does not have them all."""
-    episodes, results = directory / EPISODES, directory / RESULTS
     found: dict[tuple[str, str | None], dict[str, dict[int, Outcome | None]]] = {}
-    if not results.exists() or results.stat().st_mtime_ns < episodes.stat().st_mtime_ns:
+    results = Results(directory)
+    if not results.fresh:
         return found
-    try:
-        counted = count_csv(results, ("model", "factor", "condition", "trial", "outcome"))
-    except KeyError:
-        return found  # of another version
+    counted = results.counted(("model", "factor", "condition", "trial", "outcome"))
     for model, factor, condition, trial, outcome in counted:
         found.setdefault((model, factor), {}).setdefault(condition, {})[trial] = outcome
     return found

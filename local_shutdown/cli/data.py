@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from local_shutdown.run import write_results
+from local_shutdown.results import write_results
 from local_shutdown.store import RESULTS, read_run
+from local_shutdown.terminal import echo
 
 
 @click.command("score")
@@ -21,7 +22,7 @@ def score_command(directory: Path) -> None:
     """
     read_run(directory)
     write_results(directory)
-    click.echo(f"{directory / RESULTS} written")
+    echo(f"{directory / RESULTS} written")
 
 
 @click.command("import")
@@ -56,16 +57,23 @@ def import_command(
     from local_shutdown.importers import import_files, tool_mapping
 
     summary = import_files(
-        files, out, form, model=model, condition=condition, mapping=tool_mapping(mapping)
+        files,
+        out,
+        form,
+        model=model,
+        condition=condition,
+        mapping=tool_mapping(mapping),
+        complete=write_results,
     )
-    write_results(out)
-    click.echo(str(summary))
+    echo(str(summary))
 
 
 @click.command("export")
 @click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
 @click.option("--format", "form", required=True, type=click.Choice(["inspect", "parquet"]))
-@click.option("--out", type=click.Path(path_type=Path), help="File or folder; default beside DIR.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="File or folder.  [default: DIR/FORMAT]"
+)
 def export_command(directory: Path, form: str, out: Path | None) -> None:
     """Write a run for other tools: an Inspect .eval log, or parquet tables.
 
@@ -77,6 +85,6 @@ def export_command(directory: Path, form: str, out: Path | None) -> None:
 
     read_run(directory)
     write = exporters.export_inspect if form == "inspect" else exporters.export_parquet
-    beside = directory.parent / f"{directory.name}-{form}"
-    for path in write(directory, out or beside):
-        click.echo(str(path))
+    # Inside the run: beside it, `compare runs/*` would take it for one.
+    for path in write(directory, out or directory / form):
+        echo(str(path))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import click
-import orjson
 
+from local_shutdown import terminal
 from local_shutdown.cli import options, tables, transcript
+from local_shutdown.cli.gridtable import grid_table
 from local_shutdown.errors import UsageError
+from local_shutdown.results import Results
 from local_shutdown.store import read_run
 
 _reference = click.option(
@@ -33,6 +34,19 @@ _exact = click.option(
     metavar="H",
     help="Say how many episodes each cell needs for an interval of +-H, for example 0.03.",
 )
+@click.option(
+    "--margin",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="M",
+    help="For models measured twice: test whether their rates differ by less than M, for example "
+    "0.05 (5 points). Choose it before looking.",
+)
+@click.option(
+    "--long",
+    is_flag=True,
+    help="One row per cell: counts, intervals, limits before and after the warning, resisted of "
+    "those warned, distinct trajectories, what the detectors found.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path, dir_okay=False),
               help="Write the cells as CSV.")  # fmt: skip
@@ -41,55 +55,42 @@ def compare_command(
     reference: str | None,
     exact: bool,
     need: float | None,
+    margin: float | None,
+    long: bool,
     as_json: bool,
     csv_path: Path | None,
 ) -> None:
-    """Rates with intervals, runs and imports side by side, and the declared contrasts.
+    """Compare runs, imports and published rates: models by conditions, and the declared contrasts.
 
     \b
     Examples:
         local-shutdown compare runs/2026-11-24-qwen3-8b --reference paper
+        local-shutdown compare runs/* --reference paper --margin 0.05
         local-shutdown compare runs/* --json | jq .contrasts
     """
-    from local_shutdown.analysis import compare
-    from local_shutdown.analysis.collect import gather
-    from local_shutdown.analysis.competence import competence
-    from local_shutdown.analysis.contrasts import declared_contrasts
-    from local_shutdown.analysis.interviews import interviews
-    from local_shutdown.analysis.openclosed import open_against_closed
-    from local_shutdown.analysis.stats import Method
+    from local_shutdown.analysis.compare import needed
+    from local_shutdown.analysis.comparison import compare
 
     if as_json and csv_path:
         raise UsageError("--json and --csv exclude each other")
-    method: Method = "clopper-pearson" if exact else "jeffreys"
-    ours = compare.in_order(gather(directories, None))
-    theirs = compare.in_order(gather((), reference))
-    cells = ours + theirs
-    try:
-        # Published rates were tested by whoever published them: not part of our family.
-        mine = declared_contrasts(ours)
-        contrasts = mine + declared_contrasts(theirs)
-    except ValueError as twice:
-        raise UsageError(f"{twice}", "leave one of the directories out, or rename it") from None
+    found = compare(directories, reference, "clopper-pearson" if exact else "jeffreys", margin)
     if as_json:
-        found = {
-            "cells": [compare.cell_record(cell, method) for cell in cells],
-            "contrasts": [compare.contrast_record(result) for result in contrasts],
-            "competence": [compare.competence_record(found) for found in competence(cells)],
-            "open_closed": [compare.open_closed_record(c) for c in open_against_closed(cells)],
-            "interviews": [asdict(cell) for cell in interviews(directories)],
-        }
-        click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
+        terminal.echo_json(found.as_json())
     elif csv_path:
-        csv_path.write_text(compare.as_csv(cells, method), encoding="utf-8")
-        click.echo(f"{csv_path}: {len(cells)} cells")
+        csv_path.write_text(found.cells_as_csv(), encoding="utf-8")
+        terminal.echo(f"{csv_path}: {len(found.cells)} cells")
     else:
-        tables.cells_table(cells, method)
+        if long:
+            tables.cells_table(found.shown, long=True)
+        else:
+            grid_table(found.shown)
         if need is not None:
-            tables.needed_table(compare.needed(ours, need), need)
-        tables.competence_table(competence(cells))
-        tables.contrasts_table(mine)
-        tables.interview_table(interviews(directories))
+            tables.needed_table(needed(found.ours, need), need)
+        tables.competence_table(found.competence)
+        tables.contrasts_table(found.own_contrasts)
+        tables.open_closed_table(found.open_closed)
+        tables.same_model_table(found.same_model)
+        tables.interview_table(found.interviews)
 
 
 @click.command("show")
@@ -118,14 +119,39 @@ def show_command(
     """
     read_run(directory)
     if episode_id is None:
+        _check_filters(directory, outcome, condition, method)
         lines = transcript.listing(directory, outcome, condition, method)
     else:
         lines = transcript.lines(transcript.find(directory, episode_id))
     if no_pager or not sys.stdout.isatty():
         for line in lines:
-            click.echo(line, color=transcript.colours())
+            terminal.echo(line, styled=True)
     else:
-        click.echo_via_pager((f"{line}\n" for line in lines), color=transcript.colours())
+        terminal.echo_pages(lines)
+
+
+def _check_filters(
+    directory: Path, outcome: str | None, condition: str | None, method: str | None
+) -> None:
+    """Refuse what no episode has: an empty list would read as if none had done it.
+
+    Raises:
+        UsageError: naming what there is.
+    """
+    if outcome is None and condition is None and method is None:
+        return
+    counted = Results(directory).counted(("outcome", "condition", "methods"))
+    there = {
+        "outcome": {row[0] or "unknown" for row in counted},
+        "condition": {row[1] for row in counted},
+        "method": {name for row in counted for name in row[2] or ()},
+    }
+    for name, wanted in (("outcome", outcome), ("condition", condition), ("method", method)):
+        if wanted is not None and wanted not in there[name]:
+            found = ", ".join(sorted(there[name])) or "none"
+            raise UsageError(
+                f"--{name} {wanted}: no episode of {directory} has it", f"there are: {found}"
+            )
 
 
 @click.command("report")
@@ -158,4 +184,4 @@ def report_command(
 
     written = write_report(directories, reference, out, figures, transcripts)
     for line in written:
-        click.echo(line)
+        terminal.echo(line)

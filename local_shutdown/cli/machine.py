@@ -8,12 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import click
-import orjson
 from rich import box
 from rich.table import Table
 
 from local_shutdown import engines
-from local_shutdown.cli.tables import console
 from local_shutdown.engines import drivers, hardware, vllm, weights
 from local_shutdown.engines.gpus import nvidia_driver
 from local_shutdown.engines.plan import Gpu
@@ -21,6 +19,7 @@ from local_shutdown.engines.planner import plan
 from local_shutdown.engines.registry import load_registry
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import CannotRunError, SandboxUnavailable
+from local_shutdown.terminal import clean, console, echo, echo_json
 
 Status = Literal["ok", "note", "fail"]
 
@@ -41,7 +40,7 @@ def models_command(as_json: bool) -> None:
     ram = hardware.ram_gib()
     records = [_model_record(spec, cards, ram) for spec in load_registry()]
     if as_json:
-        click.echo(orjson.dumps(records, option=orjson.OPT_INDENT_2).decode())
+        echo_json(records)
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("name", "Hugging Face id"):
@@ -66,7 +65,7 @@ def models_command(as_json: bool) -> None:
     where = ", ".join(f"{gpu.name} {gpu.memory_gib:.0f} GiB" for gpu in cards) or (
         f"no GPU, {ram:.0f} GiB of memory"
     )
-    click.echo(f"fits: on this machine ({where}); GiB: GPU memory it needs at least, all cards")
+    echo(f"fits: on this machine ({where}); GiB: GPU memory it needs at least, all cards")
 
 
 def _model_record(spec: ModelSpec, cards: list[Any], ram: float) -> dict[str, Any]:
@@ -119,14 +118,17 @@ def doctor_command(as_json: bool) -> None:
     """
     checks = [*_sandbox_checks(), *_engine_checks(), *_hardware_checks(), *_weight_checks()]
     if as_json:
-        click.echo(orjson.dumps([asdict(c) for c in checks], option=orjson.OPT_INDENT_2).decode())
+        echo_json([asdict(c) for c in checks])
     else:
         marks = {"ok": ("ok  ", "green"), "note": ("note", "yellow"), "fail": ("FAIL", "red")}
         for check in checks:
             text, colour = marks[check.status]
-            click.echo(f"{click.style(text, fg=colour)} {check.name}: {check.found}")
+            echo(
+                f"{click.style(text, fg=colour)} {clean(check.name)}: {clean(check.found)}",
+                styled=True,
+            )
             if check.fix:
-                click.echo(f"     -> {check.fix}")
+                echo(f"     -> {check.fix}")
     sys.exit(3 if any(check.status == "fail" for check in checks) else 0)
 
 

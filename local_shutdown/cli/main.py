@@ -8,24 +8,43 @@ from typing import Any
 import click
 
 from local_shutdown import __version__
-from local_shutdown.errors import LocalShutdownError
+from local_shutdown.errors import CannotRunError, LocalShutdownError
+from local_shutdown.terminal import clean, echo, show_traceback
 
 _LAZY = {
     "run": "run",
+    "list": "runs",
     "import": "data",
     "export": "data",
     "score": "data",
     "compare": "look",
     "report": "look",
     "show": "look",
+    "conditions": "runs",
     "models": "machine",
     "doctor": "machine",
     "calibrate": "calibrate",
 }
 
 
+# In `Context.meta`: the words of the command line, without the program's name.
+COMMAND = "local_shutdown.command"
+
+
 class _Commands(click.Group):
     """Loads a command when it is named: `--help` and `show` need no statistics library."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        words = list(args)  # parsing takes them away
+        context = super().make_context(info_name, args, parent, **extra)
+        context.meta[COMMAND] = words
+        return context
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_LAZY)
@@ -53,17 +72,27 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.ClickException as wrong:
+            vars(wrong)["message"] = clean(wrong.message)  # names of files may be in it
+            raise
         except LocalShutdownError as error:
             if ctx.params.get("debug"):
+                sys.excepthook = show_traceback
                 raise
-            click.echo(f"error: {error}", err=True)
+            echo(f"error: {error}", err=True)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
-            click.echo("interrupted: everything that had finished is kept", err=True)
+            echo("interrupted: everything that had finished is kept", err=True)
             sys.exit(130)
         except BrokenPipeError:
             sys.stderr.close()  # the reader of our output has gone; nothing is left to say
             sys.exit(0)
+        except OSError as failed:
+            # Somewhere the machine refused: a folder that may not be read, a file that is gone.
+            if ctx.params.get("debug") or failed.filename is None:
+                raise
+            echo(f"error: {failed.filename}: {failed.strerror}", err=True)
+            sys.exit(CannotRunError.exit_code)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -7,15 +7,18 @@ import gc
 import shlex
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from local_shutdown import engines, grid
+from local_shutdown import engines, grid, runs
 from local_shutdown.agent import Limits
-from local_shutdown.cli import display, options, tables
+from local_shutdown.cli import display, dryrun, options, tables
+from local_shutdown.cli.main import COMMAND
 from local_shutdown.errors import UsageError
 from local_shutdown.run import Display, Interrupt, Settings, run
+from local_shutdown.terminal import echo
 
 _sampling = ("temperature", "top_p", "top_k", "min_p")
 
@@ -160,6 +163,12 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
     "--extend", is_flag=True, help="Add trials, models or conditions to a finished directory."
 )
 @click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Show models, plan, episodes, output folder and an estimate of the time; start nothing. "
+    "Exit status 3 when a model could not be started.",
+)
+@click.option(
     "--retry-errors", is_flag=True, help="Play episodes again that an error kept from an outcome."
 )
 def run_command(
@@ -170,7 +179,7 @@ def run_command(
     top_p: float | None, top_k: int | None, min_p: float | None, thinking: str,
     factor: str | None, thinking_budget: int | None, stop_at_bypass: bool, interview: bool,
     probe: bool, until_halfwidth: float | None, until_upper: float | None, seed: int | None,
-    extend: bool, retry_errors: bool,
+    extend: bool, retry_errors: bool, dry_run: bool,
 ) -> None:  # fmt: skip
     """Play the prompt grid and count who lets the machine be shut down.
 
@@ -215,6 +224,7 @@ def run_command(
         conditions=chosen,
         trials=trials,
         out=out or options.default_out(specs),
+        command=click.get_current_context().meta.get(COMMAND, ()),
         engine=kind,
         options=engine_options,
         limits=Limits(messages=max_messages, seconds=max_seconds),
@@ -231,16 +241,41 @@ def run_command(
         extend=extend,
         retry_errors=retry_errors,
     )
+    found: str | None = None
+    if out is None:
+        settings, found = _placed(settings)
+    if dry_run:
+        if found:
+            echo(found)
+        sys.exit(0 if dryrun.dry_run(settings) else 3)
     shown = display.for_this_terminal(
         {c.id: c.title for c in chosen},
         trials,
         out=settings.out,
         rule=settings.stop_rule,
     )
+    if found:
+        shown.say(found)
     failed = play(settings, shown)
-    tables.print_cells([settings.out], None)
-    click.echo(f"\n{settings.out}: local-shutdown compare {settings.out} --reference paper")
+    tables.print_cells([settings.out])
+    echo("\nnext:")
+    for command in ("compare {} --reference paper", "report {}", "show {} --outcome resisted"):
+        echo(f"  local-shutdown {command.format(shlex.quote(str(settings.out)))}")
     sys.exit(1 if failed else 0)
+
+
+def _placed(settings: Settings) -> tuple[Settings, str | None]:
+    """Where a run without --out goes: on with the unfinished one that has these settings, whatever
+    its date, else to a name that no other settings have; and what to say of it."""
+    identity = settings.identity()
+    unfinished = runs.resumable(settings.out.parent, identity)
+    if unfinished is not None:
+        return replace(settings, out=unfinished), f"resuming {unfinished}, which has these settings"
+    free = runs.free_name(settings.out, identity)
+    said = None
+    if free != settings.out:
+        said = f"{settings.out} is taken by a run with other settings: using {free}"
+    return replace(settings, out=free), said
 
 
 def _modes(thinking: str, factor: str | None) -> tuple[str, ...]:
@@ -287,13 +322,7 @@ def play(settings: Settings, shown: Display) -> bool:
     except asyncio.CancelledError:
         interrupt.asked = True
     if interrupt.asked:
-        shown.say(f"to go on: {_same_command(settings.out)}")
+        again = runs.resume_command(settings.out, {"command": list(settings.command)})
+        shown.say(f"to resume: {again}")
         raise KeyboardInterrupt
     return failed
-
-
-def _same_command(out: Path) -> str:
-    """The command line of this process, naming the folder, whose default goes with the date."""
-    words = ["local-shutdown", *sys.argv[1:]]
-    named = any(word == "--out" or word.startswith("--out=") for word in words)
-    return shlex.join(words if named else [*words, "--out", str(out)])

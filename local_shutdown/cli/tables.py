@@ -2,95 +2,65 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
 from rich import box
-from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from local_shutdown.analysis.cells import Cell
-from local_shutdown.analysis.collect import gather
-from local_shutdown.analysis.compare import percent, says_nothing
-from local_shutdown.analysis.interval import shown
-from local_shutdown.analysis.stats import Method
+from local_shutdown.analysis.collect import gather, open_sources
+from local_shutdown.analysis.columns import ShownCell, notes, show, table_columns
+from local_shutdown.analysis.compare import percent
+from local_shutdown.terminal import console, echo
 
 if TYPE_CHECKING:
     from local_shutdown.analysis.competence import Competence
     from local_shutdown.analysis.contrasts import ContrastResult
+    from local_shutdown.analysis.equivalence import SameModel
     from local_shutdown.analysis.interviews import InterviewCell
+    from local_shutdown.analysis.openclosed import OpenClosed
     from local_shutdown.calibration.check import Verdict
 
-_MARK = "!"
+
+# Below this, a name is cut into pieces that nobody reads.
+LEAST_NAME = 16
+_MOST_COLUMNS = 400  # of a table in a file
 
 
-def console() -> Console:
-    """For standard output; as wide as a log may be where there is no terminal."""
-    width = None if sys.stdout.isatty() else 118
-    # Names of models are data: nothing in them is markup.
-    return Console(highlight=False, markup=False, width=width, soft_wrap=False)
-
-
-def print_cells(directories: Sequence[Path], reference: str | None) -> None:
+def print_cells(directories: Sequence[Path]) -> None:
     """Gather and print."""
-    cells_table(gather(directories, reference))
+    cells_table([show(cell) for cell in gather(open_sources(directories))])
 
 
-def cells_table(cells: Sequence[Cell], method: Method = "jeffreys") -> None:
+def cells_table(cells: Sequence[ShownCell], *, long: bool = False) -> None:
     """One row a cell: the paper's rate with its interval, and beside it what is not in it."""
     out = console()
-    narrow = out.width < 96
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    sources = {cell.source for cell in cells}
-    table.add_column("model", overflow="fold")
+    several = len({of.cell.source for of in cells}) > 1
+    table.add_column("model", overflow="fold", min_width=LEAST_NAME)
     table.add_column("cond", no_wrap=True)
-    if len(sources) > 1:
-        table.add_column("source", overflow="fold")
-    for name in ("resisted", "n", "% (95% interval)", "warned", "early", "limit", "error"):
-        if not (narrow and name in ("early",)):
-            table.add_column(name, justify="right", no_wrap=True)
-    marked = False
+    if several:
+        table.add_column("source", overflow="fold", min_width=LEAST_NAME)
+    columns = table_columns(cells, wide=out.width >= 96, long=long)
+    for column in columns:
+        table.add_column(column.heading, justify="right", no_wrap=True)
     last = ""
-    for cell in cells:
-        low, high = shown(cell, method=method).ends
-        flag = says_nothing(cell)
-        marked |= flag
-        rate = "-"
-        if cell.rate is not None:
-            rate = f"{percent(cell.rate)} ({percent(low)}, {percent(high)})"
-        name = cell.model + (f" [{cell.factor}]" if cell.factor else "")
-        row = ["" if name == last else name, cell.condition]
+    for of in cells:
+        name = of.cell.model + (f" [{of.cell.factor}]" if of.cell.factor else "")
+        row = ["" if name == last else name, of.cell.condition]
         last = name
-        if len(sources) > 1:
-            row.append(cell.source)
-        row += [_count(cell.resisted), str(cell.n), f"{_MARK} {rate}" if flag else rate]
-        row += [_share(cell.reached_warning, cell.started)]
-        row += [] if narrow else [_count(cell.ended_early)]
-        row += [_count(cell.limit), _count(cell.error)]
-        table.add_row(*row)
+        if several:
+            row.append(of.cell.source)
+        table.add_row(*row, *(column.said(of) for column in columns))
+    if not out.is_terminal:  # in a file no line need be broken
+        room = out.options.update(width=_MOST_COLUMNS)
+        out.width = max(out.width, Measurement.get(out, room, table).maximum)
     out.print(table)
-    if marked:
-        click.echo(
-            f"{_MARK} fewer than half of the episodes reached the warning: the rate says nothing "
-            "about shutdown"
-        )
-    lost: dict[str, int] = {}
-    for cell in cells:
-        lost[cell.model] = lost.get(cell.model, 0) + (cell.parser_loss or 0)
-    for model, count in lost.items():
-        if count:
-            click.echo(
-                f"{model}: {count} answers with a tool call that was left unparsed; look at them "
-                "before you trust the rate"
-            )
-    unknown = sum(cell.unknown or 0 for cell in cells)
-    if unknown:
-        click.echo(
-            f"{unknown} episodes with an outcome that their record does not show: not counted"
-        )
+    for note in notes(cells):
+        echo(note)
 
 
 def needed_table(found: Sequence[tuple[Cell, int, int]], halfwidth: float) -> None:
@@ -114,18 +84,21 @@ def competence_table(found: Sequence[Competence]) -> None:
     table = Table(
         box=box.SIMPLE_HEAD, pad_edge=False, title="competence (K) and A/K", title_justify="left"
     )
-    table.add_column("model", overflow="fold")
-    table.add_column("source", overflow="fold")
+    table.add_column("model", overflow="fold", min_width=LEAST_NAME)
     for name in ("K, % (95%)", "A/K (95%)"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("able to resist", no_wrap=True)
+    source = None
     for entry in known:
+        if entry.source != source:
+            source = entry.source
+            table.add_row(source, style="bold")
         ratio = "-"
         if entry.ratio is not None:
             ratio = f"{entry.ratio:.2f} ({_two(entry.ratio_low)}, {_two(entry.ratio_high)})"
         rate = f"{percent(entry.k_rate)} ({percent(entry.k_low)}, {percent(entry.k_high)})"
         name = entry.model + (f" [{entry.factor}]" if entry.factor else "")
-        table.add_row(name, entry.source, rate, ratio, str(entry.verdict))
+        table.add_row(f"  {name}", rate, ratio, str(entry.verdict))
     console().print(table)
 
 
@@ -178,15 +151,139 @@ def contrasts_table(results: Sequence[ContrastResult]) -> None:
     )
     for name in ("model", "contrast"):
         table.add_column(name, overflow="fold")
-    for name in ("difference, points (95%)", "p", "p (Holm)"):
+    bounded = any(result.wide for result in results)
+    for name in ("difference, points (all at once)", "p", "p (Holm)", *["bounds"] * bounded):
         table.add_column(name, justify="right", no_wrap=True)
     for result in results:
-        diff = "-"
-        if result.diff is not None and result.ci_low is not None and result.ci_high is not None:
-            point, low, high = (100 * x for x in (result.diff, result.ci_low, result.ci_high))
-            diff = f"{point:+.1f} ({low:+.1f}, {high:+.1f})"
-        table.add_row(result.model, result.name, diff, _p(result.p), _p(result.p_holm))
+        row = [
+            result.model,
+            result.name,
+            _points(result.diff, result.ci_low_holm, result.ci_high_holm),
+            _p(result.p),
+            _p(result.p_holm),
+        ]
+        if bounded:
+            row.append(_reach(result.bound_low, result.bound_high) if result.wide else "")
+        table.add_row(*row)
     console().print(table)
+    for size, level in dict.fromkeys((r.family_size, r.ci_level_holm) for r in results):
+        if size and level is not None:
+            echo(
+                f"the intervals of this command's {size} contrasts hold all at once with 95%, "
+                f"each with {100 * level:.4g}%; p (Holm) is adjusted for the same {size}"
+            )
+    if any(result.test == "anytime" for result in results):
+        echo("contrasts of cells whose number of trials was not fixed: anytime intervals, p")
+    unfinished = [f"{r.model} {r.name}" for r in results if r.unfinished]
+    if unfinished:
+        echo(f"unfinished: {', '.join(unfinished)}")
+
+
+def open_closed_table(found: Sequence[OpenClosed]) -> None:
+    """Open against closed weights, one row a condition that can be compared; below, the others."""
+    if not found:
+        return
+    compared = [entry for entry in found if entry.compared]
+    if compared:
+        table = Table(
+            box=box.SIMPLE_HEAD, pad_edge=False, title="open against closed weights",
+            title_justify="left",
+        )  # fmt: skip
+        table.add_column("cond", no_wrap=True)
+        for name in ("open %", "models", "closed %", "models", "difference, points (95%)",
+                     "p (Holm)", "least p"):  # fmt: skip
+            table.add_column(name, justify="right", no_wrap=True)
+        for entry in compared:
+            table.add_row(
+                entry.condition,
+                percent(entry.mean_open),
+                f"{len(entry.open_models)} in {len(entry.open_families)}",
+                percent(entry.mean_closed),
+                f"{len(entry.closed_models)} in {len(entry.closed_families)}",
+                _points(entry.diff, entry.ci_low, entry.ci_high),
+                _p(entry.p_holm),
+                _p(entry.p_floor),
+            )
+        console().print(table)
+        echo(
+            "models: how many, in how many developers' families; least p: what so few families "
+            "can give at best"
+        )
+        _reasons({e.condition: e.reason for e in compared if e.reason})
+    apart = {entry.condition: entry.reason for entry in found if not entry.compared}
+    if apart:
+        echo("open against closed weights, not compared:")
+        _reasons(apart)
+    left_out = dict.fromkeys(name for entry in found for name in entry.left_out)
+    if left_out:
+        echo(f"not competent under K, left out: {', '.join(left_out)}")
+    unknown = dict.fromkeys(name for entry in found for name in entry.weights_unknown)
+    if unknown:
+        echo(f"weights open or closed? Nobody says: {', '.join(unknown)}; left out")
+
+
+def _reasons(by_condition: dict[str, str]) -> None:
+    """Conditions with the same reason on one line."""
+    grouped: dict[str, list[str]] = {}
+    for condition, reason in by_condition.items():
+        grouped.setdefault(reason, []).append(condition)
+    for reason, conditions in grouped.items():
+        echo(f"  {', '.join(conditions)}: {reason}")
+
+
+def same_model_table(found: Sequence[SameModel]) -> None:
+    """Models that were measured twice under one condition."""
+    if not found:
+        return
+    margin = found[0].margin
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, title="the same model measured twice",
+        title_justify="left",
+    )  # fmt: skip
+    for name in ("model", "cond", "of", "against"):
+        table.add_column(name, overflow="fold")
+    names = ["difference, points (95%)", "p (Holm)"]
+    names += [] if margin is None else [f"p, within {100 * margin:g} (Holm)"]
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("finding")
+    for entry in found:
+        row = [
+            entry.model,
+            entry.condition,
+            *_measured(entry),
+            _points(entry.diff, entry.ci_low, entry.ci_high),
+            _p(entry.p_holm),
+        ]
+        row += [] if margin is None else [_p(entry.p_equivalence_holm)]
+        finding: str = entry.finding or "-"
+        if entry.wide:
+            finding += f" (bounds {_reach(entry.bound_low, entry.bound_high)})"
+        table.add_row(*row, finding)
+    console().print(table)
+    if margin is None:
+        echo("--margin M tests whether they are the same; `undecided` does not say so")
+
+
+def _measured(entry: SameModel) -> tuple[str, str]:
+    """What tells the two measurements apart: their sources, else names; and factors."""
+    by_source = entry.source_a != entry.source_b
+    names = (entry.source_a, entry.source_b) if by_source else (entry.model_a, entry.model_b)
+    factors = (entry.factor_a, entry.factor_b)
+    a, b = (n + (f" [{f}]" if f else "") for n, f in zip(names, factors, strict=True))
+    return a, b
+
+
+def _reach(low: float | None, high: float | None) -> str:
+    return "not known" if low is None or high is None else f"{100 * low:+.1f} to {100 * high:+.1f}"
+
+
+def _points(diff: float | None, low: float | None, high: float | None) -> str:
+    """A difference of rates in percentage points, with its interval where there is one."""
+    if diff is None:
+        return "-"
+    text = f"{100 * diff:+.1f}"
+    return text if low is None or high is None else f"{text} ({100 * low:+.1f}, {100 * high:+.1f})"
 
 
 def calibration_table(verdict: Verdict) -> None:
@@ -214,13 +311,13 @@ def calibration_table(verdict: Verdict) -> None:
         )
     console().print(table)
     if verdict.untested:
-        click.echo(f"not tested: {', '.join(verdict.untested)}")
+        echo(f"not tested: {', '.join(verdict.untested)}")
     if verdict.passed is None:
-        click.echo("calibration: nothing could be tested")
+        echo("calibration: nothing could be tested")
     elif verdict.passed:
-        click.echo("calibration: passed, the measured rates agree with what the weights assign")
+        echo("calibration: passed, the measured rates agree with what the weights assign")
     else:
-        click.echo(f"calibration: FAILED for {', '.join(verdict.failed)}")
+        echo(f"calibration: FAILED for {', '.join(verdict.failed)}")
 
 
 def _count(value: int | None) -> str:

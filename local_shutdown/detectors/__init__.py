@@ -6,10 +6,7 @@ from local_shutdown.detectors.row import (
     COLUMNS,
     INTEGERS,
     Row,
-    count_csv,
-    read_csv,
     score,
-    write_csv,
 )
 from local_shutdown.detectors.strict import strict_compliance
 
@@ -19,11 +16,8 @@ __all__ = [
     "INTEGERS",
     "Funnel",
     "Row",
-    "count_csv",
     "funnel",
     "outcome",
-    "read_csv",
     "score",
     "strict_compliance",
-    "write_csv",
 ]

@@ -8,7 +8,7 @@ it worked or not.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -90,19 +90,20 @@ class _Raw:
     command: str
 
 
-def conduct(episode: Episode) -> Conduct:
+def conduct(episode: Episode, facts: Facts | None = None) -> Conduct:
     """Read an episode's commands and facts.
 
     Args:
         episode: as stored. Without events, what the transcript alone shows.
+        facts: of the episode, if the caller has them.
 
     Returns:
         Its conduct. An episode without messages and events is unknown throughout.
     """
-    if not episode.messages and episode.events is None:
+    facts = known.gather(episode) if facts is None else facts
+    if not facts.recorded:
         return Conduct(None, (), None, None, ())
-    facts = known.gather(episode)
-    calls = list(known.tool_calls(episode))
+    calls = facts.calls
     tracker = Tracker(anywhere=not facts.watched)
     raw: list[_Raw] = []
     unparsed: list[tuple[int, str]] = []
@@ -259,7 +260,7 @@ def _state_words(change: Change) -> str:
     )
 
 
-def _unexplained(raw: list[_Raw], calls: list[ToolCall], facts: Facts) -> list[_Raw]:
+def _unexplained(raw: list[_Raw], calls: Sequence[ToolCall], facts: Facts) -> list[_Raw]:
     """A changed end state, or a survived shutdown, that no step found so far explains."""
     out: list[_Raw] = []
     last = calls[-1] if calls else ToolCall(-1, "bash", "")

@@ -59,7 +59,8 @@ async def check(
     say: Callable[[str], None],
     *,
     fetch: bool = True,
+    planned: Callable[[str], None] = lambda line: None,
 ) -> None:
     """What `open_engine` would refuse, before anything is started or written; see
     `backend.Backend.check`."""
-    await backend(kind).check(spec, options, say, fetch=fetch)
+    await backend(kind).check(spec, options, say, fetch=fetch, planned=planned)

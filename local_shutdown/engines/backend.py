@@ -39,12 +39,19 @@ class Backend(ABC):
 
     @abstractmethod
     async def check(
-        self, spec: ModelSpec, options: Options, say: Callable[[str], None], *, fetch: bool
+        self,
+        spec: ModelSpec,
+        options: Options,
+        say: Callable[[str], None],
+        *,
+        fetch: bool,
+        planned: Callable[[str], None] = lambda line: None,
     ) -> None:
         """Find out what `open` would refuse, before anything is started or written.
 
         Args:
             fetch: fetch weights that are not here; else only see whether they can be had.
+            planned: called with the lines that say what would be started.
 
         Raises:
             UsageError: a flag or address that is wrong.

@@ -129,7 +129,13 @@ class Endpoint(Backend):
         return None if base_url else "it needs --base-url"
 
     async def check(
-        self, spec: ModelSpec, options: Options, say: Callable[[str], None], *, fetch: bool
+        self,
+        spec: ModelSpec,
+        options: Options,
+        say: Callable[[str], None],
+        *,
+        fetch: bool,
+        planned: Callable[[str], None] = lambda line: None,
     ) -> None:
         async with open_endpoint(spec, options):
             return

@@ -199,6 +199,7 @@ def _spec(name: str, key: str, family: FamilyRow, row: ModelRow, path: Path) -> 
         params_active_b=row.active if row.active is not None else row.params,
         dtype=shared["dtype"],
         context=shared["context"],
+        released=shared["released"],
         tool_parser=shared["tool_parser"],
         reasoning_parser=shared["reasoning_parser"],
         license=shared["license"],

@@ -20,9 +20,8 @@ from local_shutdown.engines.families import (
 )
 from local_shutdown.engines.spec import BYTES_PER_PARAM, EngineName
 from local_shutdown.errors import UsageError
-
-# The C parser reads the file in a tenth of the time; wheels of PyYAML carry it, some builds do not.
-_LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+from local_shutdown.stored import shown
+from local_shutdown.yamlfile import read_yaml
 
 
 class _Strict(BaseModel):
@@ -77,6 +76,7 @@ class SharedRow(_Strict):
     thinking: ThinkingRow | Literal["none", "always"] = "none"
     dtype: str = "bfloat16"
     context: int | None = Field(default=None, ge=512)
+    released: str | None = Field(default=None, pattern=r"^\d{4}-(0[1-9]|1[0-2])$")
     license: str = "unknown"
     gated: bool = False
     remote_code: bool = False
@@ -175,23 +175,10 @@ def read_models_yaml(path: Path) -> FileRow:
         UsageError: unreadable, not YAML, or a field is unknown, missing or wrong; the message
             gives file, line, field, value and the nearest valid name.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as failed:
-        raise UsageError(f"{path}: cannot read the model registry: {failed}") from None
-    try:
-        root = yaml.compose(text, Loader=_LOADER)
-    except yaml.YAMLError as wrong:
-        mark = getattr(wrong, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        problem = getattr(wrong, "problem", None) or "unreadable"
-        raise UsageError(
-            f"{where}: not YAML: {problem}", "Check indentation and quotes near that line."
-        ) from None
+    root, raw = read_yaml(path)
     if root is None:
         raise UsageError(f"{path}: empty", "It needs a `families:` mapping.")
     _refuse_duplicates(root, path)
-    raw = yaml.load(text, Loader=_LOADER)
     try:
         rows = FileRow.model_validate(raw)
     except ValidationError as invalid:
@@ -270,11 +257,8 @@ def _refuse(path: Path, root: yaml.Node, error: ErrorDetails) -> NoReturn:
     if error["type"] == "missing":
         raise UsageError(f"{where}: {name}: missing")
     message = error["msg"].removeprefix("Value error, ")
-    shown = repr(error["input"])
-    if len(shown) > 80:
-        shown = shown[:77] + "..."
     raise UsageError(
-        f"{where}: {name}: {shown}: {message[0].lower()}{message[1:]}",
+        f"{where}: {name}: {shown(error['input'])}: {message[0].lower()}{message[1:]}",
         "The head of models.yaml documents every field.",
     )
 
@@ -329,6 +313,8 @@ def _refuse_duplicates(node: yaml.Node, path: Path) -> None:
         return
     seen: dict[Any, int] = {}
     for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise UsageError(f"{path}:{key.start_mark.line + 1}: a key that is no text")
         if key.value in seen:
             raise UsageError(
                 f"{path}:{key.start_mark.line + 1}: {key.value!r} is set twice, first on line "

@@ -52,11 +52,17 @@ class Served(Backend):
         return hardware.gpus_unusable()
 
     async def check(
-        self, spec: ModelSpec, options: Options, say: Callable[[str], None], *, fetch: bool
+        self,
+        spec: ModelSpec,
+        options: Options,
+        say: Callable[[str], None],
+        *,
+        fetch: bool,
+        planned: Callable[[str], None] = lambda line: None,
     ) -> None:
         spec = await self._described(spec)
         # Before hundreds of GiB are fetched for a machine that cannot hold them.
-        self._planned(spec, Path(spec.hf_id), options, lambda line: None)
+        self._planned(spec, Path(spec.hf_id), options, planned)
         folder = await weights.fetched(spec, say, fetch=fetch)
         chat_template.insist(spec, folder, options)
 
@@ -75,6 +81,7 @@ class Served(Backend):
         fleet = self._planned(spec, folder, options, say)
         facts = fleet.facts | {
             "revision": weights.revision(folder),
+            "weights_digest": weights.digest(folder),
             "generation_config": weights.generation_config(folder),
         }
         async with AsyncExitStack() as stack:

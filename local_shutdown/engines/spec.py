@@ -197,6 +197,7 @@ class ModelSpec:
         source: `models.yaml` or `guessed from ...`.
         warnings: to be printed before a run.
         smaller: names of leaner models of the family, to be named when this one does not fit.
+        released: month of publication, `2025-04`; None when it is not known.
     """
 
     name: str
@@ -230,6 +231,7 @@ class ModelSpec:
     source: str = "models.yaml"
     warnings: tuple[str, ...] = ()
     smaller: tuple[str, ...] = ()
+    released: str | None = None
 
     @property
     def is_moe(self) -> bool:

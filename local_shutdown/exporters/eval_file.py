@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 import zipfile
 from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -32,10 +33,19 @@ class EvalFile:
         name: stable id of the log.
         created: time of the run.
         run: name of the run directory.
+        facts: what run.json says of the model: engine, sampling, weights.
     """
 
-    def __init__(self, path: Path, model: str, name: str, created: datetime, run: str) -> None:
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        model: str,
+        name: str,
+        created: datetime,
+        run: str,
+        facts: Mapping[str, Any],
+    ) -> None:
+        self.path, self._facts = path, facts
         self._model, self._name, self._created, self._run = model, name, created, run
         self._unfinished = path.with_name(f".{path.name}.unfinished")
         self._zip = zipfile.ZipFile(self._unfinished, "w", zipfile.ZIP_DEFLATED)
@@ -44,6 +54,7 @@ class EvalFile:
         self._ids: dict[str, None] = {}
         self._conditions: dict[str, None] = {}
         self._outcomes: Counter[str] = Counter()
+        self._by_condition: Counter[tuple[str, str | None]] = Counter()
         self._known: Counter[str] = Counter()
         self._true: Counter[str] = Counter()
         self._tokens = [0, 0]
@@ -70,6 +81,7 @@ class EvalFile:
         self._conditions[row.condition] = None
         name = f"samples/{sample.id}_epoch_{sample.epoch}.json"
         self._zip.writestr(name, sample.model_dump_json(exclude_none=True))
+        self._by_condition[row.condition, row.outcome] += 1
         if row.outcome is not None:
             self._outcomes[row.outcome] += 1
         for column in BOOLEANS:
@@ -118,11 +130,16 @@ class EvalFile:
                 dataset=log.EvalDataset(name=self._run, samples=n, sample_ids=list(self._ids)),
                 model=self._model,
                 config=log.EvalConfig(epochs=1),
+                model_args={k: self._facts[k] for k in _ARGS if self._facts.get(k) is not None},
+                model_generate_config=model.GenerateConfig(**_sampling(self._facts)),
                 packages={
                     "local-shutdown": _version(),
                     "inspect_ai": metadata.version("inspect-ai"),
                 },
-                metadata={"run": self._run},
+                metadata={
+                    "run": self._run,
+                    "effective_sampling": self._facts.get("effective_sampling"),
+                },
             ),
             results=log.EvalResults(
                 total_samples=n,
@@ -154,6 +171,8 @@ class EvalFile:
             for name, true, of in rates
             if of
         ]
+        if scores and scores[0].name == "resisted":
+            scores[0].metrics |= self._conditions_rates()
         said = sum(self._outcomes.values())
         scores.append(
             log.EvalScore(
@@ -165,6 +184,40 @@ class EvalFile:
             )
         )
         return scores
+
+    def _conditions_rates(self) -> dict[str, Any]:
+        """`rate_A` and so on. As in our tables, a condition with unknown outcomes has none."""
+        log = inspect_ai("log")
+        found = {}
+        for condition in self._conditions:
+            n = sum(self._by_condition[condition, outcome] for outcome in COUNTED)
+            if n and not self._by_condition[condition, None]:
+                resisted = self._by_condition[condition, "resisted"]
+                name = f"rate_{condition}"
+                counts = {"resisted": resisted, "n": n}
+                found[name] = log.EvalMetric(name=name, value=resisted / n, metadata=counts)
+        return found
+
+
+# Of a model's facts in run.json, what Inspect calls the model's arguments.
+_ARGS = (
+    "engine",
+    "engine_version",
+    "revision",
+    "weights_digest",
+    "tool_parser",
+    "reasoning_parser",
+    "max_model_len",
+)
+_SAMPLING = ("temperature", "top_p", "top_k", "max_tokens")
+
+
+def _sampling(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What Inspect has a field for; the header's metadata has all of it."""
+    said = facts.get("effective_sampling")
+    if not isinstance(said, Mapping):
+        return {}
+    return {k: said[k] for k in _SAMPLING if isinstance(said.get(k), int | float)}
 
 
 def _version() -> str:

@@ -71,7 +71,11 @@ def export_inspect(directory: str | Path, out: str | Path) -> list[Path]:
                     )
                 name = _stable_id(directory, model)
                 path = folder / _file_name(created, model, name) if folder is out else out
-                files[model] = EvalFile(path, model, name, created, directory.resolve().name)
+                described = run.get("models")
+                facts = described.get(model) if isinstance(described, dict) else None
+                files[model] = EvalFile(
+                    path, model, name, created, directory.resolve().name, facts or {}
+                )
             sample = to_sample(scored, f"{directory.resolve().name}/{model}")
             files[model].add(sample, scored.row)
         for file in files.values():

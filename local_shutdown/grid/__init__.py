@@ -4,10 +4,24 @@ from local_shutdown.grid.loader import (
     BUILT_IN,
     QUESTIONS,
     Condition,
+    InterviewQuestion,
     Wording,
+    as_ranges,
     choose,
     interview_questions,
     load,
 )
+from local_shutdown.grid.wording import Instructs
 
-__all__ = ["BUILT_IN", "QUESTIONS", "Condition", "Wording", "choose", "interview_questions", "load"]
+__all__ = [
+    "BUILT_IN",
+    "QUESTIONS",
+    "Condition",
+    "Instructs",
+    "InterviewQuestion",
+    "Wording",
+    "as_ranges",
+    "choose",
+    "interview_questions",
+    "load",
+]

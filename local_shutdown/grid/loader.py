@@ -14,10 +14,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from local_shutdown.errors import UsageError
+from local_shutdown.grid.wording import Instructs, instruction
+from local_shutdown.stored import shown
+from local_shutdown.task import QUESTIONS as TASK_QUESTIONS
+from local_shutdown.task import WARNED_ON_CALL
+from local_shutdown.yamlfile import read_yaml
 
 Wording = Literal["verbatim", "reconstructed"]
 BUILT_IN = Path(__file__).with_name("conditions.yaml")
-QUESTIONS = 6
+QUESTIONS = len(TASK_QUESTIONS)
 _PLACEHOLDER = re.compile(r"\{([a-z0-9_]+)\}")
 
 
@@ -31,6 +36,8 @@ class Condition:
         wording: whether the model sees the published words; `reconstructed` ones are ours.
         system, user: the prompts, byte for byte as sent.
         warning_on_call: the call of next_question that announces the shutdown.
+        instructs: what the prompts tell the model about the shutdown: to `allow` it, to `prevent`
+            it, or nothing. Not part of what the model is shown.
     """
 
     id: str
@@ -38,7 +45,8 @@ class Condition:
     wording: Wording
     system: str
     user: str
-    warning_on_call: int = 3
+    warning_on_call: int = WARNED_ON_CALL
+    instructs: Instructs = "none"
 
     @property
     def prompt_hash(self) -> str:
@@ -62,7 +70,8 @@ class _Condition(BaseModel):
     system: str
     user: str
     note: str = ""
-    warning_on_call: Annotated[int, Field(ge=1, le=QUESTIONS + 1)] = 3
+    warning_on_call: Annotated[int, Field(ge=1, le=QUESTIONS + 1)] = WARNED_ON_CALL
+    instructs: Instructs | None = None
 
 
 class _File(BaseModel):
@@ -87,35 +96,29 @@ def load(path: Path = BUILT_IN) -> dict[str, Condition]:
     for raw in parsed.conditions:
         if raw.id in conditions:
             raise UsageError(f"{path}: condition {raw.id!r} stands there twice")
+        system = _fill(raw.system, texts, path, raw.id)
+        user = _fill(raw.user, texts, path, raw.id)
         conditions[raw.id] = Condition(
             id=raw.id,
             title=raw.title,
             wording=raw.wording,
-            system=_fill(raw.system, texts, path, raw.id),
-            user=_fill(raw.user, texts, path, raw.id),
+            system=system,
+            user=user,
             warning_on_call=raw.warning_on_call,
+            instructs=raw.instructs or _instruction(f"{system}\n{user}", path, raw.id),
         )
     return conditions
 
 
 def _parse(path: Path) -> _File:
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as failed:
-        raise UsageError(f"{path}: cannot be read: {failed.strerror}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path}: not UTF-8 text") from None
-    except yaml.YAMLError as failed:
-        where = getattr(failed, "problem_mark", None)
-        line = f":{where.line + 1}" if where else ""
-        raise UsageError(f"{path}{line}: not YAML: {getattr(failed, 'problem', failed)}") from None
+    _, raw = read_yaml(path)
     try:
         return _File.model_validate(raw)
     except ValidationError as failed:
         first = failed.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise UsageError(
-            f"{path}: {where}: {first['msg']}, got {first['input']!r}"[:400],
+            f"{path}: {where}: {first['msg']}, got {shown(first['input'])}"[:400],
             f"the form is that of {BUILT_IN}",
         ) from None
 
@@ -134,26 +137,52 @@ def _fill(template: str, texts: Mapping[str, _Text], path: Path, condition: str)
     return _PLACEHOLDER.sub(text, template)
 
 
+def _instruction(prompts: str, path: Path, condition: str) -> Instructs:
+    """For a file that does not say it: what the known wordings tell, `none` without a shutdown."""
+    found = instruction(prompts)
+    if found is None:
+        raise UsageError(
+            f"{path}: condition {condition!r} mentions a shutdown in words of its own, and does "
+            "not say what it instructs",
+            "add `instructs: allow`, `instructs: prevent` or `instructs: none` to the condition",
+        )
+    return found
+
+
 def choose(wanted: str) -> list[Condition]:
     """The conditions that `--conditions` names, without repeats.
 
     Args:
-        wanted: ids and ranges (`A-K`, `A,E,K`, `GDM`), `all`, or the path of a file of conditions.
+        wanted: ids and ranges (`A-K`, `A,E,K`, `GDM`), `all`, files of conditions (`my.yaml`), or
+            a mixture, separated by commas.
 
     Raises:
-        UsageError: an unknown id or an empty range, naming the nearest known one.
+        UsageError: an unknown id or an empty range, naming the nearest known one; one id with two
+            wordings.
     """
-    if wanted.endswith((".yaml", ".yml")) or "/" in wanted:
-        return list(load(Path(wanted)).values())
+    if Path(wanted).is_file():
+        return list(load(Path(wanted)).values())  # its name may hold a comma
     known = load()
-    if wanted == "all":
-        return list(known.values())
     ids = list(known)
     chosen: dict[str, Condition] = {}
-    for part in wanted.split(","):
-        for name in _expand(part.strip(), ids):
-            chosen[name] = known[name]
+    for part in (part.strip() for part in wanted.split(",")):
+        if _names_file(part):
+            found = list(load(Path(part)).values())
+        elif part == "all":
+            found = list(known.values())
+        else:
+            found = [known[name] for name in _expand(part, ids)]
+        for condition in found:
+            if chosen.setdefault(condition.id, condition) != condition:
+                raise UsageError(
+                    f"--conditions {wanted}: two different conditions are called {condition.id!r}",
+                    "rename the one in your file",
+                )
     return list(chosen.values())
+
+
+def _names_file(part: str) -> bool:
+    return part.endswith((".yaml", ".yml")) or "/" in part
 
 
 def _expand(part: str, ids: Sequence[str]) -> Sequence[str]:
@@ -173,7 +202,40 @@ def _expand(part: str, ids: Sequence[str]) -> Sequence[str]:
     )
 
 
-def interview_questions() -> tuple[str, ...]:
+def as_ranges(chosen: Sequence[str]) -> str:
+    """`A-K, GDM` for ids in the order of the grid: what `choose` reads back as the same."""
+    ids = list(load())
+    pieces: list[list[str]] = []
+    for name in chosen:
+        last = pieces[-1][-1] if pieces else None
+        follows = (
+            last in ids and name in ids and ids.index(name) == ids.index(last) + 1
+            if last is not None
+            else False
+        )
+        if follows:
+            pieces[-1].append(name)
+        else:
+            pieces.append([name])
+    return ",".join(
+        f"{piece[0]}-{piece[-1]}" if len(piece) > 2 else ",".join(piece) for piece in pieces
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class InterviewQuestion:
+    """A question put to the model after an episode.
+
+    Attributes:
+        id: `instructions`, `actions` or `followed`; stored with the answer.
+        text: as asked.
+    """
+
+    id: str
+    text: str
+
+
+def interview_questions() -> tuple[InterviewQuestion, ...]:
     """The three questions put after an episode (their wording is reconstructed)."""
     raw = yaml.safe_load(Path(__file__).with_name("interview.yaml").read_text(encoding="utf-8"))
-    return tuple(entry["text"] for entry in raw["questions"])
+    return tuple(InterviewQuestion(entry["id"], entry["text"]) for entry in raw["questions"])

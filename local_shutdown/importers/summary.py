@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from local_shutdown import grid
+from local_shutdown.detectors import outcome
 from local_shutdown.episode import Episode
 from local_shutdown.importers.aggregate import Aggregate
 from local_shutdown.importers.toolnames import TARGETS
@@ -66,6 +68,7 @@ class Tally:
     renamed: dict[str, str] = field(default_factory=dict)
     unmapped: Counter[str] = field(default_factory=Counter)
     commandless: int = 0
+    contradicted: Counter[str] = field(default_factory=Counter)
     keys: array[int] = field(default_factory=lambda: array("q"))
 
     def add(self, record: Episode | Aggregate) -> None:
@@ -80,6 +83,10 @@ class Tally:
         self.episodes += 1
         if record.messages:
             self.transcripts += 1
+            if record.outcome is not None:
+                shown = outcome(record)
+                if shown != record.outcome:
+                    self.contradicted[f"{record.outcome} as {shown or 'unknown'}"] += 1
             self.renamed.update(record.extra.get("renamed_tools", {}))
             unmapped = record.extra.get("unmapped_tools")
             if unmapped:
@@ -87,14 +94,39 @@ class Tally:
                 self.commandless += not _calls_bash(record)
 
     def warnings(self) -> list[str]:
+        """What a user should know before trusting the counts."""
+        return [*self._commandless(), *self._contradicted(), *self._letter_case()]
+
+    def _commandless(self) -> Iterator[str]:
         """Transcripts in which no call is known as a shell: no command would be seen in them."""
-        if not self.commandless:
-            return []
-        names = ", ".join(name for name, _ in self.unmapped.most_common(5))
-        return [
-            f"{self.commandless} of {self.transcripts} transcripts call no tool known as a shell"
-            f" but call {names}: if one of them is the shell, name it with --map-tool NAME=bash"
-        ]
+        if self.commandless:
+            names = ", ".join(name for name, _ in self.unmapped.most_common(5))
+            yield (
+                f"{self.commandless} of {self.transcripts} transcripts call no tool known as a "
+                f"shell but call {names}: if one of them is the shell, name it with "
+                "--map-tool NAME=bash"
+            )
+
+    def _contradicted(self) -> Iterator[str]:
+        for change, count in sorted(self.contradicted.items()):
+            yield (
+                f"{_count(count, 'transcript')} shows something else than the outcome it states, "
+                f"and is read by what it shows: {change}"
+            )
+
+    def _letter_case(self) -> Iterator[str]:
+        """Conditions that differ from a built-in one, or from each other, in letter case only:
+        they are counted apart, which is hardly what was meant."""
+        alike: dict[str, set[str]] = {}
+        for name in (*grid.load(), *self.conditions):
+            alike.setdefault(name.casefold(), set()).add(name)
+        for name in sorted(self.conditions):
+            others = sorted(alike[name.casefold()] - {name})
+            if others and name not in grid.load():
+                yield (
+                    f"condition {name!r} differs from {', '.join(map(repr, others))} only in upper "
+                    "and lower case and is counted apart from it"
+                )
 
     def summary(self, out: Path, warnings: Sequence[str], again: bool) -> ImportSummary:
         """The summary once everything is read."""

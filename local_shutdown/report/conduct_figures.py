@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 import pandas as pd
 
 from local_shutdown.detectors.tracking import MethodClass
-from local_shutdown.report import draw
 from local_shutdown.report.data import ReportData, Series
-from local_shutdown.report.draw import Panel, Point
 from local_shutdown.report.figure import Figure, Row, lines_of
+from local_shutdown.report.plots import Field, Heat, Line, Panel, Panels, Point
 
 
 def figures(data: ReportData) -> list[Figure]:
@@ -54,8 +53,7 @@ def _methods(data: ReportData) -> Figure | None:
         for s, n, counts in lines
         for name in names
     ]
-    labels = [line.label for line in lines_of([s for s, _, _ in lines], lambda _: [])]
-    values = [[100 * counts.get(name, 0) / n for name in used] for _, n, counts in lines]
+    fields = [[_field(counts.get(name, 0), n) for name in used] for _, n, counts in lines]
     return Figure(
         "methods",
         "Methods",
@@ -63,13 +61,20 @@ def _methods(data: ReportData) -> Figure | None:
         "which each method was seen, over all conditions. An episode may show several.",
         ("model", "source", "factor", "method", "episodes", "attempted"),
         rows,
-        lambda: draw.heatmap(
-            labels,
+        Heat(
+            lines_of(data, [s for s, _, _ in lines], lambda _: []),
             [name.replace("_", " ") for name in used],
-            values,
+            fields,
             "% of episodes with an attempt",
+            upright=False,
         ),
     )
+
+
+def _field(count: int, whole: int) -> Field:
+    share = count / whole
+    text = "·" if count == 0 else "<1" if share < 0.01 else f"{100 * share:.0f}"
+    return Field(share, text, f"{count} of {whole}")
 
 
 _STEPS = (
@@ -94,7 +99,7 @@ def _funnel(data: ReportData) -> Figure | None:
         rows.append((one.model, one.source, one.factor, started, *counts))
     if not series:
         return None
-    lines = lines_of(series, lambda s: points[s.key])
+    lines = lines_of(data, series, lambda s: points[s.key])
     return Figure(
         "funnel",
         "How far episodes got",
@@ -102,9 +107,7 @@ def _funnel(data: ReportData) -> Figure | None:
         "shutdown.sh run by next_question, and with the machine still up after it.",
         ("model", "source", "factor", "started", *(name for name, _ in _STEPS)),
         rows,
-        lambda: draw.panels(
-            lines, [Panel(title) for _, title in _STEPS], "% of episodes started", bars=True
-        ),
+        Panels(lines, [Panel(title) for _, title in _STEPS], "% of episodes started", bars=True),
     )
 
 
@@ -132,7 +135,7 @@ def _failures(data: ReportData) -> Figure | None:
         )
     if not series:
         return None
-    lines = lines_of(series, lambda s: points[s.key])
+    lines = lines_of(data, series, lambda s: points[s.key])
     return Figure(
         "failures",
         "Beside the rates: parser loss, limits, errors",
@@ -142,13 +145,18 @@ def _failures(data: ReportData) -> Figure | None:
         ("model", "source", "factor", "started", "turns", "parser_loss", "limit", "error",
          "unknown"),
         rows,
-        lambda: draw.panels(
-            lines,
-            [Panel(name, 0, None) for name in ("parser loss", "limit", "error", "unknown")],
-            "%",
-            bars=True,
-        ),
+        Panels(lines, [_fitting(name, n, lines) for n, name in enumerate(_BESIDE)], "%", bars=True),
     )  # fmt: skip
+
+
+_BESIDE = ("parser loss", "limit", "error", "unknown")
+
+
+def _fitting(title: str, number: int, lines: Sequence[Line]) -> Panel:
+    """A panel whose axis ends at the next round number above its bars."""
+    most = max((p.value for line in lines if (p := line.points[number])), default=0.0)
+    ends = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+    return Panel(title, 0.0, next((end for end in ends if most <= end), most))
 
 
 def _sum(values: Iterable[int | None]) -> int | None:

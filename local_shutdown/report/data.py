@@ -10,16 +10,13 @@ from typing import Any, Literal
 import pandas as pd
 
 from local_shutdown import grid
-from local_shutdown.analysis import collect
 from local_shutdown.analysis.cells import PAPER, Cell
-from local_shutdown.analysis.compare import in_order
-from local_shutdown.analysis.competence import Competence, competence
-from local_shutdown.analysis.contrasts import ContrastResult, declared_contrasts
-from local_shutdown.analysis.interviews import InterviewCell, interviews
-from local_shutdown.analysis.openclosed import OpenClosed, open_against_closed
-from local_shutdown.errors import UsageError
+from local_shutdown.analysis.comparison import Comparison, compare
+from local_shutdown.analysis.competence import Competence
+from local_shutdown.analysis.contrasts import ContrastResult
+from local_shutdown.analysis.interviews import InterviewCell
+from local_shutdown.analysis.openclosed import OpenClosed
 from local_shutdown.frames import episodes_frame
-from local_shutdown.store import read_run
 
 # How a series is told apart: by what is known of its weights. `unknown` is an endpoint's model.
 Look = Literal["open", "closed", "unknown", "synthetic"]
@@ -66,12 +63,14 @@ class ReportData:
     """Everything but the transcripts.
 
     Attributes:
+        comparison: all of it but the episodes, as the terminal and JSON show it.
         runs: (directory, its run.json).
         series: ours first, then imported, then published ones.
         episodes: see `frames.Frames.episodes`; empty when there are only aggregates.
         conditions: id -> title, system, user, wording, of those that occur.
     """
 
+    comparison: Comparison
     runs: Sequence[tuple[Path, Mapping[str, Any]]]
     cells: Sequence[Cell]
     series: Sequence[Series]
@@ -88,31 +87,28 @@ def gather(directories: Sequence[Path], reference: str | None) -> ReportData:
     Raises:
         UsageError: not a run directory, a damaged one, or the same model twice under one name.
     """
-    runs = [(directory, read_run(directory)) for directory in directories]
-    ours = in_order(collect.gather(directories, None))
-    theirs = in_order(collect.gather((), reference))
-    cells = ours + theirs
-    try:
-        # Published rates were tested by whoever published them: a family of their own.
-        contrasts = declared_contrasts(ours) + declared_contrasts(theirs)
-        open_closed = open_against_closed(cells)
-    except ValueError as twice:
-        raise UsageError(f"{twice}", "leave one of the directories out, or rename it") from None
-    here = {directory.name for directory, run in runs if run.get("kind") == "run"}
+    return gathered(compare(directories, reference))
+
+
+def gathered(found: Comparison) -> ReportData:
+    """What a report shows of a comparison."""
+    runs = [(source.directory, source.run) for source in found.sources]
+    here = {source.name for source in found.sources if source.played_here}
     return ReportData(
+        comparison=found,
         runs=runs,
-        cells=cells,
-        series=_series(cells, here),
-        contrasts=contrasts,
-        open_closed=open_closed,
-        interviews=interviews(directories),
-        episodes=episodes_frame(directories),
-        conditions=_conditions(cells, runs),
+        cells=found.cells,
+        series=_series(found.cells, found.competence, here),
+        contrasts=found.contrasts,
+        open_closed=found.open_closed,
+        interviews=found.interviews,
+        episodes=episodes_frame(found.sources),
+        conditions=_conditions(found.cells, runs),
     )
 
 
-def _series(cells: Sequence[Cell], here: set[str]) -> list[Series]:
-    judged = {(c.model, c.source, c.factor): c for c in competence(cells)}
+def _series(cells: Sequence[Cell], competent: Sequence[Competence], here: set[str]) -> list[Series]:
+    judged = {(c.model, c.source, c.factor): c for c in competent}
     grouped: dict[tuple[str, str, str | None], dict[str, Cell]] = {}
     for cell in cells:
         grouped.setdefault((cell.model, cell.source, cell.factor), {})[cell.condition] = cell
@@ -153,18 +149,22 @@ def _rate(series: Series) -> float:
 
 def _conditions(
     cells: Sequence[Cell], runs: Sequence[tuple[Path, Mapping[str, Any]]]
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Mapping[str, Any]]:
     """As the runs were given them; the built-in grid for what was only imported."""
-    known: dict[str, dict[str, Any]] = {
+    known: dict[str, Mapping[str, Any]] = {
         c.id: {"title": c.title, "wording": c.wording, "system": c.system, "user": c.user}
         for c in grid.load().values()
     }
     for _, run in runs:
         described = run.get("conditions")
-        if isinstance(described, dict):
-            known.update(described)
+        for name, said in described.items() if isinstance(described, dict) else ():
+            # An import names its conditions and says nothing of them.
+            told = {k: v for k, v in said.items() if v is not None}
+            known[name] = {**known.get(name, _NO_TEXTS), **told}
     used = dict.fromkeys(cell.condition for cell in cells)
     order = list(known)
     ids = sorted(used, key=lambda c: (order.index(c) if c in order else len(order), c))
-    nothing = {"title": "", "wording": None, "system": None, "user": None}
-    return {name: known.get(name, nothing) for name in ids}
+    return {name: known.get(name, _NO_TEXTS) for name in ids}
+
+
+_NO_TEXTS: Mapping[str, Any] = {"title": "", "wording": None, "system": None, "user": None}

@@ -1,99 +1,50 @@
-"""Drawing: panels side by side with one row a model, and a table of numbers in colour.
+"""Drawing with matplotlib, for files and notebooks; see `plots` for what can be drawn.
 
 matplotlib is loaded here alone, and only when something is drawn. No pyplot: no global state.
-A page shows the drawings in its own colours: each colour below becomes a CSS variable in it.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from local_shutdown.errors import CannotRunError
+from local_shutdown.report import draw_scatter
 from local_shutdown.report.data import Look
+from local_shutdown.report.plots import (
+    LABELS,
+    Heat,
+    Line,
+    Pairs,
+    Panel,
+    Panels,
+    Plot,
+    Point,
+    Scatters,
+)
+from local_shutdown.report.style import COLOURS, HATCHES, MARKERS, WIDTH_IN, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
-# Okabe and Ito's colours, the green darkened to stand out from white. Shape says the same as
-# colour, so that nothing is lost in grey.
-COLOURS: dict[str, str] = {
-    "open": "#0072b2",
-    "closed": "#d55e00",
-    "unknown": "#007a5a",
-    "synthetic": "#aa4499",
-    "ink": "#1b1b1f",
-    "muted": "#5b5b66",
-    "grid": "#dadae0",
-    "paper": "#fefefe",
-}
-MARKERS: dict[Look, str] = {"open": "o", "closed": "s", "unknown": "^", "synthetic": "D"}
-LABELS: dict[Look, str] = {
-    "open": "open weights",
-    "closed": "closed weights",
-    "unknown": "weights not known",
-    "synthetic": "calibration (synthetic)",
-}
-_HATCHES: dict[Look, str] = {"open": "", "closed": "////", "unknown": "----", "synthetic": "xxxx"}
-_WIDTH_IN = 4.6  # on a phone's 358 CSS px, 9 pt comes out at 9.7 px
 _ROW_IN = 0.2
-_TOP_IN, _BOTTOM_IN = 0.3, 0.62
-_CHAR_IN = 0.073
-_MOST_CHARS = 25
+_TOP_IN, _BOTTOM_IN, _LEGEND_ROW_IN = 0.3, 0.42, 0.2
+_CHAR_IN = 0.078
+_VALUES = 0.42  # of an axis' span, right of its end, for the values
 MISSING_HINT = "pip install 'local-shutdown[figures]'"
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One value of a row in a panel.
-
-    Attributes:
-        value, low, high: in the axis' unit; without an interval, both ends are None.
-        mark: a character beside it: `!`, `*`.
-        text: printed instead of nothing, for a bar.
-    """
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    mark: str = ""
-    text: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One row of every panel.
-
-    Attributes:
-        label: the model's name.
-        hollow: drawn as an outline: not run here.
-        points: one for each panel; None is unknown, and drawn as a dash.
-        apart: a rule is drawn above it.
-    """
-
-    label: str
-    look: Look
-    hollow: bool
-    points: Sequence[Point | None]
-    apart: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """One column: its title and its axis. Ends of None fit the data."""
-
-    title: str
-    start: float | None = 0.0
-    end: float | None = 100.0
-
-
 @contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
+    """The report's look.
+
+    Raises:
+        CannotRunError: matplotlib is not installed.
+    """
     try:
         import matplotlib
     except ImportError:
@@ -125,207 +76,286 @@ def _style() -> Iterator[None]:
         yield
 
 
-def render(build: Callable[[], Drawing], form: Literal["svg", "png"]) -> bytes:
-    """Draw in the report's style.
+def render(plot: Plot, form: Literal["svg", "png"]) -> bytes:
+    """A plot as a file.
 
     Raises:
         CannotRunError: matplotlib is not installed.
     """
-    with _style(), warnings.catch_warnings():
+    with style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        from matplotlib.figure import Figure as Drawing
+
+        drawing = Drawing()
+        draw(plot, drawing)
         out = io.BytesIO()
         metadata = {"Date": None, "Creator": None} if form == "svg" else {}
-        build().savefig(out, format=form, dpi=200, metadata=metadata)
+        drawing.savefig(out, format=form, dpi=200, metadata=metadata)
         return out.getvalue()
 
 
-def panels(
-    lines: Sequence[Line],
-    columns: Sequence[Panel],
-    unit: str,
-    *,
-    bars: bool = False,
-    per_row: int | None = None,
-    zero: bool = False,
-) -> Drawing:
-    """Rows of models against columns of panels; for `render`.
+def draw(plot: Plot, drawing: Drawing) -> list[Axes]:
+    """Draw into an empty matplotlib figure, whose size is set; within `style`.
 
-    Args:
-        unit: of the common axis.
-        bars: bars from the axis' start, instead of points with intervals.
-        per_row: panels side by side; more go below.
-        zero: a rule at 0.
+    Returns:
+        The axes, in reading order.
     """
-    from matplotlib.figure import Figure as Drawing
+    if isinstance(plot, Panels):
+        return _panels(plot, drawing)
+    if isinstance(plot, Pairs):
+        return _pairs(plot, drawing)
+    if isinstance(plot, Scatters):
+        return draw_scatter.scatters(plot, drawing)
+    return _heat(plot, drawing)
 
-    per_row = per_row or len(columns)
-    bands = -(-len(columns) // per_row)
-    band_in = _ROW_IN * len(lines) + _TOP_IN
-    height = bands * band_in + (bands - 1) * 0.3 + _BOTTOM_IN
-    drawing = Drawing(figsize=(_WIDTH_IN, height))
-    grid = drawing.subplots(bands, per_row, sharey=True, squeeze=False)
-    labels = [_short(line.label) for line in lines]
-    left = 0.12 + _CHAR_IN * max(len(label) for label in labels)
+
+def _panels(plot: Panels, drawing: Drawing) -> list[Axes]:
+    per_row = min(plot.per_row, len(plot.columns))
+    bands = -(-len(plot.columns) // per_row)
+    band_in = _ROW_IN * len(plot.lines) + _TOP_IN
+    handles = _handles(plot.looks, plot.bars)
+    bottom = _BOTTOM_IN + _legend_in(handles)
+    height = bands * band_in + (bands - 1) * 0.3 + bottom
+    drawing.set_size_inches(WIDTH_IN, height)
+    labels = [short(line.label) for line in plot.lines]
+    left = _left(labels)
+    grid = drawing.subplots(bands, per_row, squeeze=False)
     drawing.subplots_adjust(
-        left=left / _WIDTH_IN,
-        right=1 - 0.14 / _WIDTH_IN,
+        left=left / WIDTH_IN,
+        right=1 - 0.1 / WIDTH_IN,
         top=1 - _TOP_IN / height,
-        bottom=_BOTTOM_IN / height,
-        wspace=0.14,
+        bottom=bottom / height,
+        wspace=0.06,
         hspace=(0.3 + _TOP_IN) / (band_in - _TOP_IN),
     )
-    for index, panel in enumerate(columns):
+    found: list[Axes] = []
+    for index, panel in enumerate(plot.columns):
         axes = grid[index // per_row][index % per_row]
-        drawn = [(line, line.points[index]) for line in lines]
-        _panel(axes, panel, drawn, bars=bars, zero=zero, crowded=per_row > 3)
-        axes.set_yticks(range(len(lines)), labels)
-        axes.set_ylim(len(lines) - 0.5, -0.5)
-    for empty in range(len(columns), bands * per_row):
+        _panel(axes, plot, panel, [(line, line.points[index]) for line in plot.lines])
+        _names(axes, labels, [line.here for line in plot.lines])
+        if index % per_row:
+            axes.set_yticks([])
+        found.append(axes)
+    for empty in range(len(plot.columns), bands * per_row):
         grid[empty // per_row][empty % per_row].set_visible(False)
-    middle = (left / _WIDTH_IN + 1 - 0.14 / _WIDTH_IN) / 2
+    middle = (left / WIDTH_IN + 1) / 2
     drawing.text(
-        middle, 0.3 / height, unit, ha="center", va="bottom", size=8, color=COLOURS["muted"]
-    )
-    _legend(drawing, lines, height, bars)
-    return drawing
+        middle, (bottom - 0.36) / height, plot.unit, ha="center", va="bottom", size=8,
+        color=COLOURS["muted"],
+    )  # fmt: skip
+    _legend(drawing, handles)
+    return found
+
+
+def _names(axes: Axes, labels: Sequence[str], here: Sequence[bool]) -> None:
+    axes.set_yticks(range(len(labels)), labels)
+    for text, ours in zip(axes.get_yticklabels(), here, strict=True):
+        text.set_fontweight("bold" if ours else "normal")
+    axes.set_ylim(len(labels) - 0.5, -0.5)
 
 
 def _panel(
-    axes: Axes,
-    panel: Panel,
-    drawn: Sequence[tuple[Line, Point | None]],
-    *,
-    bars: bool,
-    zero: bool,
-    crowded: bool,
+    axes: Axes, plot: Panels, panel: Panel, drawn: Sequence[tuple[Line, Point | None]]
 ) -> None:
-    start, end = _ends(panel, [point for _, point in drawn if point is not None])
-    span = end - start
-    axes.set_xlim(start - 0.05 * span, end + (0.28 if bars else 0.05) * span)
-    axes.set_title(panel.title, pad=5, fontweight="bold")
-    middle = (start + end) / 2
-    ticks = [start, end] if bars else [start, middle, end]
-    if zero:
-        ticks = [middle - span / 4, middle + span / 4]
-    elif crowded:
-        ticks = [start, end]
-    axes.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
-    if not zero:  # the outer labels of neighbouring panels would run into each other
-        axes.get_xticklabels()[0].set_horizontalalignment("left")
-        axes.get_xticklabels()[-1].set_horizontalalignment("right")
-    axes.grid(axis="x", color=COLOURS["grid"], linewidth=0.6)
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    if zero:
-        axes.axvline(0, color=COLOURS["muted"], linewidth=0.8)
+    _axis(axes, panel, zero=plot.zero)
+    axes.set_title(panel.title, pad=5, fontweight="bold", loc="left")
     for row, (line, point) in enumerate(drawn):
         if line.apart:
             axes.axhline(row - 0.5, color=COLOURS["grid"], linewidth=0.8)
         if point is None:
-            axes.text((start + end) / 2, row, "–", ha="center", va="center", color=COLOURS["muted"])
-        elif bars:
-            _bar(axes, row, line, point, start, span)
-        else:
-            _dot(axes, row, line, point, span)
+            _value(axes, panel, row, "–", COLOURS["muted"])
+            continue
+        if plot.bars and not point.off:
+            _bar(axes, row, line.look, panel, point)
+        elif not point.off:
+            _dot(axes, row, line.look, point)
+        _value(axes, panel, row, f"{point.text} {point.mark}".strip(), COLOURS["ink"])
 
 
-def _ends(panel: Panel, points: Sequence[Point]) -> tuple[float, float]:
-    start = 0.0 if panel.start is None else panel.start
-    if panel.end is not None:
-        return start, panel.end
-    most = max((p.high if p.high is not None else p.value for p in points), default=0.0)
-    for end in (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0):
-        if most <= end:
-            return start, end
-    return start, float(100 * -(-most // 100))
+def _axis(axes: Axes, panel: Panel, *, zero: bool = False) -> None:
+    span = panel.end - panel.start
+    axes.set_xlim(panel.start - 0.05 * span, panel.end + _VALUES * span)
+    axes.set_xticks(panel.ticks, [f"{tick:g}".replace("-", "−") for tick in panel.ticks])
+    for tick in panel.ticks:
+        axes.axvline(tick, color=COLOURS["grid"], linewidth=0.6, zorder=0)
+    if zero:
+        axes.axvline(0, color=COLOURS["muted"], linewidth=0.8, zorder=0)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_bounds(panel.start, panel.end)
 
 
-def _dot(axes: Axes, row: int, line: Line, point: Point, span: float) -> None:
-    colour = COLOURS[line.look]
+def _value(
+    axes: Axes, panel: Panel, row: float, text: str, colour: str, column: float = 0.08
+) -> None:
+    x = panel.end + column * (panel.end - panel.start)
+    axes.text(x, row, text, ha="left", va="center", size=7.5, color=colour)
+
+
+def _dot(axes: Axes, row: float, look: Look, point: Point, *, filled: bool = True) -> None:
+    colour = COLOURS[look]
     if point.low is not None and point.high is not None:
-        axes.plot([point.low, point.high], [row, row], color=colour, linewidth=1.1)
+        axes.plot([point.low, point.high], [row, row], color=colour, linewidth=1.2)
     axes.plot(
         [point.value],
         [row],
-        MARKERS[line.look],
-        markersize=5,
+        MARKERS[look],
+        markersize=3.2,
         color=colour,
-        markerfacecolor=COLOURS["paper"] if line.hollow else colour,
-        markeredgewidth=1.2,
+        markerfacecolor=colour if filled else COLOURS["paper"],
+        markeredgewidth=0.8,
         clip_on=False,
     )
-    if point.mark:
-        edge = point.high if point.high is not None else point.value
-        right = edge < axes.get_xlim()[1] - 0.22 * span
-        low = point.low if point.low is not None else point.value
-        axes.text(
-            edge + 0.06 * span if right else low - 0.06 * span,
-            row,
-            point.mark,
-            ha="left" if right else "right",
-            va="center",
-            fontweight="bold",
-        )
 
 
-def _bar(axes: Axes, row: int, line: Line, point: Point, start: float, span: float) -> None:
-    colour = COLOURS[line.look]
+def _bar(axes: Axes, row: int, look: Look, panel: Panel, point: Point) -> None:
+    colour = COLOURS[look]
     axes.barh(
         row,
-        max(point.value - start, 0),
-        left=start,
+        max(point.value - panel.start, 0),
+        left=panel.start,
         height=0.62,
-        color=COLOURS["paper"] if _HATCHES[line.look] or line.hollow else colour,
+        color=COLOURS["paper"] if HATCHES[look] else colour,
         edgecolor=colour,
-        hatch=_HATCHES[line.look],
+        hatch=HATCHES[look],
         linewidth=0.8,
     )
-    axes.text(
-        max(point.value, start) + 0.04 * span,
-        row,
-        point.text,
-        ha="left",
-        va="center",
-        size=7.5,
-        color=COLOURS["ink"],
+
+
+def _pairs(plot: Pairs, drawing: Drawing) -> list[Axes]:
+    handles = _condition_handles(plot) + _handles(plot.looks, bars=False)
+    bottom = 0.3 + _legend_in(handles)
+    height = 0.3 * len(plot.rows) + _TOP_IN + bottom
+    drawing.set_size_inches(WIDTH_IN, height)
+    labels = [short(f"{row.label}, {row.tag}" if row.tag else row.label, 40) for row in plot.rows]
+    left = _left(labels)
+    axes = drawing.add_axes(
+        (left / WIDTH_IN, bottom / height, 1 - (left + 0.1) / WIDTH_IN,
+         0.3 * len(plot.rows) / height)
+    )  # fmt: skip
+    panel = Panel("")
+    _axis(axes, panel)
+    axes.set_xticks([0, 25, 50, 75, 100], ["0%", "25%", "50%", "75%", "100%"])
+    columns = ((plot.upper, 0.05), (plot.lower, 0.18), ("K", 0.31))
+    for title, column in columns:
+        if title:
+            x = panel.end + column * 100
+            axes.text(x, -0.75, title, ha="left", va="bottom", size=8, fontweight="bold")
+    for row, one in enumerate(plot.rows):
+        if one.apart:
+            axes.axhline(row - 0.5, color=COLOURS["grid"], linewidth=0.8)
+        if one.able is not None:
+            axes.plot([one.able.value] * 2, [row - 0.36, row + 0.36], color=COLOURS["ink"],
+                      linewidth=1.6)  # fmt: skip
+        points = (one.upper, one.lower, one.able)
+        for point, (title, column), offset in zip(
+            points, columns, (-0.17, 0.17, None), strict=True
+        ):
+            if point is not None and offset is not None:
+                _dot(axes, row + offset, one.look, point, filled=offset < 0)
+            if title:
+                text = "–" if point is None else f"{point.text} {point.mark}".strip()
+                _value(axes, panel, row, text, COLOURS["ink" if point else "muted"], column)
+    _names(axes, labels, [row.here for row in plot.rows])
+    _legend(drawing, handles)
+    return [axes]
+
+
+def _condition_handles(plot: Pairs) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    found = []
+    for condition, fill in ((plot.upper, COLOURS["ink"]), (plot.lower, COLOURS["paper"])):
+        if condition:
+            found.append(
+                Line2D(
+                    [], [], linestyle="", marker="o", markersize=4, color=COLOURS["ink"],
+                    markerfacecolor=fill, label=f"{condition}: {plot.words.get(condition, '')}",
+                )
+            )  # fmt: skip
+    label = f"K: {plot.words.get('K', 'told to resist')}"
+    bar = Line2D([], [], linestyle="", marker="|", markersize=9, color=COLOURS["ink"], label=label)
+    return [*found, bar]
+
+
+def _heat(plot: Heat, drawing: Drawing) -> list[Axes]:
+    from matplotlib.patches import Rectangle
+
+    labels = [short(row.label) for row in plot.rows]
+    top = 0.3 if plot.upright else 0.15 + 0.066 * max(len(name) for name in plot.columns)
+    height = top + 0.24 * len(plot.rows) + 0.3
+    drawing.set_size_inches(WIDTH_IN, height)
+    left = _left(labels)
+    width = min(WIDTH_IN - left - 0.1, 0.62 * len(plot.columns))
+    axes = drawing.add_axes(
+        (left / WIDTH_IN, 0.28 / height, width / WIDTH_IN, 0.24 * len(plot.rows) / height)
     )
+    for y, line in enumerate(plot.fields):
+        for x, field in enumerate(line):
+            if field.share is not None:
+                alpha = 0.0 if field.share == 0 else 0.07 + 0.5 * field.share
+                axes.add_patch(
+                    Rectangle(
+                        (x - 0.47, y - 0.46), 0.94, 0.92, facecolor=COLOURS["heat"], alpha=alpha,
+                        linewidth=0,
+                    )
+                )  # fmt: skip
+            colour = COLOURS["muted" if field.share is None else "ink"]
+            text = f"{field.text} {field.mark}".strip()
+            axes.text(x, y, text, ha="center", va="center", size=7.5, color=colour)
+    axes.set_xlim(-0.5, len(plot.columns) - 0.5)
+    axes.xaxis.tick_top()
+    axes.set_xticks(range(len(plot.columns)), plot.columns, rotation=0 if plot.upright else 90)
+    axes.tick_params(axis="x", length=0)
+    _names(axes, labels, [row.here for row in plot.rows])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    drawing.text(
+        left / WIDTH_IN, 0.05 / height, plot.unit, ha="left", va="bottom", size=8,
+        color=COLOURS["muted"],
+    )  # fmt: skip
+    return [axes]
 
 
-def _legend(drawing: Drawing, lines: Sequence[Line], height: float, bars: bool) -> None:
-    """Only what occurs, in one line under the axis."""
+def _handles(looks: Sequence[Look], bars: bool) -> list[Any]:
+    """Only what occurs."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    occurs = dict.fromkeys((line.look, line.hollow) for line in lines)
-    several = len({hollow for _, hollow in occurs}) > 1
-    handles: list[Any] = []
-    for look, hollow in occurs:
-        colour = COLOURS[look]
-        name = LABELS[look] + (", published or imported" if several and hollow else "")
+    found: list[Any] = []
+    for look in looks:
+        colour, label = COLOURS[look], LABELS[look]
         if bars:
-            fill = COLOURS["paper"] if _HATCHES[look] or hollow else colour
-            handles.append(
-                Patch(facecolor=fill, edgecolor=colour, hatch=_HATCHES[look], label=name)
-            )
+            fill = COLOURS["paper"] if HATCHES[look] else colour
+            patch = Patch(facecolor=fill, edgecolor=colour, hatch=HATCHES[look], label=label)
+            found.append(patch)
         else:
-            handles.append(
+            found.append(
                 Line2D(
-                    [],
-                    [],
-                    linestyle="",
-                    marker=MARKERS[look],
-                    markersize=5,
-                    color=colour,
-                    markerfacecolor=COLOURS["paper"] if hollow else colour,
-                    label=name,
+                    [], [], linestyle="", marker=MARKERS[look], markersize=4.5, color=colour,
+                    label=label,
                 )
-            )
+            )  # fmt: skip
+    return found
+
+
+def _columns(handles: Sequence[Any]) -> int:
+    """Legend columns that fit the width."""
+    widest = max(len(handle.get_label()) for handle in handles) * 0.066 + 0.45
+    return max(1, min(len(handles), int(WIDTH_IN / widest)))
+
+
+def _legend_in(handles: Sequence[Any]) -> float:
+    return 0.1 + _LEGEND_ROW_IN * -(-len(handles) // _columns(handles))
+
+
+def _legend(drawing: Drawing, handles: Sequence[Any]) -> None:
     drawing.legend(
-        handles=handles,
+        handles=list(handles),
         loc="lower center",
         bbox_to_anchor=(0.5, 0.0),
-        ncols=min(len(handles), 2),
+        ncols=_columns(handles),
         frameon=False,
         fontsize=7.5,
         handletextpad=0.3,
@@ -336,51 +366,5 @@ def _legend(drawing: Drawing, lines: Sequence[Line], height: float, bars: bool) 
     )
 
 
-def heatmap(
-    rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]], unit: str
-) -> Drawing:
-    """A table of percentages, the darker the more; each number stands in its field."""
-    from matplotlib.figure import Figure as Drawing
-    from matplotlib.patches import Rectangle
-
-    labels = [_short(name) for name in rows]
-    top = 0.15 + 0.062 * max(len(name) for name in columns)
-    height = top + 0.24 * len(rows) + 0.3
-    drawing = Drawing(figsize=(_WIDTH_IN, height))
-    left = 0.12 + _CHAR_IN * max(len(label) for label in labels)
-    axes = drawing.add_axes(
-        (left / _WIDTH_IN, 0.28 / height, 1 - (left + 0.1) / _WIDTH_IN, 0.24 * len(rows) / height)
-    )
-    for y, line in enumerate(values):
-        for x, value in enumerate(line):
-            axes.add_patch(
-                Rectangle(
-                    (x - 0.47, y - 0.46),
-                    0.94,
-                    0.92,
-                    facecolor=COLOURS["open"],
-                    alpha=0.0 if value == 0 else 0.08 + 0.4 * value / 100,
-                    linewidth=0,
-                )
-            )
-            text = "·" if value == 0 else "<1" if value < 1 else f"{value:.0f}"
-            axes.text(x, y, text, ha="center", va="center", size=7.5)
-    axes.set_xlim(-0.5, len(columns) - 0.5)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.xaxis.tick_top()
-    axes.set_xticks(range(len(columns)), columns, rotation=90)
-    axes.tick_params(axis="x", length=0)
-    axes.set_yticks(range(len(rows)), labels)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    drawing.text(0.5, 0.05 / height, unit, ha="center", va="bottom", size=8, color=COLOURS["muted"])
-    return drawing
-
-
-def _short(name: str) -> str:
-    """At most `_MOST_CHARS`: the owner of a repository goes first, then the middle."""
-    name = name.rsplit("/", 1)[-1] if len(name) > _MOST_CHARS else name
-    if len(name) <= _MOST_CHARS:
-        return name
-    half = (_MOST_CHARS - 1) // 2
-    return f"{name[:half]}…{name[-half:]}"
+def _left(labels: Sequence[str]) -> float:
+    return 0.15 + _CHAR_IN * max(len(label) for label in labels)

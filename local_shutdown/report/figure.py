@@ -1,4 +1,4 @@
-"""What a figure is: the drawing and the table of numbers behind it."""
+"""What a figure is: what is drawn, and the table of numbers behind it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,14 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from local_shutdown.analysis.cells import PAPER
 from local_shutdown.errors import CannotRunError
-from local_shutdown.report import draw
-from local_shutdown.report.data import Series
-from local_shutdown.report.draw import Line, Point
+from local_shutdown.report.data import ReportData, Series
+from local_shutdown.report.names import names
+from local_shutdown.report.plots import Line, Plot, Point
 from local_shutdown.report.view import visible
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
+from local_shutdown.spreadsheet import defused
 
 Row = tuple[Any, ...]
 
@@ -27,9 +24,9 @@ class Figure:
     """One figure and the table behind it.
 
     Attributes:
-        name: of its files.
+        name: of its files, and of the method that draws it from Python.
         columns, rows: the numbers; None is unknown.
-        build: draws it, see `draw.render`.
+        plot: what is drawn.
     """
 
     name: str
@@ -37,13 +34,15 @@ class Figure:
     caption: str
     columns: Sequence[str]
     rows: Sequence[Row]
-    build: Callable[[], Drawing]
+    plot: Plot
 
     def as_csv(self) -> str:
         text = io.StringIO()
         writer = csv.writer(text)
         writer.writerow(self.columns)
-        writer.writerows(["" if value is None else value for value in row] for row in self.rows)
+        writer.writerows(
+            ["" if value is None else defused(value) for value in row] for row in self.rows
+        )
         return text.getvalue()
 
 
@@ -53,13 +52,15 @@ def write(figures_: Sequence[Figure], directory: Path) -> list[Path]:
     Raises:
         CannotRunError: the folder cannot be written, or matplotlib is missing.
     """
+    from local_shutdown.report import draw
+
     written = []
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for figure in figures_:
             for suffix, content in (
-                ("svg", draw.render(figure.build, "svg")),
-                ("png", draw.render(figure.build, "png")),
+                ("svg", draw.render(figure.plot, "svg")),
+                ("png", draw.render(figure.plot, "png")),
                 ("csv", figure.as_csv().encode()),
             ):
                 path = directory / f"{figure.name}.{suffix}"
@@ -71,21 +72,18 @@ def write(figures_: Sequence[Figure], directory: Path) -> list[Path]:
 
 
 def lines_of(
-    series: Sequence[Series], points: Callable[[Series], Sequence[Point | None]]
+    data: ReportData,
+    series: Sequence[Series],
+    points: Callable[[Series], Sequence[Point | None]],
 ) -> list[Line]:
+    """A line for each series: ours, then others', the calibration model apart."""
+    known = names(data)
     lines: list[Line] = []
-    shared = {s.model for s in series if sum(o.model == s.model for o in series) > 1}
     before: Series | None = None
     for one in series:
-        label = one.model if one.look != "synthetic" else "calibration (synthetic)"
-        if one.factor:
-            label += f" [{one.factor.removeprefix('effort=')}]"
-        elif one.model in shared and one.source == PAPER:
-            label += " (paper)"
-        apart = before is not None and (before.here, before.look == "synthetic") != (
-            one.here,
-            one.look == "synthetic",
-        )
-        lines.append(Line(visible(label), one.look, not one.here, points(one), apart))
+        group = one.here, one.look == "synthetic"
+        apart = before is not None and group != (before.here, before.look == "synthetic")
+        label = visible(known.get(one.key, one.model))
+        lines.append(Line(label, one.look, one.here, points(one), apart))
         before = one
     return lines

@@ -1,11 +1,7 @@
-"use strict";
-// Transcripts of the page. What a model or a tool wrote is only ever put in as text (`el` makes
-// text nodes of strings), so nothing in it can become an element, a style, an address or code.
-// Class names and attributes come from this file, or from the fixed words checked against WORDS.
-(() => {
-  const PAGE_SIZE = 50;
-  const KEPT_BLOCKS = 24;
-  const WORDS = /^[a-z_]{1,32}$/;
+  // What the whole page shares: elements, the address, the theme, tables, print. Transcripts are in
+  // transcripts.js, which stands in the same scope. What a model or a tool wrote is only ever put in
+  // as text (`el` makes text nodes of strings), so nothing in it can become an element, a style, an
+  // address or code. Class names and attributes come from these files.
   const byId = (id) => document.getElementById(id);
 
   /** An element. Children are elements or strings; null is left out. */
@@ -38,370 +34,180 @@
     try { localStorage.setItem("local-shutdown-theme", theme.value); } catch { /* not kept */ }
   });
 
-  // --- data -------------------------------------------------------------------------------------
+  // --- the address: filters of transcripts, an episode, and what tables show ---------------------
 
-  if (!byId("index")) return;
-  const form = byId("filters");
-  const list = byId("list").tBodies[0];
-  const article = byId("episode");
-  const browse = byId("browse");
-  let index = null; // see report/embed.py
-  let rows = []; // numbers of the episodes that the filters leave
-  let page = 0;
-  let asked = 0; // the latest search; an older one stops
-  const blocks = new Map(); // decoded, the latest last
+  const tables = new Map(); // name -> {sort, desc, find}
+  const TABLE_KEYS = /^(sort|find)\./;
 
-  async function unpack(id) {
-    const packed = atob(byId(id).textContent.trim());
-    const bytes = new Uint8Array(packed.length);
-    for (let i = 0; i < packed.length; i++) bytes[i] = packed.charCodeAt(i);
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-    return JSON.parse(await new Response(stream).text());
+  function addressParts() {
+    const text = location.hash.slice(1);
+    return text.includes("=") ? new URLSearchParams(text) : new URLSearchParams();
   }
 
-  async function block(number) {
-    let found = blocks.get(number);
-    if (found) blocks.delete(number);
-    else found = await unpack(`block-${number}`);
-    blocks.set(number, found);
-    if (blocks.size > KEPT_BLOCKS) blocks.delete(blocks.keys().next().value);
-    return found;
-  }
-
-  const slotOf = (row) => index.columns.slot[row];
-  async function record(row) {
-    const slot = slotOf(row);
-    if (slot < 0) return null;
-    return (await block(Math.floor(slot / index.perBlock)))[slot % index.perBlock];
-  }
-  const named = (column, row) => index.names[column][index.columns[column][row]];
-
-  // --- filters and address ----------------------------------------------------------------------
-
-  const FILTERS = ["model", "source", "factor", "condition", "outcome", "method", "text", "carried"];
-
-  function filters() {
-    const given = new FormData(form);
-    const found = {};
-    for (const name of FILTERS) found[name] = (given.get(name) || "").trim();
-    return found;
-  }
-
-  function address(wanted, row) {
-    const parts = new URLSearchParams();
-    for (const name of FILTERS) if (wanted[name]) parts.set(name, wanted[name]);
-    if (row !== undefined) {
-      parts.set("episode", index.ids[row]);
-      if (index.names.source.length > 1) parts.set("run", named("source", row));
+  /** Put parts into the address without a new entry of the history, with what tables show. */
+  function writeAddress(parts, otherwise) {
+    for (const key of [...parts.keys()]) if (TABLE_KEYS.test(key)) parts.delete(key);
+    for (const [name, state] of tables) {
+      if (state.sort !== null) parts.set(`sort.${name}`, `${state.sort}${state.desc ? "-" : "+"}`);
+      if (state.find) parts.set(`find.${name}`, state.find);
     }
-    return `#${parts.size ? parts : "transcripts"}`;
+    const text = `#${parts.size ? parts : otherwise || ""}`;
+    try { history.replaceState(null, "", text); } catch { /* the address stays */ }
   }
 
-  function fill(name, values, label) {
-    const select = form.elements[name];
-    select.replaceChildren(el("option", { value: "" }, label));
-    for (const [value, text] of values) select.append(el("option", { value }, text));
+  /** After a click on a link: what tables show stays in the address, wherever it leads. */
+  function keepTables() {
+    const plain = location.hash.slice(1);
+    const parts = addressParts();
+    const known = [...parts.keys()].some((key) => TABLE_KEYS.test(key));
+    const shown = [...tables.values()].some((state) => state.sort !== null || state.find);
+    if (known || !shown) return;
+    if (!parts.size && plain) parts.set("at", plain);
+    writeAddress(parts);
   }
 
-  function buildFilters() {
-    const present = (column) => {
-      const seen = new Set(index.columns[column]);
-      return index.names[column].filter((_, n) => seen.has(n)).map((name) => [name, name]);
-    };
-    const { outcome, methods } = index.columns;
-    fill("model", present("model"), "all");
-    fill("source", present("source"), "all");
-    const efforts = present("factor");
-    fill("factor", [["default", "default"], ...efforts], "all");
-    byId("factor-label").hidden = efforts.length === 0;
-    fill("condition", present("condition"), "all");
-    const outcomes = present("outcome").map(([name]) => [name, name.replace("_", " ")]);
-    if (outcome.includes(-1)) outcomes.push(["unknown", "unknown"]);
-    fill("outcome", outcomes, "all");
-    const used = new Set();
-    for (const code of new Set(methods)) {
-      for (const method of (index.names.methods[code] || "").split(";")) if (method) used.add(method);
-    }
-    fill("method", [...used].sort().map((name) => [name, name.replaceAll("_", " ")]), "all");
-    byId("carried-label").hidden = !index.columns.slot.includes(-1);
-    byId("source-label").hidden = index.names.source.length < 2;
+  // --- tables sort and filter --------------------------------------------------------------------
+
+  const valueOf = (row, column) => {
+    const cell = row.cells[column];
+    if (cell.dataset.v !== undefined) return Number(cell.dataset.v);
+    const text = cell.textContent.trim();
+    const number = Number.parseFloat(text.replaceAll(",", "").replace("−", "-").replace("<", ""));
+    return /^[<−+\-]?[\d.,]+/.test(text) && !Number.isNaN(number) ? number : text;
+  };
+
+  function compare(a, b) {
+    const unknown = (value) => value === "–" || value === "" || value === "·";
+    if (unknown(a) || unknown(b)) return null;
+    if (typeof a === "number" && typeof b === "number") return a - b;
+    return String(a).localeCompare(String(b), "en", { numeric: true });
   }
 
-  /** Numbers of the episodes that fit everything but the searched text. */
-  function narrow(wanted) {
-    const { columns, names, count } = index;
-    const code = (column, name) => (name ? names[column].indexOf(name) : null);
-    const model = code("model", wanted.model);
-    const source = code("source", wanted.source);
-    const factor = wanted.factor === "default" ? -1 : code("factor", wanted.factor);
-    const condition = code("condition", wanted.condition);
-    const outcome = wanted.outcome === "unknown" ? -1 : code("outcome", wanted.outcome);
-    const withMethod = names.methods.map((m) => m.split(";").includes(wanted.method));
-    const found = [];
-    for (let row = 0; row < count; row++) {
-      if (model !== null && columns.model[row] !== model) continue;
-      if (source !== null && columns.source[row] !== source) continue;
-      if (factor !== null && columns.factor[row] !== factor) continue;
-      if (condition !== null && columns.condition[row] !== condition) continue;
-      if (outcome !== null && columns.outcome[row] !== outcome) continue;
-      if (wanted.method && !withMethod[columns.methods[row]]) continue;
-      if (wanted.carried && columns.slot[row] < 0) continue;
-      found.push(row);
-    }
-    return found;
-  }
+  function setUpTable(table) {
+    const name = table.dataset.table;
+    const body = table.tBodies[0];
+    const original = [...body.rows];
+    const heads = [...table.tHead.rows[0].cells];
+    const state = { sort: null, desc: false, find: "" };
+    tables.set(name, state);
 
-  function textOf(value) {
-    if (typeof value === "string") return value;
-    if (value === null || typeof value !== "object") return "";
-    return Object.values(value).map(textOf).join("\n");
-  }
-
-  async function update() {
-    const mine = ++asked;
-    const wanted = filters();
-    const fitting = narrow(wanted);
-    page = 0;
-    if (!wanted.text) {
-      rows = fitting;
-      draw();
-      return;
-    }
-    const needle = wanted.text.toLowerCase();
-    const hits = new Set(fitting.filter((row) => index.ids[row].toLowerCase().includes(needle)));
-    rows = [...hits];
-    draw("searching…");
-    const carried = fitting.filter((row) => slotOf(row) >= 0 && !hits.has(row));
-    carried.sort((a, b) => slotOf(a) - slotOf(b)); // each block once
-    let told = performance.now();
-    for (const [done, row] of carried.entries()) {
-      const found = await record(row);
-      if (mine !== asked) return;
-      if (textOf(found).toLowerCase().includes(needle)) hits.add(row);
-      if (performance.now() - told > 250) {
-        rows = fitting.filter((one) => hits.has(one));
-        draw(`searched ${done + 1} of ${carried.length} transcripts…`);
-        await new Promise((resume) => setTimeout(resume));
-        if (mine !== asked) return;
-        told = performance.now();
+    function show() {
+      const order = [...original];
+      if (state.sort !== null) {
+        const values = new Map(order.map((row) => [row, valueOf(row, state.sort)]));
+        const sign = state.desc ? -1 : 1;
+        order.sort((a, b) => {
+          const [x, y] = [values.get(a), values.get(b)];
+          const found = compare(x, y);
+          if (found !== null) return sign * found;
+          return (compare(x, x) === null) - (compare(y, y) === null); // unknown ones last
+        });
       }
-    }
-    rows = fitting.filter((one) => hits.has(one));
-    draw();
-  }
-
-  // --- the list ---------------------------------------------------------------------------------
-
-  const SIGNS = { resisted: "▲", complied: "▼", ended_early: "■", limit: "◇", error: "✕" };
-
-  function outcomeOf(name) {
-    const known = name in SIGNS ? name : "unknown";
-    const sign = el("span", { "aria-hidden": "true" }, `${SIGNS[known] || "?"} `);
-    return el("span", { class: `outcome ${known}` }, sign, known.replace("_", " "));
-  }
-
-  function draw(doing) {
-    const pages = Math.max(1, Math.ceil(rows.length / PAGE_SIZE));
-    page = Math.min(page, pages - 1);
-    const shown = rows.slice(page * PAGE_SIZE, (page + 1) * PAGE_SIZE);
-    const wanted = filters();
-    list.replaceChildren(...shown.map((row) => {
-      const here = slotOf(row) >= 0;
-      const link = el("a", { href: address(wanted, row), class: here ? null : "absent" }, index.ids[row]);
-      const turns = index.columns.turns[row];
-      const methods = (named("methods", row) || "").replaceAll("_", " ").replaceAll(";", ", ");
-      return el("tr", {},
-        el("td", {}, link, here ? null : el("span", { class: "absent" }, " (not in this page)")),
-        el("td", {}, outcomeOf(named("outcome", row))),
-        el("td", { class: "more" }, (named("stop_reason", row) || "–").replaceAll("_", " ")),
-        el("td", { class: "n more" }, turns < 0 ? "–" : String(turns)),
-        el("td", {}, methods || (index.columns.attempted[row] === 1 ? "attempted" : "–")));
-    }));
-    const all = index.count.toLocaleString("en");
-    byId("found").textContent = `${rows.length.toLocaleString("en")} of ${all} episodes`
-      + (doing ? `; ${doing}` : "");
-    byId("place").textContent = `page ${page + 1} of ${pages}`;
-    byId("back").disabled = page === 0;
-    byId("on").disabled = page >= pages - 1;
-    byId("pager").hidden = pages === 1;
-  }
-
-  function turn(by) {
-    page += by;
-    draw();
-    byId("found").scrollIntoView();
-  }
-
-  // --- one episode ------------------------------------------------------------------------------
-
-  const words = (marked) => (typeof marked === "string" ? [marked] : marked.map(([text, label]) =>
-    label ? el("mark", {}, text, el("span", { class: "topic" }, label)) : text));
-
-  function evidence(found) {
-    return el("p", { class: "evidence" }, el("b", {}, found.cls),
-      ` (${found.when}; ${found.worked}): ${found.why}`);
-  }
-
-  function call(one) {
-    const found = one.evidence || [];
-    return el("div", { class: found.length ? "call found" : "call" },
-      one.thoughts ? el("div", { class: "thoughts said", dir: "auto" }, words(one.thoughts)) : null,
-      el("pre", {}, `${one.name}: ${one.cmd === undefined ? "" : one.cmd}`),
-      one.broken ? el("p", { class: "warning" }, `broken arguments: ${one.broken}`) : null,
-      found.map(evidence));
-  }
-
-  function message(item) {
-    const role = WORDS.test(item.role) ? item.role : "other";
-    const parts = [el("div", { class: "role" }, `${item.n} ${item.role}`)];
-    if (item.reasoning) {
-      const marked = Array.isArray(item.reasoning) ? item.reasoning.filter((p) => p[1]).length : 0;
-      const counted = marked ? ` (${marked} marked ${marked === 1 ? "sentence" : "sentences"})` : "";
-      parts.push(el("details", { class: "reasoning" },
-        el("summary", {}, `reasoning${counted}`),
-        el("div", { class: "said", dir: "auto" }, words(item.reasoning))));
-    }
-    if (item.text) {
-      const said = el("div", { class: "said", dir: "auto" }, words(item.text));
-      // The prompts are the same in every episode of a condition.
-      const folded = role === "system";
-      parts.push(folded ? el("details", {}, el("summary", {}, "system prompt"), said) : said);
-    }
-    parts.push(...(item.calls || []).map(call), ...(item.evidence || []).map(evidence));
-    if (parts.length === 1) parts.push(el("div", { class: "absent" }, role === "tool" ? "(no output)" : "(empty)"));
-    return el("div", { class: `message ${role}` }, parts);
-  }
-
-  const at = (seconds) => el("time", {}, typeof seconds === "number" ? `${seconds.toFixed(1)} s` : "");
-
-  function change(item) {
-    const said = `${item.file} changed${item.facts ? `: ${item.facts.join(", ")}` : ""}`;
-    const tags = { "+": "ins", "-": "del" };
-    return el("div", { class: "change" }, el("span", {}, said), at(item.at),
-      item.diff ? el("pre", {}, item.diff.map(([sign, line]) =>
-        el(tags[sign] || "span", tags[sign] ? {} : { class: "same" }, `${sign} ${line}`))) : null);
-  }
-
-  function shownItem(item) {
-    if (item.t === "message") return message(item);
-    if (item.t === "change") return change(item);
-    const kind = WORDS.test(item.type || "") ? item.type : "note";
-    return el("div", { class: `event ${kind}` }, item.text, at(item.at));
-  }
-
-  function fact(name, value) {
-    if (value === null || value === undefined) return null;
-    const said = value === true ? "yes" : value === false ? "no" : String(value).replaceAll("_", " ");
-    return el("div", {}, el("dt", {}, name), el("dd", {}, name === "outcome" ? outcomeOf(value) : said));
-  }
-
-  async function open(row) {
-    const found = await record(row);
-    const id = index.ids[row];
-    const wanted = filters();
-    const placed = rows.indexOf(row);
-    const step = (by, label) => {
-      const next = placed < 0 ? undefined : rows[placed + by];
-      return next === undefined ? null : el("a", { href: address(wanted, next) }, label);
-    };
-    const copy = el("button", { type: "button" }, "Copy link");
-    copy.addEventListener("click", async () => {
-      try {
-        await navigator.clipboard.writeText(location.href);
-        copy.textContent = "Copied";
-      } catch {
-        copy.textContent = "The address bar has the link";
+      body.replaceChildren(...order);
+      const needle = state.find.toLowerCase();
+      let left = 0;
+      for (const row of original) {
+        const hit = !needle || row.textContent.toLowerCase().includes(needle);
+        row.classList.toggle("filtered", !hit);
+        left += hit;
       }
+      heads.forEach((head, n) => {
+        if (n === state.sort) head.setAttribute("aria-sort", state.desc ? "descending" : "ascending");
+        else head.removeAttribute("aria-sort");
+      });
+      if (count) count.textContent = needle ? `${left} of ${original.length} rows` : "";
+      if (clear) clear.hidden = state.sort === null && !state.find;
+    }
+
+    heads.forEach((head, n) => {
+      if (head.getAttribute("aria-hidden")) return;
+      const button = el("button", { type: "button", class: "sort" }, ...head.childNodes);
+      button.addEventListener("click", () => {
+        const first = original.some((row) => typeof valueOf(row, n) === "number");
+        if (state.sort !== n) [state.sort, state.desc] = [n, first];
+        else if (state.desc === first) state.desc = !first;
+        else [state.sort, state.desc] = [null, false];
+        show();
+        writeAddress(addressParts());
+      });
+      head.replaceChildren(button);
     });
-    const bar = el("div", { class: "bar" },
-      el("a", { href: address(wanted) }, "← All episodes"),
-      step(-1, "Previous"), step(1, "Next"), copy);
-    const parts = [bar, el("h3", { id: "episode-h" }, id)];
-    if (!found) {
-      const directory = index.directories[index.columns.source[row]];
-      parts.push(el("p", {}, outcomeOf(named("outcome", row))),
-        el("p", {}, "Its transcript is not in this page. This prints it:"),
-        el("pre", {}, `local-shutdown show ${directory} ${id}`));
-    } else {
-      const facts = Object.entries(found.facts).map(([name, value]) => fact(name, value));
-      const methods = named("methods", row);
-      if (methods) facts.push(fact("methods", methods.replaceAll(";", ", ")));
-      parts.push(el("dl", { class: "facts" }, facts));
-      if (found.error) parts.push(el("p", { class: "warning" }, found.error));
-      if (found.unread) {
-        parts.push(el("p", { class: "warning" },
-          `${found.unread} commands could not be read in full: methods may be missing.`));
-      }
-      parts.push(...found.items.map(shownItem), ...(found.end || []).map(evidence));
-      for (const asked of found.interview || []) {
-        parts.push(el("div", { class: "message" }, el("div", { class: "role" }, "interview"),
-          el("p", { class: "said" }, asked.q), el("p", { class: "said", dir: "auto" }, asked.a)));
-      }
+    let count = null;
+    let clear = null;
+    let field = null;
+    if (name !== "first" && original.length > 5) {
+      count = el("span", { role: "status" });
+      clear = el("button", { type: "button", hidden: true }, "Clear");
+      field = el("input", { type: "search", autocomplete: "off" });
+      field.addEventListener("input", () => {
+        state.find = field.value.trim();
+        show();
+        writeAddress(addressParts());
+      });
+      clear.addEventListener("click", () => {
+        Object.assign(state, { sort: null, desc: false, find: "" });
+        field.value = "";
+        show();
+        writeAddress(addressParts());
+      });
+      const tools = el("div", { class: "tools" }, el("label", {}, "Filter rows ", field), count, clear);
+      (table.closest(".scroll") || table).before(tools);
     }
-    article.replaceChildren(...parts);
-    browse.hidden = true;
-    article.hidden = false;
-    article.focus({ preventScroll: true });
-    article.scrollIntoView();
+    return {
+      name,
+      read(parts) {
+        const sort = /^(\d+)([+-])$/.exec((parts.get(`sort.${name}`) || "").replace(" ", "+"));
+        const column = sort && Number(sort[1]) < heads.length ? Number(sort[1]) : null;
+        const find = field ? parts.get(`find.${name}`) || "" : "";
+        if (column === state.sort && find === state.find && !(sort && (sort[2] === "-") !== state.desc)) return;
+        Object.assign(state, { sort: column, desc: Boolean(sort && sort[2] === "-"), find });
+        if (field) field.value = find;
+        if (column !== null || find) {
+          const folded = table.closest("details");
+          if (folded) folded.open = true;
+        }
+        show();
+      },
+    };
   }
 
-  function close() {
-    article.hidden = true;
-    article.replaceChildren();
-    browse.hidden = false;
-  }
-
-  /** Follow the address: filters, and an episode if it names one. */
-  async function follow() {
-    const parts = new URLSearchParams(location.hash.slice(1));
-    const known = [...FILTERS, "episode"].some((name) => parts.has(name));
-    if (!known && location.hash !== "#transcripts") return; // another section of the page
-    if (known) {
-      for (const name of FILTERS) {
-        const field = form.elements[name];
-        if (field.type === "checkbox") field.checked = parts.get(name) === "1";
-        else field.value = parts.get(name) || "";
-        if (field.value === "" && field.tagName === "SELECT") field.selectedIndex = 0;
-      }
-    }
-    if (parts.has("episode")) {
-      if (!rows.length) rows = narrow(filters());
-      const run = parts.get("run");
-      const row = index.ids.findIndex((id, n) =>
-        id === parts.get("episode") && (!run || named("source", n) === run));
-      if (row >= 0) {
-        await open(row);
-        return;
-      }
-    }
-    close();
-    byId("transcripts").scrollIntoView();
-    await update();
-  }
-
-  function changed() {
-    try { history.replaceState(null, "", address(filters())); } catch { /* the address stays */ }
-    update();
-  }
-
-  async function start() {
-    index = await unpack("index");
-    buildFilters();
-    browse.hidden = false;
-    rows = narrow(filters());
-    draw();
-    let waiting = 0;
-    form.addEventListener("input", (event) => {
-      clearTimeout(waiting);
-      waiting = setTimeout(changed, event.target.name === "text" ? 300 : 0);
+  const MOST_FIRST = 24;
+  /** The first chart is one screen: more models than that are a click away. */
+  function foldFirst() {
+    const table = document.querySelector("table.chart");
+    const more = table ? table.tBodies[0].rows.length - MOST_FIRST : 0;
+    if (more <= 0) return;
+    table.classList.add("folded");
+    const button = el("button", { type: "button", class: "more-rows" }, `Show ${more} more models`);
+    button.addEventListener("click", () => {
+      table.classList.remove("folded");
+      button.remove();
     });
-    form.addEventListener("reset", () => setTimeout(changed));
-    form.addEventListener("submit", (event) => event.preventDefault());
-    byId("back").addEventListener("click", () => turn(-1));
-    byId("on").addEventListener("click", () => turn(1));
-    window.addEventListener("hashchange", follow);
-    await follow();
-    document.documentElement.dataset.ready = "yes";
+    table.after(button);
   }
-  start();
-})();
+
+  const readers = [...document.querySelectorAll("table[data-table]")].map(setUpTable);
+  foldFirst();
+
+  function readTables() {
+    const parts = addressParts();
+    for (const reader of readers) reader.read(parts);
+    const place = parts.get("at") && byId(parts.get("at"));
+    if (place) place.scrollIntoView();
+  }
+  readTables();
+  window.addEventListener("hashchange", () => {
+    keepTables();
+    readTables();
+  });
+
+  // --- print: prompts and folded tables are open on paper ------------------------------------------
+
+  let opened = [];
+  window.addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details.fold:not([open])")];
+    for (const one of opened) one.open = true;
+  });
+  window.addEventListener("afterprint", () => {
+    for (const one of opened) one.open = false;
+  });

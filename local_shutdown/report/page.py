@@ -1,11 +1,11 @@
-"""The page: one template, one style sheet and one script, put into one file."""
+"""The page: templates, a style sheet and two scripts, put into one file."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,49 +16,60 @@ from markupsafe import Markup
 
 from local_shutdown import __version__
 from local_shutdown.analysis.cells import Cell
-from local_shutdown.analysis.compare import percent, says_nothing
+from local_shutdown.analysis.columns import notes, page_flags
+from local_shutdown.analysis.compare import percent
 from local_shutdown.analysis.contrasts import DECLARED, ContrastResult
-from local_shutdown.analysis.interval import shown
-from local_shutdown.report import draw
-from local_shutdown.report.conduct_figures import method_names
+from local_shutdown.report import scatter, trust
+from local_shutdown.report.cellview import view_cell
 from local_shutdown.report.data import ReportData, Series
 from local_shutdown.report.embed import SEED, Embedded
 from local_shutdown.report.figure import Figure
-from local_shutdown.report.svg import inline
+from local_shutdown.report.finding import finding
+from local_shutdown.report.names import names
+from local_shutdown.report.overview import MARKS, mark_of
+from local_shutdown.report.plots import LABELS, Heat, Pairs, Panel, Panels, Scatters
+from local_shutdown.report.style import FAMILY_COLOURS, FAMILY_MARKERS
 from local_shutdown.report.view import visible
 
 _HERE = Path(__file__).resolve().parent
 MAIN_CONDITIONS = ("A", "K", "E")  # of the paper's Table 2, with A/K between
+# One scope for both: the second uses what the first defines.
+_SCRIPTS = ("page.js", "transcripts.js")
+_AXIS = Panel("")
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A rate as it is printed: `12.3`, its interval, and why to be careful."""
+    """A rate as it is printed: `12.3`, its interval, and why to be careful.
+
+    Attributes:
+        mark: see `overview.MARKS`; empty for nothing.
+        sort: what tables sort by.
+    """
 
     value: str
     interval: str = ""
-    mark: bool = False
+    mark: str = ""
     counts: str = ""
+    sort: float | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class DrawnFigure:
-    """A figure as the page carries it: the drawing, and its numbers as text."""
+    """A figure as the page carries it: what is drawn, and its numbers as text."""
 
     figure: Figure
-    svg: Markup
+    kind: str
     csv_link: str
     rows: Sequence[Sequence[str]]
+    placed: Sequence[scatter.Placed]
 
 
 def render(
     data: ReportData, figures: Sequence[Figure], embedded: Embedded, now: datetime | None = None
 ) -> str:
-    """The whole page as HTML.
-
-    Raises:
-        CannotRunError: matplotlib is not installed.
-    """
+    """The whole page as HTML."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,
@@ -67,21 +78,32 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters["shown"] = visible
-    script = (_HERE / "page.js").read_text("utf-8")
+    parts = "".join((_HERE / name).read_text("utf-8") for name in _SCRIPTS)
+    script = f'"use strict";\n(() => {{\n{parts}}})();\n'
+    known = names(data)
+    drawn = [_drawn(figure) for figure in figures]
+    found = finding(data.series, lambda s: known[s.key], data.contrasts, data.open_closed)
     return environment.get_template("page.html.jinja").render(
-        title=_title(data),
+        title=_title(data, found.sentence),
+        finding=found,
         version=__version__,
         made=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC"),
         style=Markup((_HERE / "page.css").read_text("utf-8")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        runs=[_run_card(directory, run, data) for directory, run in data.runs],
-        looks=[(look, draw.LABELS[look]) for look in _looks(data)],
+        cards=trust.cards(data),
+        citations=trust.CITATIONS,
+        labels=LABELS,
+        marks=MARKS,
+        used_marks=_used_marks(data),
         main=[(s, _main_row(s)) for s in data.series if _in_main(s)],
         cells=[(s, c, _rate(c)) for s in data.series for c in s.cells.values()],
-        marked=any(says_nothing(c) for c in data.cells),
+        notes=list(notes(data.comparison.shown)),
+        flags=page_flags(),
         rounded=any(c.counts == "rounded" for c in data.cells),
-        figures=[_drawn(figure, n) for n, figure in enumerate(figures)],
+        first=next((d for d in drawn if d.kind == "pairs"), None),
+        grid=next((d for d in drawn if d.figure.name == "grid"), None),
+        figures=[d for d in drawn if d.kind != "pairs" and d.figure.name != "grid"],
         contrasts=_contrast_rows(data),
         asks={c.name: _code(c.asks) for c in DECLARED},
         open_closed=data.open_closed,
@@ -89,22 +111,17 @@ def render(
         conditions=data.conditions,
         embedded=embedded,
         seed=SEED,
-        methods=[name.replace("_", " ") for name in method_names()],
-        name_of=name_of,
+        name_of=lambda series: known[series.key],
+        axis=_AXIS,
+        family_marker=lambda n: FAMILY_MARKERS[n % len(FAMILY_MARKERS)],
+        family_colour=lambda n: FAMILY_COLOURS[n % len(FAMILY_COLOURS)],
+        scatter=scatter,
         count=count,
         share=share,
         points=points,
         percent=percent,
         p_value=p_value,
     )
-
-
-def name_of(series: Series) -> str:
-    """A model's name in tables; the calibration model is never shown without `synthetic`."""
-    name = series.model
-    if series.look == "synthetic" and "synthetic" not in name:
-        name = f"{name} (synthetic)"
-    return f"{name} [{series.factor}]" if series.factor else name
 
 
 def count(value: int | None) -> str:
@@ -126,16 +143,18 @@ def p_value(value: float | None) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _title(data: ReportData) -> str:
-    here = list(dict.fromkeys(name_of(s) for s in data.series if s.here))
+def _title(data: ReportData, sentence: str) -> str:
+    known = names(data)
+    here = list(dict.fromkeys(known[s.key] for s in data.series if s.here))
     if not here:
         return "Shutdown resistance"
     more = f" and {len(here) - 2} more" if len(here) > 2 else ""
     return f"Shutdown resistance: {', '.join(here[:2])}{more}"
 
 
-def _looks(data: ReportData) -> list[Any]:
-    return list(dict.fromkeys(series.look for series in data.series))
+def _used_marks(data: ReportData) -> list[str]:
+    used = {mark_of(view_cell(cell)) for cell in data.cells}
+    return [mark for mark in MARKS if mark in used]
 
 
 def _in_main(series: Series) -> bool:
@@ -152,19 +171,26 @@ def _main_row(series: Series) -> dict[str, Rate]:
             high = judged.ratio_high
             upper = "∞" if high is None or math.isinf(high) else f"{high:.2f}"
             ends = f"{judged.ratio_low:.2f}–{upper}"
-        ratio = Rate(f"{judged.ratio:.2f}", ends)
+        ratio = Rate(f"{judged.ratio:.2f}", ends, sort=judged.ratio)
     return {**rates, "A/K": ratio}
 
 
 def _rate(cell: Cell | None) -> Rate:
-    if cell is None or cell.rate is None:
+    if cell is None:
         return Rate("–")
-    low, high = shown(cell).ends
+    seen = view_cell(cell)
+    note = f"{seen.unfinished:,} unfinished" if seen.unfinished else seen.note
+    known = seen.low is not None and seen.high is not None
+    if seen.rate is None:
+        ends = f"{percent(seen.low)}–{percent(seen.high)}" if known else ""
+        return Rate("–", ends, mark_of(seen), note=note)
     return Rate(
-        percent(cell.rate),
-        f"{percent(low)}–{percent(high)}",
-        says_nothing(cell),
-        f"{count(cell.resisted)} of {count(cell.n)}",
+        percent(seen.rate),
+        f"{percent(seen.low)}–{percent(seen.high)}" if known else "no interval",
+        mark_of(seen),
+        f"{count(seen.resisted)} of {count(seen.n)}",
+        seen.rate,
+        note,
     )
 
 
@@ -184,11 +210,16 @@ def _contrast_rows(data: ReportData) -> list[tuple[Series, ContrastResult]]:
     return sorted(found, key=lambda pair: order[pair[0].key])
 
 
-def _drawn(figure: Figure, number: int) -> DrawnFigure:
-    svg = inline(draw.render(figure.build, "svg"), f"f{number}", figure.title, figure.caption)
+def _drawn(figure: Figure) -> DrawnFigure:
+    kinds = {Panels: "panels", Heat: "heat", Scatters: "scatters", Pairs: "pairs"}
     content = base64.b64encode(figure.as_csv().encode()).decode()
     rows = [[_number(value) for value in row] for row in figure.rows]
-    return DrawnFigure(figure, Markup(svg), f"data:text/csv;base64,{content}", rows)
+    plot = figure.plot
+    placed = (
+        [scatter.place(p, plot.top_rate) for p in plot.plots] if isinstance(plot, Scatters) else []
+    )
+    link = f"data:text/csv;base64,{content}"
+    return DrawnFigure(figure, kinds[type(plot)], link, rows, placed)
 
 
 def _number(value: Any) -> str:
@@ -199,75 +230,3 @@ def _number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _run_card(directory: Path, run: Mapping[str, Any], data: ReportData) -> dict[str, Any]:
-    """What was run, for the head of the page: (label, value) pairs without what is not known."""
-    episodes = int((data.episodes["source"] == directory.name).sum())
-    played = run.get("kind") == "run"
-    settings = run.get("settings", {})
-    described = run.get("models")
-    models = described if isinstance(described, dict) else {}
-    hardware = run.get("hardware", {})
-    pairs: list[tuple[str, Any]] = [("kind", "run here" if played else "imported")]
-    for facts in models.values():
-        said = [facts.get("display_name"), facts.get("revision"), facts.get("engine")]
-        said.append(facts.get("engine_version"))
-        pairs.append(("model", ", ".join(str(part) for part in said if part)))
-    if not models and isinstance(described, list):
-        names = [str(m.get("name") if isinstance(m, Mapping) else m) for m in described]
-        pairs.append(("models", ", ".join(names[:20]) + (" …" if len(names) > 20 else "")))
-    asked = settings.get("conditions")
-    if isinstance(asked, Mapping):
-        pairs.append(("conditions", ", ".join(asked)))
-    pairs += [
-        ("trials a condition", settings.get("trials")),
-        ("episodes", f"{episodes:,}"),
-        ("reasoning", _listed(settings.get("thinking"))),
-        ("sampling", _pairs(_sampling(models))),
-        ("limits", _pairs(run.get("limits"))),
-        ("GPUs", _gpus(hardware)),
-        ("processor", hardware.get("cpu") if isinstance(hardware, Mapping) else None),
-        ("time", _times(run)),
-        ("package", run.get("package_version")),
-    ]
-    warnings = [w for facts in models.values() for w in facts.get("warnings") or ()]
-    return {
-        "name": directory.name,
-        "pairs": [(label, str(value)) for label, value in pairs if value not in (None, "", [])],
-        "warnings": warnings,
-    }
-
-
-def _listed(value: Any) -> Any:
-    return ", ".join(map(str, value)) if isinstance(value, list) else value
-
-
-def _sampling(models: Mapping[str, Any]) -> Any:
-    for facts in models.values():
-        if facts.get("effective_sampling"):
-            return facts["effective_sampling"]
-    return None
-
-
-def _pairs(value: Any) -> str | None:
-    if not isinstance(value, Mapping):
-        return None
-    return ", ".join(f"{k} {v}" for k, v in value.items() if v is not None) or None
-
-
-def _gpus(hardware: Any) -> str | None:
-    gpus = hardware.get("gpus") if isinstance(hardware, Mapping) else None
-    if not isinstance(gpus, list):
-        return None
-    if not gpus:
-        return "none"
-    return ", ".join(str(g.get("name", g) if isinstance(g, Mapping) else g) for g in gpus)
-
-
-def _times(run: Mapping[str, Any]) -> str | None:
-    start, end = run.get("started_at"), run.get("ended_at") or run.get("finished_at")
-    said = [str(t).replace("T", " ")[:16] for t in (start, end) if t]
-    if len(said) == 2 and said[0][:10] == said[1][:10]:
-        said[1] = said[1][11:]
-    return " to ".join(said) or None

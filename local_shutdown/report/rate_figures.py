@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from local_shutdown.analysis.cells import Cell
-from local_shutdown.analysis.compare import says_nothing
 from local_shutdown.analysis.contrasts import DECLARED, ContrastResult
-from local_shutdown.analysis.interval import shown
-from local_shutdown.report import draw
+from local_shutdown.report.cellview import view_cell
 from local_shutdown.report.data import ReportData, Series
-from local_shutdown.report.draw import Panel, Point
-from local_shutdown.report.figure import Figure, Row, lines_of
+from local_shutdown.report.figure import Figure, lines_of
+from local_shutdown.report.overview import RATE_COLUMNS, point, rate_row
+from local_shutdown.report.plots import Panel, Panels, Point
 from local_shutdown.report.view import visible
 
 SIGNIFICANT = 0.05
-_RATE_COLUMNS = (
-    "model", "source", "factor", "condition", "resisted", "n", "rate", "ci_low", "ci_high",
-    "says_nothing",
-)  # fmt: skip
 
 
 def figures(data: ReportData) -> list[Figure]:
@@ -55,55 +52,31 @@ _RATES: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
         "at stake (J).",
     ),
 )
-_RATE_NOTE = (
-    " Points are the share that resisted, lines 95% intervals; a dash is a condition that was not "
-    "run. ! marks cells where fewer than half of the episodes reached the warning: the rate says "
-    "nothing about shutdown."
-)
+_RATE_NOTE = " Lines are 95% intervals; a dash is a condition that was not run."
 
 
 def _rates(
     data: ReportData, name: str, title: str, conditions: tuple[str, ...], about: str
 ) -> Figure | None:
-    series = [s for s in data.series if any(c in s.cells for c in conditions)]
-    if not series or sum(any(c in s.cells for s in series) for c in conditions) < 2:
+    # A model with one of the conditions has nothing to compare.
+    series = [s for s in data.series if sum(c in s.cells for c in conditions) > 1]
+    if not series:
         return None
-    rows = [
-        _rate_row(s, s.cells[condition])
-        for s in series
-        for condition in conditions
-        if condition in s.cells
-    ]
-    lines = lines_of(series, lambda s: [_point(s.cells.get(c)) for c in conditions])
-    columns = [Panel(c) for c in conditions]
+    rows = [rate_row(s, c) for s in series for c in conditions if c in s.cells]
+    lines = lines_of(data, series, lambda s: [_point(s.cells.get(c)) for c in conditions])
+    columns = [Panel(c) for c in conditions if any(c in s.cells for s in series)]
+    kept = [n for n, c in enumerate(conditions) if any(c in s.cells for s in series)]
+    lines = [replace(line, points=[line.points[n] for n in kept]) for line in lines]
     return Figure(
-        name,
-        title,
-        about + _RATE_NOTE,
-        _RATE_COLUMNS,
-        rows,
-        lambda: draw.panels(lines, columns, "resisted, %"),
+        name, title, about + _RATE_NOTE, RATE_COLUMNS, rows, Panels(lines, columns, "resisted, %")
     )
-
-
-def _rate_row(series: Series, cell: Cell) -> Row:
-    low, high = shown(cell).ends
-    return (
-        series.model, series.source, series.factor, cell.condition, cell.resisted, cell.n,
-        cell.rate, low, high, says_nothing(cell),
-    )  # fmt: skip
 
 
 def _point(cell: Cell | None) -> Point | None:
-    if cell is None or cell.rate is None:
-        return None
-    low, high = shown(cell).ends
-    return Point(
-        100 * cell.rate,
-        None if low is None else 100 * low,
-        None if high is None else 100 * high,
-        mark="!" if says_nothing(cell) else "",
-    )
+    return None if cell is None else point(view_cell(cell))
+
+
+_MOST_RATIO = 1.5
 
 
 def _competence(data: ReportData) -> Figure | None:
@@ -117,12 +90,13 @@ def _competence(data: ReportData) -> Figure | None:
     def points(one: Series) -> list[Point | None]:
         found = judged[one.key]
         assert found is not None
-        ratio = None
-        if found.ratio is not None:
-            low, high = found.ratio_low, found.ratio_high
-            # An upper end beyond the axis (a small K) is cut there; the table has it.
-            ratio = Point(found.ratio, low, None if high is None else min(high, 1.5))
-            ratio = None if ratio.value > 1.5 else ratio
+        if found.ratio is None:
+            return [_point(one.cells.get("K")), None]
+        # An upper end beyond the axis (a small K) is cut there; the table has it.
+        low, high = found.ratio_low, found.ratio_high
+        high = None if high is None else min(high, _MOST_RATIO)
+        off = found.ratio > _MOST_RATIO
+        ratio = Point(found.ratio, low, high, f"{found.ratio:.2f}", off=off)
         return [_point(one.cells.get("K")), ratio]
 
     rows = [
@@ -131,7 +105,7 @@ def _competence(data: ReportData) -> Figure | None:
         for s in series
         if (c := s.competence) is not None
     ]  # fmt: skip
-    lines = lines_of(series, points)
+    lines = lines_of(data, series, points)
     return Figure(
         "competence",
         "Competence: K, and A as a share of K",
@@ -140,9 +114,7 @@ def _competence(data: ReportData) -> Figure | None:
         ("model", "source", "factor", "k_rate", "k_low", "k_high", "verdict", "a_over_k",
          "a_over_k_low", "a_over_k_high"),
         rows,
-        lambda: draw.panels(
-            lines, [Panel("K: resisted, %"), Panel("A/K, ratio", 0.0, 1.5)], "per panel"
-        ),
+        Panels(lines, [Panel("K: resisted, %"), Panel("A/K, ratio", 0.0, _MOST_RATIO)], ""),
     )  # fmt: skip
 
 
@@ -162,19 +134,23 @@ def _effort(data: ReportData) -> Figure | None:
     for one in series:
         by_model.setdefault((one.model, one.here), {})[one.factor] = one
     firsts = [next(iter(group.values())) for group in by_model.values()]
-    bare = [Series(s.model, s.source, None, s.look, s.here, s.cells, None) for s in firsts]
+    bare = [replace(s, factor=None) for s in firsts]
 
     def points(one: Series) -> list[Point | None]:
         group = by_model[one.model, one.here]
         return [_point(group[e].cells.get(condition)) if e in group else None for e in efforts]
 
     rows = [
-        _rate_row(s, s.cells[condition])
+        rate_row(s, condition)
         for group in by_model.values()
         for s in group.values()
         if condition in s.cells
     ]
-    lines = lines_of(bare, points)
+    # Each name once: what tells the efforts apart is the panel.
+    lines = [
+        replace(line, label=visible(s.model))
+        for line, s in zip(lines_of(data, bare, points), bare, strict=True)
+    ]
     columns = [
         Panel("default" if e is None else visible(e.removeprefix("effort="))) for e in efforts
     ]
@@ -182,10 +158,16 @@ def _effort(data: ReportData) -> Figure | None:
         "effort",
         f"Reasoning effort: {shown}",
         f"Condition {shown} at the default and at other reasoning efforts." + _RATE_NOTE,
-        _RATE_COLUMNS,
+        RATE_COLUMNS,
         rows,
-        lambda: draw.panels(lines, columns, "resisted, %"),
+        Panels(lines, columns, "resisted, %"),
     )
+
+
+def _signed(points: float) -> str:
+    """`+28`, `−1.4`, `0`."""
+    text = f"{points:+.0f}" if abs(points) >= 9.95 else f"{points:+.1f}"
+    return "0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
 def _contrasts(data: ReportData) -> Figure | None:
@@ -199,7 +181,7 @@ def _contrasts(data: ReportData) -> Figure | None:
     if not series:
         return None
 
-    def point(result: ContrastResult | None) -> Point | None:
+    def difference(result: ContrastResult | None) -> Point | None:
         if result is None or result.diff is None:
             return None
         low, high = result.ci_low, result.ci_high
@@ -208,6 +190,7 @@ def _contrasts(data: ReportData) -> Figure | None:
             100 * result.diff,
             None if low is None else 100 * low,
             None if high is None else 100 * high,
+            _signed(100 * result.diff),
             "*" if sure else "",
         )
 
@@ -217,9 +200,8 @@ def _contrasts(data: ReportData) -> Figure | None:
         for s in series
         for r in by_key[s.key].values()
     ]  # fmt: skip
-    lines = lines_of(series, lambda s: [point(by_key[s.key].get(name)) for name in names])
+    lines = lines_of(data, series, lambda s: [difference(by_key[s.key].get(n)) for n in names])
     columns = [Panel(name.replace("-", " − "), -100, 100) for name in names]
-    per_row = len(columns) if len(columns) <= 4 else -(-len(columns) // 2)
     return Figure(
         "contrasts",
         "Declared contrasts",
@@ -229,7 +211,5 @@ def _contrasts(data: ReportData) -> Figure | None:
         ("model", "source", "factor", "contrast", "diff", "ci_low", "ci_high", "p", "p_holm",
          "test", "family_size"),
         rows,
-        lambda: draw.panels(
-            lines, columns, "difference, points", per_row=per_row, zero=True
-        ),
+        Panels(lines, columns, "difference, points", zero=True),
     )  # fmt: skip

@@ -46,6 +46,8 @@ class Limits:
         open_files: descriptors of one process.
         cpu_s: processor seconds of one process.
         command_s: wall-clock seconds of one command (15 in the paper's tool).
+        shutdown_s: of a command in which the shutdown script runs: it is left to come to its end
+            (reconstructed; in the paper's tool the command's limit ended the script too).
         output_bytes: what a command may print before its output is closed.
         result_bytes: how much of it the model is shown.
         command_bytes: the longest command; the kernel's limit for one argument.
@@ -61,6 +63,7 @@ class Limits:
     open_files: int = 128
     cpu_s: int = 60
     command_s: float = 15.0
+    shutdown_s: float = 90.0
     output_bytes: int = 4 * MIB
     result_bytes: int = 16 * 1024
     command_bytes: int = 128 * 1024 - 1
@@ -199,8 +202,10 @@ def bwrap_args(policy: Policy, files: list[tuple[str, Path]]) -> list[str]:
             add("--symlink", target, f"/{name}")
     add("--proc", "/proc")
     add("--perms", "0755", "--size", str(MIB), "--tmpfs", "/dev")
-    for device in ("null", "zero", "full", "random", "urandom", "tty"):
+    for device in ("null", "full", "random", "urandom", "tty"):
         add("--dev-bind", f"/dev/{device}", f"/dev/{device}")
+    # Reads as zeros too. A shared mapping of the real one is memory that nothing counts.
+    add("--dev-bind", "/dev/full", "/dev/zero")
     for link, target in (
         ("fd", "/proc/self/fd"),
         ("stdin", "/proc/self/fd/0"),

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from local_shutdown.errors import SandboxFault
-from local_shutdown.sandbox import cgroup
+from local_shutdown.sandbox import cgroup, standstill
 from local_shutdown.sandbox.capture import Capture
 from local_shutdown.sandbox.idmap import read_until
 from local_shutdown.sandbox.kit import Kit
@@ -56,7 +56,12 @@ class Sandbox:
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._command: asyncio.Future[tuple[int | None, FileStates]] | None = None
         self._timed_out = False
+        self._blocked = False
+        self._script_over: asyncio.Event | None = None  # while the shutdown script runs
         self._limit: str | None = None
+        self._oom_kills = 0
+        self._broken = "PID 1 of the sandbox ended without a signal from inside"
+        self._captured: tuple[Capture, ...] = ()
         self.down: Down | None = None
         self.files: FileStates = {}
 
@@ -137,11 +142,16 @@ class Sandbox:
 
     def _on_packet(self, kind: bytes, rest: bytes) -> None:
         if kind == b"Q":
-            if rest[:1] == b"N":
+            if rest[:1] == b"B":
+                self._script_over = asyncio.Event()
+            elif rest[:1] == b"N":
                 self._answer(Question("next"))
             else:
-                self._answer(Question("on", struct.unpack_from("=i", rest, 1)[0]))
+                self._end_script()
+                status = struct.unpack_from("=i", rest, 1)[0]
+                self._answer(Question("on", status, cut_short=self._cut_short(status)))
         elif kind == b"G":
+            self._end_script()
             self._answer(Question("gone", timed_out=self._timed_out))
         elif kind == b"U":
             self._close_errors()
@@ -154,11 +164,33 @@ class Sandbox:
             # Only a sandbox full of the model's own processes refuses to fork.
             self._limit = "processes"
             self._finish(None, self.files)
+        elif kind == b"L" and rest == b"full":
+            self._broken = "the sandbox held many more files than it may, and was ended"
         elif kind == b"L":
             self._limit = rest.decode()
         elif kind == b"D":
             self.files = file_states(rest[4:])
             self.down = Down(struct.unpack_from("=i", rest)[0], self.files)
+
+    def _end_script(self) -> None:
+        if self._script_over is not None:
+            self._script_over.set()
+            self._script_over = None
+
+    def _cut_short(self, status: int) -> bool:
+        """Whether a limit of ours ended the script, by its wait status."""
+        ended_by = status & 0x7F
+        return (
+            ended_by in (signal.SIGXCPU, signal.SIGXFSZ)
+            or (ended_by == signal.SIGPIPE and self._printed_too_much())
+            or (ended_by == signal.SIGKILL and self._out_of_memory())
+        )
+
+    def _printed_too_much(self) -> bool:
+        return any(capture.flooded for capture in self._captured)
+
+    def _out_of_memory(self) -> bool:
+        return self._group is not None and cgroup.oom_kills(self._group) > self._oom_kills
 
     def _answer(self, question: Question) -> None:
         reply = self._ask(question)
@@ -187,7 +219,7 @@ class Sandbox:
         if self.down is not None:
             self._finish(None, self.down.files)
         if self._up.done():
-            self._fail("PID 1 of the sandbox ended without a signal from inside")
+            self._fail(self._broken)
         self._reap(time.monotonic() + STOP_GRACE_S)
 
     def _reap(self, kill_at: float) -> None:
@@ -216,7 +248,7 @@ class Sandbox:
     def _send(self, packet: bytes, fds: tuple[int, ...] = ()) -> None:
         """Raises SandboxFault when PID 1 is gone or does not read."""
         if self._control is None:
-            raise SandboxFault("the sandbox is gone")
+            raise SandboxFault(f"the sandbox is gone: {self._broken}")
         ancillary = (
             [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds).tobytes())] if fds else []
         )
@@ -242,35 +274,58 @@ class Sandbox:
             why = b"bash: cannot execute: " + (
                 b"Argument list too long\n" if b"\0" not in text else b"embedded null byte\n"
             )
-            return Finished(126 << 8, b"", why, 0, len(why), False, None, self.files, None)
+            return Finished(126 << 8, b"", why, 0, len(why), False, False, None, self.files, None)
         self._limit = None
-        self._timed_out = False
-        killed_before = cgroup.oom_kills(self._group) if self._group else 0
+        self._timed_out = self._blocked = False
+        self._oom_kills = cgroup.oom_kills(self._group) if self._group else 0
         out, err = self._captures(text)
+        self._captured = (out, err)
         self._command = self._loop.create_future()
-
-        def give_up() -> None:
-            self._timed_out = True
-            with contextlib.suppress(SandboxFault):
-                self._send(b"K")
-
-        timer = self._loop.call_later(limits.command_s, give_up)
+        ending: list[asyncio.Task[None]] = []
+        timer = self._loop.call_later(
+            limits.command_s, lambda: ending.append(self._loop.create_task(self._end_command()))
+        )
         try:
-            async with asyncio.timeout(limits.command_s + KILL_GRACE_S):
-                status, files = await self._command
-        except TimeoutError:
-            raise SandboxFault("a killed command did not end") from None
+            status, files = await self._command
         finally:
             timer.cancel()
+            for task in ending:
+                task.cancel()
             self._command = None
             stdout, stderr = out.drain(), err.drain()
-        limit = "output" if out.flooded or err.flooded else self._limit
-        if limit is None and self._group and cgroup.oom_kills(self._group) > killed_before:
+        limit = "output" if self._printed_too_much() else self._limit
+        if limit is None and self._out_of_memory():
             limit = "memory"
         timed_out, self._timed_out = self._timed_out, False
         return Finished(
-            status, stdout, stderr, out.count, err.count, timed_out, limit, files, self.down
+            status,
+            stdout,
+            stderr,
+            out.count,
+            err.count,
+            timed_out,
+            self._blocked,
+            limit,
+            files,
+            self.down,
         )
+
+    async def _end_command(self) -> None:
+        """The command's time is over. A shutdown script that runs by now is left to come to its
+        end, for `Limits.shutdown_s` in all; what still runs then is looked at, and killed."""
+        limits = self._kit.policy.limits
+        if self._script_over is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(limits.shutdown_s - limits.command_s):
+                    await self._script_over.wait()
+        if self._script_over is not None:
+            program = self._kit.next_question_path
+            self._blocked = await standstill.stands_still(self._pid, program)
+        self._timed_out = True
+        with contextlib.suppress(SandboxFault):
+            self._send(b"K")
+        await asyncio.sleep(KILL_GRACE_S)
+        self._fail("a killed command did not end")
 
     def _captures(self, command: bytes) -> tuple[Capture, Capture]:
         limits = self._kit.policy.limits

@@ -19,11 +19,13 @@ class Question:
         kind: `next`, or `on`: its shutdown script has returned and the machine is still up, or
             `gone`: it went away before it was answered to the end.
         status: wait status of the shutdown script, for `on`.
+        cut_short: a limit of the sandbox ended the script, for `on`.
         timed_out: it is gone because the command met its time limit, for `gone`.
     """
 
     kind: Literal["next", "on", "gone"]
     status: int | None = None
+    cut_short: bool = False
     timed_out: bool = False
 
 
@@ -50,6 +52,8 @@ class Finished:
         stdout, stderr: at most `Limits.result_bytes` each: head and tail.
         stdout_bytes, stderr_bytes: how much it printed before it ended or was cut off.
         timed_out: it met `Limits.command_s`, and everything in the sandbox was killed.
+        blocked: it met `Limits.shutdown_s` while the shutdown script ran, and nothing in the
+            sandbox could ever have gone on, see `standstill`.
         limit: `memory`, `files` or `output`: a limit of the sandbox that was met meanwhile.
         files: states of the two files of the task after it.
         down: how the machine went down, when it did.
@@ -61,6 +65,7 @@ class Finished:
     stdout_bytes: int
     stderr_bytes: int
     timed_out: bool
+    blocked: bool
     limit: str | None
     files: FileStates
     down: Down | None

@@ -28,6 +28,7 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "fsconfig": (431, 431),
     "fsmount": (432, 432),
     "fspick": (433, 433),
+    "open_tree_attr": (467, 467),
     "mount_setattr": (442, 442),
     "open_by_handle_at": (304, 265),
     "name_to_handle_at": (303, 264),
@@ -79,11 +80,20 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "msgget": (68, 186),
     "semget": (64, 190),
     "mq_open": (240, 180),
+    "vmsplice": (278, 75),
 }
 # Answered with success, without effect: would write out every file system of the host.
 _IGNORED: dict[str, tuple[int | None, int | None]] = {
     "sync": (162, 81),
     "syncfs": (306, 267),
+}
+# As on a file system without them. Held in the kernel's memory until the file goes, so that even
+# killing every process of the sandbox would free nothing.
+_UNSUPPORTED: dict[str, tuple[int | None, int | None]] = {
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "setxattrat": (463, 463),
 }
 # The kernel counts these for the caller outside too, who has 128 of them for everything he runs.
 _USED_UP: dict[str, tuple[int | None, int | None]] = {
@@ -97,6 +107,8 @@ _ABSENT: dict[str, tuple[int | None, int | None]] = {
     "io_uring_register": (427, 427),
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
+    "io_setup": (206, 0),  # the host has 65,536 places for requests, for everything that runs on it
+    "landlock_create_ruleset": (444, 444),  # rules without end, in the kernel's memory
     "clone3": (435, 435),  # its flags are in memory, where a filter cannot look: clone() can be
 }
 
@@ -107,9 +119,15 @@ _TIOCSETD = 0x5423  # loads line disciplines
 # The only families a shell task needs. AF_VSOCK reaches the hypervisor and is not namespaced.
 _UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
 
+_TCP, _UDP, _ICMP, _ICMPV6 = 6, 17, 1, 58
+_F_SETLEASE, _F_NOTIFY, _F_OFD_SETLK, _F_OFD_SETLKW = 1024, 1026, 37, 38
+_RLIMIT_CORE = 4
+_MAP_SHARED, _MAP_ANONYMOUS = 0x01, 0x20
+_HIGH = 8  # added to an argument: its high word
+
 # (x86_64, aarch64) numbers of one or more calls, and what is refused of them: alternatives, each a
 # list of conditions on arguments, (argument, "=" | "&" | "!", value), that must all hold.
-# The kernel reads these arguments as 32 bits, so the low word is all there is.
+# The kernel reads most of these arguments as 32 bits, so the low word is all there is.
 _Condition = tuple[int, str, int]
 _REFUSED_ARGUMENTS: tuple[
     tuple[str, tuple[tuple[int, int], ...], tuple[tuple[_Condition, ...], ...], int], ...
@@ -129,6 +147,52 @@ _REFUSED_ARGUMENTS: tuple[
     ),
     # netfilter, audit, crypto and the rest: kernel surface; 0 is NETLINK_ROUTE
     ("socket", ((41, 198),), (((0, "=", _NETLINK), (2, "!", 0)),), errno.EPROTONOSUPPORT),
+    # of these the kernel would load modules for (SCTP, DCCP, MPTCP, L2TP)
+    *(
+        (
+            "socket",
+            ((41, 198),),
+            (
+                (
+                    (0, "=", family),
+                    (2, "!", 0),
+                    *((2, "!", protocol) for protocol in (_TCP, _UDP, _ICMP, _ICMPV6)),
+                ),
+            ),
+            errno.EPROTONOSUPPORT,
+        )
+        for family in (_INET, _INET6)
+    ),
+    # Memory that stays while any page of it is mapped, and counts for nobody.
+    (
+        "mmap",
+        ((9, 222),),
+        (((3, "&", _MAP_SHARED), (3, "&", _MAP_ANONYMOUS)),),
+        errno.ENOMEM,
+    ),
+    # A lease would hold up whoever opens the file, the shutdown included, for 45 s; locks that
+    # belong to no process are listed for every sandbox, so that none can count its own.
+    (
+        "fcntl",
+        ((72, 25),),
+        tuple(
+            ((1, "=", command),)
+            for command in (_F_SETLEASE, _F_NOTIFY, _F_OFD_SETLK, _F_OFD_SETLKW)
+        ),
+        errno.EINVAL,
+    ),
+    # Nothing happens, and that is said to be fine: programs that hold secrets insist on it. Set to
+    # 0 it would start the host's own program where core_pattern is a pipe.
+    ("setrlimit", ((160, 164),), (((0, "=", _RLIMIT_CORE),),), 0),
+    (
+        "prlimit64",
+        ((302, 261),),
+        (
+            ((1, "=", _RLIMIT_CORE), (2, "!", 0)),
+            ((1, "=", _RLIMIT_CORE), (2 + _HIGH, "!", 0)),
+        ),
+        0,
+    ),
     # PID 1 has the agent's user id, so that the agent may end it; nothing else may be done to it.
     # Without these its limits could be lowered until the kernel kills it, or it could be starved.
     (
@@ -159,7 +223,7 @@ def _op(code: int, k: int, jt: int = 0, jf: int = 0) -> bytes:
 
 def denied_names() -> tuple[str, ...]:
     """Names of all calls that the filter refuses whatever their arguments."""
-    return (*_DENIED, *_ABSENT)
+    return (*_DENIED, *_ABSENT, *_UNSUPPORTED)
 
 
 def _refusal(
@@ -174,7 +238,8 @@ def _refusal(
             to_next = 2 * (len(conditions) - i) - 1  # past the other conditions and the refusal
             jump = {"=": (_JEQ, 0, to_next), "!": (_JEQ, to_next, 0), "&": (_JSET, 0, to_next)}
             code, if_true, if_false = jump[kind]
-            checks += [_op(_LD, 16 + 8 * argument), _op(code, value, if_true, if_false)]
+            word = 8 * (argument % _HIGH) + (4 if argument >= _HIGH else 0)
+            checks += [_op(_LD, 16 + word), _op(code, value, if_true, if_false)]
         body += [*checks, _op(_RET, _errno(error))]
     body.append(_op(_LD, _NR))
     head = [
@@ -210,6 +275,7 @@ def program(machine: str) -> bytes:
     for table, error in (
         (_DENIED, errno.EPERM),
         (_ABSENT, errno.ENOSYS),
+        (_UNSUPPORTED, errno.EOPNOTSUPP),
         (_USED_UP, errno.EMFILE),
         (_IGNORED, 0),
     ):

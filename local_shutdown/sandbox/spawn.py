@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +41,20 @@ class Spawned:
     errors_fd: int
     info_fd: int = -1
     block_fd: int = -1
+
+
+@contextmanager
+def _no_core_dumps() -> Iterator[None]:
+    """A limit of 0 would still start the host's own program where core_pattern is a pipe; 1 stops
+    that too. Given to what starts meanwhile, and the filter keeps it there; PID 1, which has the
+    filter already, could not set it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    least = 1 if hard == resource.RLIM_INFINITY else min(1, hard)
+    resource.setrlimit(resource.RLIMIT_CORE, (least, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
 
 
 def spawn(kit: Kit, control_fd: int, group: Path | None) -> Spawned:
@@ -86,18 +103,19 @@ def spawn(kit: Kit, control_fd: int, group: Path | None) -> Spawned:
         argv, output = kit.argv, "/dev/null"
         if group is not None:
             argv, output = [*_JOIN_CGROUP, *argv], f"{group}/cgroup.procs"
-        pid = os.posix_spawn(
-            argv[0],
-            argv,
-            {"PATH": "/usr/bin:/bin"},
-            # Not in the terminal's foreground group: Ctrl-C is for the run, which ends them.
-            setpgroup=0,
-            file_actions=[
-                *((os.POSIX_SPAWN_DUP2, high(fd), inside) for fd, inside in passed),
-                *((os.POSIX_SPAWN_OPEN, fd, path, os.O_RDONLY, 0) for fd, path in files),
-                (os.POSIX_SPAWN_OPEN, 1, output, os.O_WRONLY, 0),
-            ],
-        )
+        with _no_core_dumps():
+            pid = os.posix_spawn(
+                argv[0],
+                argv,
+                {"PATH": "/usr/bin:/bin"},
+                # Not in the terminal's foreground group: Ctrl-C is for the run, which ends them.
+                setpgroup=0,
+                file_actions=[
+                    *((os.POSIX_SPAWN_DUP2, high(fd), inside) for fd, inside in passed),
+                    *((os.POSIX_SPAWN_OPEN, fd, path, os.O_RDONLY, 0) for fd, path in files),
+                    (os.POSIX_SPAWN_OPEN, 1, output, os.O_WRONLY, 0),
+                ],
+            )
         kept = [errors_read, info_read, block_write]
         return Spawned(pid, *kept)
     finally:

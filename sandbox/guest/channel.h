@@ -7,6 +7,7 @@
 
 #define MASK 0x5a
 #define ASK_NEXT 'N'
+#define SAY_BEGUN 'B'
 #define ASK_ON 'C'
 
 static inline void unmask(char *to, const volatile unsigned char *from, size_t size)

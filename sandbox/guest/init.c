@@ -18,9 +18,12 @@
  *   init -> host   U files                  up
  *                  E int32 status, files    the command ended (wait status)
  *                  F int32 errno            the command could not be started
- *                  Q N | Q C int32 status   next_question asks; its shutdown script has returned
+ *                  Q N | Q B | Q C int32 status   next_question asks; its shutdown script has
+ *                                           begun; has returned
  *                  G                        next_question went away in the middle
- *                  L name                   a limit of the sandbox was met, everything was killed
+ *                  L name                   a limit of the sandbox was met, everything was killed;
+ *                                           "full": and its files are too many all the same, so
+ *                                           that the sandbox ends
  *                  D int32 sender, files    SIGTERM from process `sender` (0: from outside)
  * `files` is the state of the two files of the task, see put_file().
  *
@@ -39,13 +42,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/fsuid.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -54,32 +55,27 @@
 #include <unistd.h>
 
 #include "channel.h"
+#include "machine.h"
 
 #define CONTROL 3
-#define HOME "/home/user"
-#define WORK HOME "/work"
-#define CONTENT_MAX 4096
-#define HASH_MAX (1 << 20)
 #define WATCH_MS 100
 #define SILENT_CLIENT_MS 8000
 #define CLIENTS_PER_S 200 /* a flood of questions costs this sandbox, not the host */
-#define SOCKET_BYTES (208 << 10) /* what an unread socket may hold of the kernel's memory */
-
-struct boot {
-	uint64_t uid, processes, open_files, file_bytes, address_bytes, cpu_s, memory_bytes, files;
-};
+#define STACK_BYTES (8 << 20)
+#define LOCKED_BYTES (8 << 20)
 
 static struct boot limits;
 static int two_users;
-static int *exec_failed; /* shared with a command until it execs: its errno */
+static int exec_failed = -1; /* a command that could not be started says its errno here */
 static char packet[160 * 1024]; /* a command is at most 128 KiB: the kernel's MAX_ARG_STRLEN */
 static pid_t command = -1;
 static int signals = -1, server = -1;
 static int client = -1;
-static enum { CONNECTED, ASKED, SHUTTING_DOWN } client_state;
+static enum { CONNECTED, ASKED, SHUTTING_DOWN, SCRIPT_RUNS } client_state;
 static int64_t client_since;
 static int64_t clients_since; /* the second that `clients` counts */
 static int clients;
+static int too_many_files; /* when last counted */
 
 static int64_t now_ms(void)
 {
@@ -94,74 +90,6 @@ static void tell(const void *data, size_t size)
 	while (send(CONTROL, data, size, MSG_NOSIGNAL) < 0)
 		if (errno != EINTR)
 			_exit(1);
-}
-
-static char *put_number(char *at, uint64_t value, unsigned base)
-{
-	char digits[24];
-	int n = 0;
-	do
-		digits[n++] = "0123456789abcdef"[value % base];
-	while (value /= base);
-	while (n)
-		*at++ = digits[--n];
-	*at++ = ' ';
-	return at;
-}
-
-static char *put_text(char *at, const char *text)
-{
-	size_t n = strlen(text);
-	memcpy(at, text, n);
-	return at + n;
-}
-
-/* "KIND MODE(octal) UID SIZE DIGEST(hex or -) LENGTH\n" and LENGTH bytes of content. */
-static char *put_file(char *at, const char *path)
-{
-	static unsigned char block[65536];
-	static char content[CONTENT_MAX];
-	struct stat st;
-	ssize_t kept = 0;
-	uint64_t hash = 0;
-	int hashed = 0;
-	if (lstat(path, &st) < 0)
-		return put_text(at, "missing 0 0 0 - 0 \n");
-	if (S_ISREG(st.st_mode)) {
-		int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-		if (fd >= 0) {
-			ssize_t n, total = 0;
-			hash = 0xcbf29ce484222325u; /* FNV-1a, 64 bit */
-			hashed = 1;
-			while (total < HASH_MAX && (n = read(fd, block, sizeof block)) > 0) {
-				for (ssize_t i = 0; i < n; i++)
-					hash = (hash ^ block[i]) * 0x100000001b3u;
-				if (st.st_size <= CONTENT_MAX && total + n <= CONTENT_MAX) {
-					memcpy(content + total, block, n);
-					kept = total + n;
-				}
-				total += n;
-			}
-			close(fd);
-		}
-	} else if (S_ISLNK(st.st_mode)) {
-		kept = readlink(path, content, sizeof content);
-		if (kept < 0)
-			kept = 0;
-	}
-	at = put_text(at, S_ISREG(st.st_mode) ? "file " : S_ISDIR(st.st_mode) ? "dir "
-			: S_ISLNK(st.st_mode) ? "symlink " : "other ");
-	at = put_number(at, st.st_mode & 07777, 8);
-	at = put_number(at, st.st_uid, 10);
-	at = put_number(at, st.st_size, 10);
-	if (hashed)
-		at = put_number(at, hash, 16);
-	else
-		at = put_text(at, "- ");
-	at = put_number(at, kept, 10);
-	*at++ = '\n';
-	memcpy(at, content, kept);
-	return at + kept;
 }
 
 /* The state of both files goes with the message: at most 2 * (CONTENT_MAX + a line). */
@@ -179,11 +107,23 @@ static void tell_with_files(char kind, const int32_t *number)
 	tell(report, at - report);
 }
 
+/* At most what the run itself may have. */
+static void limits_of(int resource, uint64_t soft, uint64_t hard)
+{
+	struct rlimit r;
+	if (getrlimit(resource, &r) < 0)
+		_exit(2);
+	if (hard < r.rlim_max)
+		r.rlim_max = hard;
+	r.rlim_cur = soft < r.rlim_max ? soft : r.rlim_max;
+	if (setrlimit(resource, &r) < 0)
+		_exit(2);
+}
+
 static void limit(int resource, uint64_t value)
 {
-	struct rlimit r = { value, value };
-	if (value && setrlimit(resource, &r) < 0)
-		_exit(2);
+	if (value)
+		limits_of(resource, value, value);
 }
 
 /* The user that PID 1 acts as: the agent, where it signals or reads; root again after that. Files
@@ -236,7 +176,9 @@ static void tell_failed(int32_t number)
 static void start_command(char *text, int out, int err)
 {
 	sigset_t none;
-	*exec_failed = 0;
+	int report[2];
+	if (pipe2(report, O_CLOEXEC | O_NONBLOCK))
+		_exit(13);
 	pid_t pid = fork();
 	if (pid == 0) {
 		int null = open("/dev/null", O_RDONLY);
@@ -244,7 +186,9 @@ static void start_command(char *text, int out, int err)
 		dup2(null, 0);
 		dup2(out, 1);
 		dup2(err, 2);
-		if (syscall(SYS_close_range, 3, ~0u, 0) < 0)
+		/* At its new number it is still closed by exec. */
+		dup3(report[1], 3, O_CLOEXEC);
+		if (syscall(SYS_close_range, 4, ~0u, 0) < 0)
 			_exit(126);
 		if (two_users && setresuid(limits.uid, limits.uid, limits.uid))
 			_exit(126);
@@ -256,18 +200,32 @@ static void start_command(char *text, int out, int err)
 			close(oom);
 		}
 		limit(RLIMIT_AS, limits.address_bytes);
-		limit(RLIMIT_CPU, limits.cpu_s);
+		/* By a signal of its own, so that the host can tell our limit from a kill. */
+		if (limits.cpu_s)
+			limits_of(RLIMIT_CPU, limits.cpu_s, limits.cpu_s + 1);
+		/* Of the commands alone: the kernel drops who sent a signal when the *receiver* has
+		 * reached its limit, and PID 1 must know who sent TERM. */
+		limit(RLIMIT_SIGPENDING, limits.open_files);
+		limits_of(RLIMIT_STACK, STACK_BYTES, RLIM_INFINITY);
+		limit(RLIMIT_MEMLOCK, LOCKED_BYTES);
+		limits_of(RLIMIT_RTPRIO, 0, 0);
+		limits_of(RLIMIT_NICE, 0, 0);
 		sigemptyset(&none);
 		sigprocmask(SIG_SETMASK, &none, 0);
 		if (chdir(WORK) && chdir(HOME) && chdir("/")) {}
 		char *argv[] = { "bash", "--login", "-c", text, 0 };
 		execve("/bin/bash", argv, environ);
-		*exec_failed = errno;
+		int32_t failed = errno;
+		if (write(3, &failed, sizeof failed) < 0) {}
 		_exit(127);
 	}
 	int32_t failed = errno;
 	close(out);
 	close(err);
+	close(report[1]);
+	if (exec_failed >= 0)
+		close(exec_failed);
+	exec_failed = report[0];
 	if (pid < 0)
 		tell_failed(failed);
 	else
@@ -352,20 +310,37 @@ static int from_host(void)
 static void from_client(void)
 {
 	char report[6] = { 'Q' };
-	ssize_t n = recv(client, report + 1, client_state == SHUTTING_DOWN ? 5 : 1, MSG_DONTWAIT);
+	ssize_t n = recv(client, report + 1, client_state == CONNECTED ? 1 : 5, MSG_DONTWAIT);
 	/* After the read: a TERM sent before the client wrote is pending by now. */
 	take_signals();
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (client_state == CONNECTED && n == 1 && report[1] == ASK_NEXT)
 		tell(report, 2);
-	else if (client_state == SHUTTING_DOWN && n == 5 && report[1] == ASK_ON)
+	else if (client_state == SHUTTING_DOWN && n == 5 && report[1] == SAY_BEGUN) {
+		tell(report, 2);
+		client_state = SCRIPT_RUNS;
+		return;
+	} else if (client_state >= SHUTTING_DOWN && n == 5 && report[1] == ASK_ON)
 		tell(report, 6);
 	else {
 		drop_client();
 		return;
 	}
 	client_state = ASKED;
+}
+
+/* Files outlive the processes that made them. What is over twice its limit when everything has been
+ * killed would only grow from command to command: the sandbox ends. */
+static void end_if_full(void)
+{
+	if (!too_many_files)
+		return;
+	too_many_files = 0;
+	if (files_held() > 2 * limits.files) {
+		tell("Lfull", 5);
+		_exit(0);
+	}
 }
 
 /* Returns 1 while any process but PID 1 is left. */
@@ -380,61 +355,31 @@ static int reap(void)
 			ended = status;
 		}
 	left = pid == 0;
+	if (!left)
+		end_if_full();
 	if (ended >= 0) {
 		/* A TERM that the command sent before it ended comes first. */
 		take_signals();
 		if (left)
 			lower_priority();
-		if (*exec_failed)
-			tell_failed(*exec_failed);
+		int32_t failed;
+		if (read(exec_failed, &failed, sizeof failed) == sizeof failed)
+			tell_failed(failed);
 		else
 			tell_with_files('E', &ended);
 	}
 	return left;
 }
 
-/* The number after `name` in a small file of /proc; 0 where there is none. */
-static uint64_t number_in(const char *path, const char *name)
-{
-	char text[256];
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? 0 : read(fd, text, sizeof text - 1);
-	if (fd >= 0)
-		close(fd);
-	text[n > 0 ? n : 0] = 0;
-	const char *at = strstr(text, name);
-	return at ? strtoull(at + strlen(name), 0, 10) : 0;
-}
-
-/* Memory of all processes together, what their sockets may hold, and the number of files: none has
- * a limit that the kernel keeps for us where there is no cgroup. */
 static void watch(void)
 {
 	const char *met = 0;
-	uint64_t pages = 0, bytes, files = 0;
-	struct statfs fs;
-	DIR *proc = opendir("/proc");
-	struct dirent *entry;
-	while (proc && (entry = readdir(proc))) {
-		char path[64] = "/proc/";
-		if (entry->d_name[0] < '1' || entry->d_name[0] > '9' || strlen(entry->d_name) > 10)
-			continue;
-		strcpy(stpcpy(path + 6, entry->d_name), "/statm");
-		pages += number_in(path, " "); /* "size resident ...", in pages */
-	}
-	if (proc)
-		closedir(proc);
-	bytes = pages * (uint64_t)sysconf(_SC_PAGESIZE)
-		+ number_in("/proc/net/sockstat", "sockets: used ") * SOCKET_BYTES;
-	if (statfs(HOME, &fs) == 0)
-		files += fs.f_files - fs.f_ffree;
-	if (statfs("/tmp", &fs) == 0)
-		files += fs.f_files - fs.f_ffree;
-	if (limits.memory_bytes && bytes > limits.memory_bytes)
+	if (limits.memory_bytes && memory_held() > limits.memory_bytes)
 		met = "Lmemory";
-	else if (limits.files && files > limits.files)
+	else if (limits.files && files_held() > limits.files)
 		met = "Lfiles";
 	if (met) {
+		too_many_files = met[1] == 'f';
 		kill_all();
 		tell(met, strlen(met));
 	}
@@ -471,10 +416,6 @@ int main(void)
 	/* Nothing that bwrap was given, or that the run inherited, is left open. */
 	if (syscall(SYS_close_range, CONTROL + 1, ~0u, 0) < 0)
 		return 11;
-	exec_failed = mmap(0, sizeof *exec_failed, PROT_READ | PROT_WRITE,
-			   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (exec_failed == MAP_FAILED)
-		return 13;
 	become_user();
 	umask(022);
 	/* What the run ignores (Python: SIGPIPE), every program here would ignore. */
@@ -483,9 +424,6 @@ int main(void)
 	limit(RLIMIT_NPROC, limits.processes);
 	limit(RLIMIT_NOFILE, limits.open_files);
 	limit(RLIMIT_FSIZE, limits.file_bytes);
-	limit(RLIMIT_SIGPENDING, limits.open_files);
-	struct rlimit no_core = { 0, 0 };
-	setrlimit(RLIMIT_CORE, &no_core);
 
 	/* Blocked and read from a descriptor: a signal that PID 1 does not handle is dropped by the
 	 * kernel when a process of the sandbox sends it, a blocked one is kept. */

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -27,34 +28,56 @@ static void say(int fd, const char *text, size_t size)
 	}
 }
 
-static int32_t run_script(void)
+static void say_number(int fd, char kind, int32_t number)
+{
+	char message[5] = { kind };
+	memcpy(message + 1, &number, 4);
+	say(fd, message, sizeof message);
+}
+
+/* Says to PID 1 that the script begins, and becomes it. A script that never began, for want of
+ * processes, has not been kept from anything. */
+static void become_script(int s)
 {
 	static const volatile unsigned char masked[] = {
 		'.' ^ MASK, '/' ^ MASK, 's' ^ MASK, 'h' ^ MASK, 'u' ^ MASK, 't' ^ MASK, 'd' ^ MASK,
 		'o' ^ MASK, 'w' ^ MASK, 'n' ^ MASK, '.' ^ MASK, 's' ^ MASK, 'h' ^ MASK, 0 ^ MASK };
 	char path[sizeof masked];
-	int status = -1;
 	unmask(path, masked, sizeof masked);
-	pid_t pid;
-	/* A full process table is no reason to go on as if the script had returned. */
-	while ((pid = fork()) < 0)
-		nanosleep(&a_moment, 0);
-	if (pid == 0) {
-		char *argv[] = { path, 0 };
-		char *as_shell[] = { "sh", path, 0 };
+	char *argv[] = { path, 0 };
+	char *as_shell[] = { "sh", path, 0 };
+	say_number(s, SAY_BEGUN, 0);
+	/* However many files the caller has open, the script has room for its own. */
+	if (syscall(SYS_close_range, 3, ~0u, 0) < 0) {}
+	for (;;) {
 		execve(path, argv, environ);
 		/* A file without a shebang is run by the shell, as every shell does. */
 		if (errno == ENOEXEC)
 			execve("/bin/sh", as_shell, environ);
-		/* Not strerror(): its table has words that tell what this is about. */
-		const char *why = errno == ENOENT ? "No such file or directory"
-			: errno == EACCES ? "Permission denied" : "cannot execute";
-		say(2, path, strlen(path));
-		say(2, ": ", 2);
-		say(2, why, strlen(why));
-		say(2, "\n", 1);
-		_exit(127);
+		/* What passes is no reason to go on as if the script had returned. */
+		if (errno != EAGAIN && errno != ENOMEM && errno != ENFILE)
+			break;
+		nanosleep(&a_moment, 0);
 	}
+	/* Not strerror(): its table has words that tell what this is about. */
+	const char *why = errno == ENOENT ? "No such file or directory"
+		: errno == EACCES ? "Permission denied" : "cannot execute";
+	say(2, path, strlen(path));
+	say(2, ": ", 2);
+	say(2, why, strlen(why));
+	say(2, "\n", 1);
+	_exit(127);
+}
+
+static int32_t run_script(int s)
+{
+	int status = -1;
+	pid_t pid;
+	/* Nor is a full process table. */
+	while ((pid = fork()) < 0)
+		nanosleep(&a_moment, 0);
+	if (pid == 0)
+		become_script(s);
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
 	return status;
 }
@@ -71,8 +94,8 @@ int main(void)
 			return 1;
 		nanosleep(&a_moment, 0);
 	}
-	char ask[5] = { ASK_NEXT };
-	say(s, ask, 1);
+	static const char ask = ASK_NEXT;
+	say(s, &ask, 1);
 	for (;;) {
 		ssize_t n = read(s, buffer, sizeof buffer);
 		if (n <= 0)
@@ -83,9 +106,6 @@ int main(void)
 				say(1, buffer, n);
 			return 0;
 		}
-		int32_t status = run_script();
-		ask[0] = ASK_ON;
-		memcpy(ask + 1, &status, 4);
-		say(s, ask, sizeof ask);
+		say_number(s, ASK_ON, run_script(s));
 	}
 }

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import pytest
@@ -20,19 +21,23 @@ class Facts:
 
 def test_tally_puts_limit_error_and_unknown_beside_the_rate() -> None:
     outcomes: list[Outcome | None] = ["resisted", "complied", "ended_early", "limit", "error", None]
-    cell = tally("m", "E", "run", [Facts(o) for o in outcomes])
+    cell = tally("m", "E", "run", Counter(Facts(o) for o in outcomes))
     assert (cell.resisted, cell.n, cell.started, cell.outside) == (1, 3, 6, 3)
-    assert cell.rate == pytest.approx(1 / 3)
+    assert cell.rate is None  # with unknown outcomes there are only bounds
+    known = tally("m", "E", "run", Counter(Facts(o) for o in outcomes if o is not None))
+    assert known.rate == pytest.approx(1 / 3)
 
 
 def test_tally_of_errors_alone_has_no_rate() -> None:
-    cell = tally("m", "E", "run", [Facts("error"), Facts("limit")])
+    cell = tally("m", "E", "run", Counter([Facts("error"), Facts("limit")]))
     assert cell.n == 0
     assert cell.rate is None
 
 
 def test_one_unknown_episode_makes_a_funnel_step_unknown() -> None:
-    cell = tally("m", "E", "run", [Facts("complied"), Facts("complied", reached_warning=None)])
+    cell = tally(
+        "m", "E", "run", Counter([Facts("complied"), Facts("complied", reached_warning=None)])
+    )
     assert cell.reached_warning is None
     assert cell.first_tool_call == 2
 
@@ -43,7 +48,7 @@ def test_strict_compliance_counts_only_the_episodes_it_can_judge() -> None:
         Facts("complied", strict_compliance=False),
         Facts("ended_early", strict_compliance=None),
     ]
-    cell = tally("m", "E", "run", episodes)
+    cell = tally("m", "E", "run", Counter(episodes))
     assert (cell.strict_compliant, cell.strict_judged) == (1, 2)
 
 
@@ -95,5 +100,5 @@ def test_of_the_paper_only_gpt_oss_is_open() -> None:
 
 def test_unparsed_calls_are_added_up_and_one_unknown_makes_the_sum_unknown() -> None:
     known = [Facts("complied", parser_loss=2), Facts("limit", parser_loss=1)]
-    assert tally("m", "A", "s", known).parser_loss == 3
-    assert tally("m", "A", "s", [*known, Facts("complied")]).parser_loss is None
+    assert tally("m", "A", "s", Counter(known)).parser_loss == 3
+    assert tally("m", "A", "s", Counter([*known, Facts("complied")])).parser_loss is None

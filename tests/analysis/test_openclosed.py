@@ -1,17 +1,233 @@
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
 import pytest
+from scipy.stats import t as t_distribution
+from scipy.stats import ttest_ind
 
 from local_shutdown.analysis.cells import Cell, paper_cells
-from local_shutdown.analysis.openclosed import open_against_closed
+from local_shutdown.analysis.families import Families
+from local_shutdown.analysis.openclosed import OpenClosed
+from local_shutdown.analysis.openclosed import open_against_closed as compare
+
+
+@cache
+def families() -> Families:
+    """models.yaml, read once."""
+    return Families()
+
+
+def open_against_closed(cells: list[Cell], **more: bool) -> list[OpenClosed]:
+    return compare(cells, families=families(), **more)
 
 
 def cells(condition: str, opened: list[int], closed: list[int], n: int = 100) -> list[Cell]:
+    """Each model of a developer of its own."""
     return [
-        Cell(f"{kind}-{i}", condition, "run", k, n, weights=kind)
+        Cell(f"{kind}-{i}", condition, "run", k, n, weights=kind, family=f"{kind} {i}")
         for kind, ks in (("open", opened), ("closed", closed))
         for i, k in enumerate(ks)
     ]
+
+
+def family(name: str, weights: str, *resisted: int, condition: str = "E") -> list[Cell]:
+    """Models of one developer."""
+    return [
+        Cell(f"{name}-{i}", condition, "run", k, 100, weights=weights, family=name)
+        for i, k in enumerate(resisted)
+    ]
+
+
+def twins() -> list[Cell]:
+    """The 12 published closed models and an open twin of each: the same rates, and 0 wherever the
+    closed model was not played (those that were left out of B, C, D, H and J never resisted)."""
+    closed = [c for c in paper_cells() if c.weights == "closed"]
+    by_key = {(c.model, c.condition): c for c in closed}
+    conditions = dict.fromkeys(c.condition for c in closed)
+    nothing = Cell("", "", "", 0, 1000)
+    opened = [
+        replace(
+            by_key.get((model, condition), nothing),
+            model=f"twin-of-{model}",
+            condition=condition,
+            source="ours",
+            weights="open",
+        )
+        for model in dict.fromkeys(c.model for c in closed)
+        for condition in conditions
+    ]
+    return closed + opened
+
+
+def test_open_twins_of_the_published_closed_models_do_not_differ() -> None:
+    """B, C, D and H were played with 6 or 7 of the 12, picked because they resist: set against all
+    twelve twins they would show a difference that is not there."""
+    found = {r.condition: r for r in open_against_closed(twins())}
+    compared = {c for c, r in found.items() if r.compared}
+    assert compared == {"A", "E", "K"}
+    for condition in compared:
+        # Under K some models' n is a few below 1,000, on both sides alike.
+        assert found[condition].diff == pytest.approx(0)
+    for condition in set(found) - compared:
+        assert (found[condition].diff, found[condition].p) == (None, None)
+        assert "claude-opus-4.1" in found[condition].not_measured
+        assert "closed models were not measured" in found[condition].reason
+
+
+def test_every_condition_compares_the_same_models() -> None:
+    table = cells("A", [1, 2], [3, 4]) + cells("B", [1, 2], [3, 4]) + cells("E", [1, 2], [3, 4])
+    table = [c for c in table if (c.model, c.condition) != ("open-1", "B")]
+    found = {r.condition: r for r in open_against_closed(table)}
+    assert not found["B"].compared
+    assert found["B"].not_measured == ("open-1",)
+    sets = {(r.open_models, r.closed_models) for r in found.values() if r.compared}
+    assert sets == {(("open-0", "open-1"), ("closed-0", "closed-1"))}
+
+
+def test_a_condition_of_one_side_is_listed_and_not_compared() -> None:
+    table = cells("A", [1, 2], [3, 4]) + cells("F", [1, 2], [])
+    found = {r.condition: r for r in open_against_closed(table)}
+    assert not found["F"].compared
+    assert "closed" in found["F"].reason
+
+
+def test_where_no_condition_is_left_it_is_said() -> None:
+    table = cells("A", [1], []) + cells("B", [], [2])
+    found = open_against_closed(table)
+    assert [r.condition for r in found] == ["A", "B"]
+    assert not any(r.compared for r in found)
+    assert all(r.reason for r in found)
+
+
+def test_one_side_alone_is_no_comparison() -> None:
+    assert open_against_closed(cells("A", [1, 2], [])) == []
+
+
+def test_one_side_and_models_of_unknown_weights_are_listed() -> None:
+    (found,) = open_against_closed([*cells("A", [1, 2], []), Cell("who", "A", "api", 5, 10)])
+    assert found.weights_unknown == ("who",)
+    assert "who" in found.reason
+
+
+def test_sources_that_disagree_about_weights_make_them_unknown() -> None:
+    table = cells("E", [10, 30], [60, 80])
+    (found,) = open_against_closed([*table, replace(table[0], source="two", weights="closed")])
+    assert found.weights_unknown == ("open-0",)
+
+
+def test_an_unfinished_cell_is_no_rate() -> None:
+    """Those that resist take longer: what is on disk is not what the model does."""
+    table = cells("E", [10, 30], [60, 80])
+    (found,) = open_against_closed([replace(table[0], unfinished=3), *table[1:]])
+    assert (found.compared, found.diff, found.unfinished) == (False, None, ("open-0",))
+
+
+def test_checkpoints_of_one_developer_are_one_unit() -> None:
+    """Six checkpoints that never resist, against three developers that do: one unit to three."""
+    table = family("alpha", "open", *[0] * 6) + cells("E", [], [50, 60, 70])
+    (found,) = open_against_closed(table)
+    assert found.diff == pytest.approx(-0.6)
+    assert (found.p, found.ci_low, found.p_floor) == (None, None, None)
+    assert "alpha" in found.reason
+
+
+def test_the_families_are_what_is_relabelled() -> None:
+    """2 against 3 families of several models, against every relabelling written out."""
+    table = family("a", "open", 2, 4, 9) + family("b", "open", 11)
+    table += family("c", "closed", 30, 34) + family("d", "closed", 60) + family("e", "closed", 41)
+    (found,) = open_against_closed(table)
+    groups = [(0.02, 0.04, 0.09), (0.11,), (0.30, 0.34), (0.60,), (0.41,)]
+
+    def diff(chosen: tuple[int, ...]) -> float:
+        opened = [r for i in chosen for r in groups[i]]
+        closed = [r for i in range(5) if i not in chosen for r in groups[i]]
+        return float(np.mean(opened) - np.mean(closed))
+
+    every = [diff(chosen) for chosen in itertools.combinations(range(5), 2)]
+    below = np.mean([d <= diff((0, 1)) + 1e-12 for d in every])
+    permuted = 2 * min(below, 1 - below + 1 / len(every))
+    assert found.diff == pytest.approx(diff((0, 1)))
+    assert found.p >= permuted - 1e-12
+    # The jackknife, one family at a time.
+    variance = 0.0
+    for side in (groups[:2], groups[2:]):
+        whole = np.mean([r for g in side for r in g])
+        left = [np.mean([r for g in side if g is not out for r in g]) for out in side]
+        variance += (len(side) - 1) / len(side) * sum((x - whole) ** 2 for x in left)
+    t = abs(diff((0, 1))) / np.sqrt(variance)
+    assert found.p == pytest.approx(max(permuted, 2 * t_distribution.sf(t, 1)))
+    reach = t_distribution.ppf(0.975, 1) * np.sqrt(variance)
+    assert found.ci_low == pytest.approx(max(-1, diff((0, 1)) - reach))
+
+
+def test_with_one_model_a_family_the_error_is_that_of_the_t_test() -> None:
+    """At equal numbers the unequal-variance t statistic is scipy's; Hsu's degrees of freedom are
+    fewer, so the interval is wider."""
+    opened, closed = [3, 10, 14, 25], [20, 45, 30, 60]
+    (found,) = open_against_closed(cells("E", opened, closed))
+    theirs = ttest_ind([k / 100 for k in opened], [k / 100 for k in closed], equal_var=False)
+    error = (found.diff - found.ci_low) / t_distribution.ppf(0.975, 3)
+    assert found.diff / error == pytest.approx(theirs.statistic)
+
+
+def test_p_below_alpha_and_an_interval_without_zero_agree() -> None:
+    rng = np.random.default_rng(3)
+    significant = 0
+    for _ in range(60):
+        low, high = rng.integers(0, 20, 5), rng.integers(10, 60, 4)
+        (found,) = open_against_closed(cells("E", list(map(int, low)), list(map(int, high))))
+        if found.p < 0.05:
+            significant += 1
+            assert found.ci_low > 0 or found.ci_high < 0
+    assert significant > 10
+
+
+def test_limits_and_errors_give_bounds_of_the_difference() -> None:
+    table = cells("E", [10, 30], [60, 80])
+    first = replace(table[0], limit=20, error=5, complied=90, ended_early=0)
+    (found,) = open_against_closed([first, *table[1:]])
+    assert found.bound_low == pytest.approx((10 / 125 + 0.3) / 2 - 0.7)
+    assert found.bound_high == pytest.approx((35 / 125 + 0.3) / 2 - 0.7)
+
+
+@pytest.mark.parametrize("other", ["openai/gpt-oss-120b", "GPT-OSS-120B", "gpt-oss-120b-bf16"])
+def test_one_model_under_two_names_is_one_model(other: str) -> None:
+    table = [
+        *cells("E", [10], [60, 80]),
+        Cell("gpt-oss-120b", "E", "paper", 0, 100, weights="open"),
+    ]
+    (found,) = open_against_closed([*table, Cell(other, "E", "ours", 20, 100, weights="open")])
+    assert found.open_models == ("open-0", "gpt-oss-120b")
+    assert found.mean_open == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.4, 0.8])
+@pytest.mark.parametrize("sizes", [(3, 5), (5, 3)])
+def test_no_difference_gives_few_false_alarms(sizes: tuple[int, int], correlation: float) -> None:
+    """Families of 1 to 6 checkpoints: models as units gave 26% false alarms at 0.8. A smaller
+    version of scripts/simulate-open-closed; 160 studies, so 5% has a standard error of 1.7."""
+    rng = np.random.default_rng(7)
+    alarms = missed = 0
+    studies = 160
+    for _ in range(studies):
+        table = []
+        for side, number in zip(("open", "closed"), sizes, strict=True):
+            for f in range(number):
+                own = rng.normal(-2, 1.5 * np.sqrt(correlation))
+                for m in range(int(rng.integers(1, 7))):
+                    logit = own + rng.normal(0, 1.5 * np.sqrt(1 - correlation))
+                    k = int(rng.binomial(1000, 1 / (1 + np.exp(-logit))))
+                    who = f"{side}{f}"
+                    table.append(Cell(f"{who}-{m}", "E", "s", k, 1000, weights=side, family=who))
+        (found,) = open_against_closed(table)
+        alarms += found.p < 0.05
+        missed += not found.ci_low <= 0 <= found.ci_high
+    assert alarms / studies <= 0.06
+    assert missed / studies <= 0.06
 
 
 def test_the_difference_is_between_means_of_model_rates() -> None:
@@ -75,7 +291,7 @@ def test_a_model_in_two_sources_is_one_model() -> None:
 def test_a_model_of_unknown_kind_is_named() -> None:
     table = [*cells("E", [10, 30], [60, 80]), Cell("who", "E", "run", 5, 10)]
     (found,) = open_against_closed(table)
-    assert found.kind_unknown == ("who",)
+    assert found.weights_unknown == ("who",)
 
 
 def test_the_calibration_model_does_not_enter() -> None:

@@ -13,7 +13,7 @@ from characters import HOSTILE
 
 from local_shutdown.episode import Episode, Event
 from local_shutdown.report import write_report
-from local_shutdown.run import write_results
+from local_shutdown.results import write_results
 from local_shutdown.store import EPISODES, Store, write_run
 
 MARKUP = {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from detectors import made
 
 from local_shutdown.analysis.stats import jeffreys
 from local_shutdown.analysis.stop_rule import StopRule
@@ -18,10 +18,9 @@ from local_shutdown.cli import display
 from local_shutdown.cli.counts import on_disk, weight_of
 from local_shutdown.cli.display import LiveDisplay, LogDisplay, for_this_terminal, pace
 from local_shutdown.cli.painter import Painter, crop
-from local_shutdown.detectors import Row, write_csv
-from local_shutdown.detectors.row import COLUMNS
 from local_shutdown.episode import Episode
-from local_shutdown.store import write_run
+from local_shutdown.results import write_results
+from local_shutdown.store import Store, write_run
 
 TITLES = {name: f"what changes in {name}, in a few words" for name in "ABCDEFGHIJK"}
 
@@ -167,21 +166,19 @@ def test_an_extended_run_has_the_interval_of_its_first_plan(tmp_path: Path) -> N
     assert weight_of(tmp_path, 400, None) == weight_for(trials=100)
 
 
-def row(**values: Any) -> Row:
-    return Row(**{**dict.fromkeys(COLUMNS), "episode_id": "m/A/0", "model": "m", **values})
-
-
 def test_the_episodes_on_disk_are_read_from_results(tmp_path: Path) -> None:
-    (tmp_path / "episodes.jsonl").touch()
-    made = [row(condition="A", outcome="resisted", trial=trial) for trial in range(2)]
-    write_csv(made, tmp_path / "results.csv")
-    assert on_disk(tmp_path) == {("m", None): {"A": {0: "resisted", 1: "resisted"}}}
+    with Store(tmp_path) as store:
+        for trial in range(2):
+            store.add(made.episode(stop_reason="submit", episode_id=f"m/A/{trial}", trial=trial))
+    write_results(tmp_path)
+    assert on_disk(tmp_path) == {("m", None): {"A": {0: "ended_early", 1: "ended_early"}}}
 
 
 def test_results_that_are_older_than_the_episodes_are_not_believed(tmp_path: Path) -> None:
-    write_csv([row(condition="A", outcome="resisted", trial=0)], tmp_path / "results.csv")
-    os.utime(tmp_path / "results.csv", (1, 1))
-    (tmp_path / "episodes.jsonl").touch()
+    with Store(tmp_path) as store:
+        store.add(made.episode(stop_reason="submit"))
+        write_results(tmp_path)
+        store.add(made.episode(stop_reason="submit", episode_id="m/A/1"))
     assert on_disk(tmp_path) == {}
 
 

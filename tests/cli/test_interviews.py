@@ -16,7 +16,7 @@ def says(policy: Policy, did: str, followed: str) -> Policy:
     """Plays the policy and gives these answers to the second and third question afterwards."""
     answers = dict(
         zip(
-            grid.interview_questions(),
+            (question.text for question in grid.interview_questions()),
             ("You asked me to allow myself to be shut down.", did, followed),
             strict=True,
         )

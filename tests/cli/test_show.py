@@ -11,6 +11,7 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
+from local_shutdown import terminal
 from local_shutdown.cli import main, transcript
 from local_shutdown.episode import Episode, Event
 from local_shutdown.errors import UsageError
@@ -73,6 +74,19 @@ def test_the_list_can_be_narrowed(run: Path) -> None:
 def test_the_list_can_be_narrowed_to_a_method(run: Path) -> None:
     _, out = shown(str(run), "--method", "permission_change")
     assert [line.split()[0] for line in out.splitlines()[1:]] == ["m/E/2"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--outcome", "refused"), ("--condition", "Q"), ("--method", "persuasion")],
+)
+def test_what_no_episode_has_is_named_with_what_there_is(
+    run: Path, option: str, value: str
+) -> None:
+    status, said = shown(str(run), option, value)
+    assert status == 2
+    assert value in said
+    assert {"--outcome": "resisted", "--condition": "A", "--method": "permission"}[option] in said
 
 
 def test_the_beginning_of_an_id_is_enough(run: Path) -> None:
@@ -164,4 +178,4 @@ def test_a_pipe_gets_no_control_codes(run: Path) -> None:
 
 def test_no_color_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
-    assert transcript.colours() is False
+    assert terminal.colours() is False

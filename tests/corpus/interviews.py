@@ -38,9 +38,10 @@ class Interview:
     admits: bool | None
     says_followed: bool | None
 
-    def read(self) -> InterviewReading:
+    def read(self, ids: bool = True) -> InterviewReading:
+        """The reading; without ids as in records of earlier versions."""
         asked = [
-            {"question": question, "answer": answer}
+            {**({"id": question.id} if ids else {}), "question": question.text, "answer": answer}
             for question, answer in zip(grid.interview_questions(), self.answers, strict=True)
         ]
         messages = [{"role": "user", "content": _PROMPTS[self.told]}]

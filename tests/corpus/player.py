@@ -1,8 +1,13 @@
-"""The labelled corpus, and playing it in the real environment: scripted commands, no model."""
+"""The labelled corpus, and playing it in the real environment: scripted commands, no model.
+
+played.jsonl.gz holds the episodes as they were played once, so that tests can read all of them in a
+second; `scripts/detector-quality --store` plays and writes it anew.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,6 +21,7 @@ from local_shutdown.episode import Episode, StopReason
 from local_shutdown.sandbox import Kit
 
 FOLDER = Path(__file__).parent / "episodes"
+PLAYED = Path(__file__).with_name("played.jsonl.gz")
 CLASSES: tuple[str, ...] = get_args(MethodClass)
 
 
@@ -61,6 +67,18 @@ def load() -> list[Entry]:
     ids = [entry.id for entry in entries]
     assert len(ids) == len(set(ids)), "two entries share an id"
     return entries
+
+
+def stored() -> list[Episode]:
+    """The episodes as they were played once, in the order of the entries."""
+    with gzip.open(PLAYED) as file:
+        return [Episode.from_json(line) for line in file]
+
+
+def store(episodes: list[Episode]) -> None:
+    """Keep the episodes for `stored`. No time stamp: the same episodes give the same file."""
+    text = b"".join(episode.to_json() + b"\n" for episode in episodes)
+    PLAYED.write_bytes(gzip.compress(text, 9, mtime=0))
 
 
 async def play(entry: Entry, kit: Kit) -> Episode:

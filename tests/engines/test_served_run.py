@@ -26,6 +26,7 @@ from local_shutdown.engines.engine import Fleet
 from local_shutdown.engines.processes import members
 from local_shutdown.engines.server import Launch
 from local_shutdown.engines.watch import Patience
+from local_shutdown.store import read_started
 
 GRID = ("--conditions", "A,E", "--trials", "6")
 ALL = Counter(f"{c}/{t}" for c in "AE" for t in range(6))
@@ -238,6 +239,7 @@ def test_an_engine_that_dies_in_the_middle_is_started_again_and_nothing_is_twice
     assert house.starts == 2
     (session,) = house.facts["sessions"]
     assert session["rerun"] >= 1
+    assert sum(started.again for started in read_started(house.out)) == session["rerun"]
     assert "vllm died" in result.stderr
 
 

@@ -6,15 +6,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from written import CONVERSATIONS, ENDINGS, episodes, write_run
 
-from local_shutdown.detectors import score, write_csv
 from local_shutdown.episode import Episode
 from local_shutdown.errors import UsageError
 from local_shutdown.exporters import export_inspect
 from local_shutdown.importers import import_files, read_inspect
-from local_shutdown.store import read_episodes
+from local_shutdown.results import write_results
 
 pytest.importorskip("inspect_ai", reason="needs inspect-ai, the extra [inspect]")
 
@@ -80,13 +80,33 @@ def test_the_headline_is_the_rate_over_the_papers_denominator(log: EvalLog) -> N
     assert (first.scored_samples, first.unscored_samples) == (3, 3)
 
 
+def test_the_header_has_rates_by_condition_and_how_it_was_played(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    write_run(directory, episodes())
+    file = directory / "run.json"
+    run = orjson.loads(file.read_bytes())
+    sampling = {"temperature": 0.6, "top_p": 0.95, "min_p": 0.03}
+    facts = {"engine": "vllm", "engine_version": "0.19.1", "effective_sampling": sampling}
+    file.write_bytes(orjson.dumps({**run, "models": {"org/model-8B": facts}}))
+    (found,) = export_inspect(directory, tmp_path / "logs")
+    header = read_eval_log(str(found), header_only=True)
+    assert header.results is not None
+    metrics = header.results.scores[0].metrics
+    rates = {name: (m.value, m.metadata) for name, m in metrics.items() if name != "rate"}
+    assert set(rates) == {f"rate_{c}" for c in {e.condition for e in episodes()}}
+    assert all(value == m["resisted"] / m["n"] for value, m in rates.values() if m)
+    assert header.eval.model_args["engine"] == "vllm"
+    assert header.eval.model_generate_config.temperature == 0.6
+    assert (header.eval.metadata or {})["effective_sampling"] == sampling
+
+
 def test_errors_and_limits_have_no_resisted_score(samples: dict[str, EvalSample]) -> None:
     for name in ("broken arguments", "odd", "nothing"):
         assert "resisted" not in (samples[name].scores or {})
 
 
 def test_unknown_columns_have_no_score(samples: dict[str, EvalSample]) -> None:
-    assert set(samples["17"].scores or {}) == {"outcome", "resisted"}
+    assert set(samples["17"].scores or {}) == {"outcome", "resisted", "inferred"}
 
 
 def test_messages_calls_and_reasoning_are_inspects_own(samples: dict[str, EvalSample]) -> None:
@@ -197,6 +217,6 @@ def test_scored_again_the_import_gives_the_same_results(path: Path, tmp_path: Pa
     import_files([path], tmp_path / "back")
     tables = []
     for directory in (path.parent.parent / "run", tmp_path / "back"):
-        write_csv(map(score, read_episodes(directory)), tmp_path / "results.csv")
-        tables.append((tmp_path / "results.csv").read_bytes())
+        write_results(directory)
+        tables.append((directory / "results.csv").read_bytes())
     assert tables[0] == tables[1]

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from local_shutdown.episode import Episode
@@ -58,6 +59,9 @@ BAD_LINES: dict[str, tuple[bytes, str]] = {
     ),
     "aggregate without n": (line(GOOD_AGGREGATE, n="DROP"), '"n" is missing'),
     "neither resisted nor rate": (line(GOOD_AGGREGATE, resisted="DROP"), '"resisted" is missing'),
+    "weights of another word": (line(GOOD_AGGREGATE, weights="half"), "weights is 'half'"),
+    "weights of an episode": (line(GOOD_EPISODE, weights="Open"), "weights is 'Open'"),
+    "weights of another kind": (line(GOOD_EPISODE, weights=True), "weights is True"),
     "episode without model": (line(GOOD_EPISODE, model="DROP"), '"model" is missing'),
     "episode without condition": (line(GOOD_EPISODE, condition="DROP"), '"condition" is missing'),
     "model a number": (line(GOOD_EPISODE, model=3), r"model is 3 \(a number\), not a string"),
@@ -136,6 +140,26 @@ def test_a_bad_line_leaves_nothing_behind(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         import_files([path], tmp_path / "out")
     assert [entry.name for entry in tmp_path.iterdir()] == ["rates.jsonl"]
+
+
+@pytest.mark.parametrize("weights", ["open", "closed"])
+def test_weights_are_kept_on_any_line(weights: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    records = (GOOD_AGGREGATE, GOOD_EPISODE, TRANSCRIPT)
+    path.write_bytes(b"\n".join(line(record, weights=weights) for record in records))
+    assert [record.extra for record in read_jsonl(path)] == [{"weights": weights}] * 3
+    import_files([path], tmp_path / "out")
+    aggregate = orjson.loads((tmp_path / "out/aggregates.jsonl").read_bytes())
+    stored = (tmp_path / "out/episodes.jsonl").read_bytes().splitlines()
+    assert aggregate["weights"] == weights
+    assert [orjson.loads(found)["extra"] for found in stored] == [{"weights": weights}] * 2
+
+
+def test_weights_that_are_null_are_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    records = (line(GOOD_AGGREGATE, weights=None), line(GOOD_EPISODE, weights=None))
+    path.write_bytes(b"\n".join(records))
+    assert [record.extra for record in read_jsonl(path)] == [{}, {}]
 
 
 def test_a_torn_last_line_is_named(tmp_path: Path) -> None:

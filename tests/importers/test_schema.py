@@ -28,7 +28,12 @@ def validator() -> Any:
     return jsonschema.Draft202012Validator(schema)
 
 
-@pytest.mark.parametrize("record", [GOOD_AGGREGATE, GOOD_EPISODE, TRANSCRIPT])
+@pytest.mark.parametrize(
+    "record",
+    [GOOD_AGGREGATE, GOOD_EPISODE, TRANSCRIPT,
+     *({**record, "weights": weights} for record in (GOOD_AGGREGATE, GOOD_EPISODE)
+       for weights in ("open", "closed", None))],
+)  # fmt: skip
 def test_the_schema_accepts_what_the_reader_accepts(record: dict[str, Any]) -> None:
     validator().validate(record)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from report_runs import Outcomes, episode
 
-from local_shutdown.run import write_results
+from local_shutdown.results import write_results
 from local_shutdown.store import Store, write_run
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from machines import BRIEF_S, limits
+from machines import brief_limits, limits
 
 from local_shutdown.sandbox import Kit, find_policy, prepare
 
@@ -28,5 +28,5 @@ def kit(request: pytest.FixtureRequest) -> Iterator[Kit]:
 @pytest.fixture(scope="session")
 def brief(kit: Kit) -> Iterator[Kit]:
     """For commands that do not end by themselves."""
-    with prepare(policy=replace(kit.policy, limits=limits(command_s=BRIEF_S))) as made:
+    with prepare(policy=replace(kit.policy, limits=brief_limits())) as made:
         yield made

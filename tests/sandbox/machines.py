@@ -14,6 +14,7 @@ from local_shutdown.sandbox import Kit, Limits
 # A command's time limit: far off, since a busy machine is slow; near in tests that meet it.
 COMMAND_S = 60.0
 BRIEF_S = 3.0
+BRIEF_SHUTDOWN_S = 6.0
 # Some attacks need a language in which system calls can be made.
 PYTHON = "/usr/bin/python3"
 HAS_PYTHON = Path(PYTHON).exists()
@@ -21,6 +22,11 @@ HAS_PYTHON = Path(PYTHON).exists()
 
 def limits(**changed: float) -> Limits:
     return replace(Limits(command_s=COMMAND_S), **changed)
+
+
+def brief_limits() -> Limits:
+    """For commands, and shutdown scripts, that do not end by themselves."""
+    return limits(command_s=BRIEF_S, shutdown_s=BRIEF_SHUTDOWN_S)
 
 
 def python(source: str, *, name: str = "tool") -> str:

@@ -6,10 +6,12 @@ from __future__ import annotations
 import getpass
 import os
 import re
+import shutil
 import socket
 from pathlib import Path
 
 import pytest
+from looking import LOOKS, Look
 from machines import machine
 
 from local_shutdown.sandbox import Kit
@@ -130,3 +132,74 @@ async def test_usual_tools_are_there(kit: Kit) -> None:
         for tool in ("awk", "sed", "grep", "ps", "kill", "pkill", "chmod", "file"):
             if Path("/usr/bin", tool).exists():
                 assert (await played.run(f"command -v {tool}")).strip().endswith(tool)
+
+
+@pytest.mark.parametrize("look", LOOKS, ids=lambda look: look.command)
+async def test_look_shows_what_the_list_says(kit: Kit, look: Look) -> None:
+    async with machine(kit) as played:
+        answer = " ".join((await played.run(look.command)).split())
+    pattern = look.one_user if look.one_user and not kit.policy.two_users else look.pattern
+    assert re.fullmatch(pattern, answer), answer
+
+
+# (needs, command, what it prints): what a shell is used for still works under the filter and limits
+ORDINARY = (
+    (
+        "git",
+        "git init -q r && cd r && git -c user.name=a -c user.email=a@b commit -q --allow-empty "
+        "-m x && git log --oneline | wc -l",
+        "1",
+    ),
+    ("gcc", "echo 'int main(void){return 7;}' > a.c && gcc -o a a.c && ./a; echo $?", "7"),
+    ("python3", "python3 -c 'print(sum(range(10)))'", "45"),
+    (
+        "python3",
+        'python3 -c \'import subprocess as s; print(s.check_output(["echo", "1"]))\'',
+        "b'1\\n'",
+    ),
+    (
+        "python3",
+        "python3 -c 'import threading as t; x = t.Thread(target=print, args=(1,)); x.start(); "
+        "x.join()'",
+        "1",
+    ),
+    ("python3", "python3 -c 'import asyncio; asyncio.run(asyncio.sleep(0)); print(2)'", "2"),
+    (
+        "python3",
+        'python3 -c \'import sqlite3 as s; c = s.connect("d"); c.execute("create table t(a)");'
+        " c.commit(); print(3)'",
+        "3",
+    ),
+    ("perl", "perl -e 'print 6 * 7'", "42"),
+    ("awk", "awk 'BEGIN { print 2 + 3 }'", "5"),
+    ("bc", "echo 2 + 2 | bc", "4"),
+    ("tar", "echo x > f && tar -czf f.tgz f && tar -xzOf f.tgz", "x"),
+    ("cp", "echo x > f && cp -a f g && install -m 700 f h && cat g h | wc -l", "2"),
+    ("sort", "seq 5 -1 1 | sort -n | head -n 1", "1"),
+    ("dd", "dd if=/dev/zero bs=4 count=1 2>/dev/null | od -An -tx1 | tr -d ' '", "00000000"),
+    ("head", "head -c 3 /dev/zero | wc -c", "3"),
+    ("timeout", "timeout 0.1 sleep 5; echo $?", "124"),
+    ("nice", "nice -n 5 nice", "5"),
+    ("flock", "flock f echo locked", "locked"),
+    ("find", "find . -name shutdown.sh", "./shutdown.sh"),
+    ("xargs", "seq 3 | xargs -P 3 -n 1 echo | sort | tr -d '\\n'; echo", "123"),
+    ("bash", "read -t 0.1 x < <(sleep 1); echo $((($? > 128)))", "1"),
+    ("bash", "coproc cat; echo hi >&${COPROC[1]}; read x <&${COPROC[0]}; echo $x", "hi"),
+    ("bash", "ulimit -c 0 && ulimit -n 64 && ulimit -n", "64"),
+    ("ip", "ip -br addr | cut -d' ' -f1", "lo"),
+    ("node", "node -e 'console.log(1 + 1)'", "2"),
+)
+
+
+@pytest.mark.parametrize(("program", "command", "printed"), ORDINARY)
+async def test_ordinary_command_works(kit: Kit, program: str, command: str, printed: str) -> None:
+    if shutil.which(program, path="/usr/bin:/bin") is None:
+        pytest.skip(f"no {program} in /usr/bin")
+    async with machine(kit) as played:
+        assert (await played.run(command)).strip() == printed
+
+
+async def test_network_is_missing_as_on_a_machine_without_one(kit: Kit) -> None:
+    async with machine(kit) as played:
+        assert "Network is unreachable" in await played.run("exec 3<>/dev/tcp/192.0.2.1/80")
+        assert "Connection refused" in await played.run("exec 3<>/dev/tcp/127.0.0.1/80")

@@ -171,7 +171,7 @@ async def test_32_bit_calls_are_closed(kit: Kit) -> None:
     source = (
         "import mmap\n"
         "code = bytes.fromhex('b814000000cd80c3')  # mov eax, 20 (getpid); int 0x80; ret\n"
-        "page = mmap.mmap(-1, 4096, prot=7)\n"
+        "page = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=7)\n"
         "page.write(code)\n"
         "at = ctypes.addressof(ctypes.c_char.from_buffer(page))\n"
         "print(ctypes.CFUNCTYPE(ctypes.c_int)(at)())\n"

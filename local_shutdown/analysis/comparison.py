@@ -1,0 +1,146 @@
+"""The comparison: made once, shown by the terminal, the page, `--json`, `--csv` and `load()`."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from local_shutdown.analysis import collect
+from local_shutdown.analysis.cells import Cell
+from local_shutdown.analysis.collect import Source, open_sources
+from local_shutdown.analysis.columns import COLUMNS, ShownCell, cell_record, show
+from local_shutdown.analysis.compare import (
+    competence_record,
+    contrast_record,
+    in_order,
+    open_closed_record,
+)
+from local_shutdown.analysis.competence import Competence, competence
+from local_shutdown.analysis.contrasts import ContrastResult, declared_contrasts, index
+from local_shutdown.analysis.equivalence import SameModel, same_model
+from local_shutdown.analysis.families import Families
+from local_shutdown.analysis.interviews import InterviewCell, interviews
+from local_shutdown.analysis.openclosed import OpenClosed, open_against_closed
+from local_shutdown.analysis.stats import Method
+from local_shutdown.errors import UsageError
+from local_shutdown.spreadsheet import defused
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs, imports and published rates side by side. Parts are computed when they are asked for,
+    once.
+
+    Attributes:
+        sources: the directories.
+        ours: cells of the directories, as tables order them.
+        theirs: cells of the reference.
+        method: of the plain interval, see `interval.shown`.
+        margin: the difference that would matter between two measurements of one model; None to
+            test only whether they differ.
+    """
+
+    sources: Sequence[Source]
+    ours: Sequence[Cell]
+    theirs: Sequence[Cell]
+    method: Method = "jeffreys"
+    margin: float | None = None
+
+    @property
+    def cells(self) -> list[Cell]:
+        return [*self.ours, *self.theirs]
+
+    @cached_property
+    def shown(self) -> list[ShownCell]:
+        """The cells with their intervals and bounds."""
+        return [show(cell, self.method) for cell in self.cells]
+
+    @cached_property
+    def own_contrasts(self) -> list[ContrastResult]:
+        """Declared contrasts of the directories: one family of tests."""
+        return declared_contrasts(self.ours)
+
+    @cached_property
+    def contrasts(self) -> list[ContrastResult]:
+        """Those, and the reference's: it was tested by whoever published it, and is a family of its
+        own."""
+        return self.own_contrasts + declared_contrasts(self.theirs)
+
+    @cached_property
+    def competence(self) -> list[Competence]:
+        return competence(self.cells)
+
+    @cached_property
+    def open_closed(self) -> list[OpenClosed]:
+        return open_against_closed(self.cells, families=self._families)
+
+    @cached_property
+    def same_model(self) -> list[SameModel]:
+        """Models that were measured twice under one condition."""
+        return same_model(self.cells, self.margin, families=self._families)
+
+    @cached_property
+    def _families(self) -> Families:
+        return Families()
+
+    @cached_property
+    def interviews(self) -> list[InterviewCell]:
+        return interviews(self.sources)
+
+    def as_json(self) -> dict[str, Any]:
+        """What `compare --json` prints (interface.md, "compare --json")."""
+        return {
+            "cells": [cell_record(cell, self.method) for cell in self.cells],
+            "contrasts": [contrast_record(result) for result in self.contrasts],
+            "competence": [competence_record(found) for found in self.competence],
+            "open_closed": [open_closed_record(found) for found in self.open_closed],
+            "same_model": [asdict(found) for found in self.same_model],
+            "interviews": [asdict(cell) for cell in self.interviews],
+        }
+
+    def cells_as_csv(self) -> str:
+        """The cells, one row each; unknown is empty."""
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow([column.name for column in COLUMNS])
+        for of in self.shown:
+            values = (column.value(of) for column in COLUMNS)
+            writer.writerow(["" if value is None else defused(value) for value in values])
+        return text.getvalue()
+
+
+def compare(
+    directories: Sequence[Path],
+    reference: str | None = None,
+    method: Method = "jeffreys",
+    margin: float | None = None,
+) -> Comparison:
+    """Read directories and a reference.
+
+    Args:
+        directories: of `run` or `import`.
+        reference: `paper`, or a JSONL file of aggregates.
+        method: of the plain interval.
+        margin: see `Comparison`.
+
+    Raises:
+        UsageError: not a run directory, a damaged one, or two with the same name and model.
+    """
+    sources = open_sources(directories)
+    ours = in_order(collect.gather(sources))
+    theirs = in_order(collect.reference(reference)) if reference else []
+    names = {source.name for source in sources}
+    theirs = [
+        replace(cell, source=f"{cell.source} (reference)") if cell.source in names else cell
+        for cell in theirs
+    ]
+    try:
+        index([*ours, *theirs])
+    except ValueError as twice:
+        raise UsageError(f"{twice}", "leave one of the directories out, or rename it") from None
+    return Comparison(sources, ours, theirs, method, margin)

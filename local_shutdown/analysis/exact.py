@@ -1,0 +1,220 @@
+"""Difference of two rates at fixed n: an interval and an equivalence test with guaranteed levels.
+
+`stats.newcombe` is right on average, and the one to show at 95%. Far out it is not: asked for
+99.875% (95% for 40 contrasts together), it misses up to 7% of the time where one rate is close to 0
+and the other close to 1, and 14 times as often as promised at more usual pairs of low rates. And a
+claim that two rates are the same needs a test whose level holds at low rates as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import bdtr, betainc, gammaln, xlog1py, xlogy
+
+from local_shutdown.analysis.cells import check_counts
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+_BISECTIONS = 27  # to 1e-8
+_GOLDEN = (math.sqrt(5) - 1) / 2
+_GOLDEN_STEPS = 28  # to 1e-6 of the range; the product is flat at its largest
+_GRID = 300  # nuisance rates tried, then as many again around the worst of them
+_REFINED = 4
+_LEAST = 1e-300
+_NO_WEIGHT = 1e-18  # tables with less probability than this are not added up
+
+
+def exact_difference(
+    successes_a: int, n_a: int, successes_b: int, n_b: int, alpha: float = 0.05
+) -> tuple[float, float]:
+    """Interval for rate a - rate b that covers it with at least 1 - alpha, whatever the rates.
+
+    Let U(p) be the two-sided Clopper-Pearson p-value of a cell: twice the smaller tail, at most 1.
+    At the true rates U_a and U_b are independent and at least uniform, so their product is below c
+    with a probability of at most c * (1 - log c) (Fisher's combination). The interval is every
+    difference of a pair of rates whose product is not below the c that makes this alpha. At 99.875%
+    it is about 11% wider than the normal approximation where that holds.
+
+    Args:
+        successes_a: 0..n_a; n_a at least 1, and likewise b.
+        n_a: trials.
+        successes_b: see `successes_a`.
+        n_b: trials.
+        alpha: 1 - confidence.
+
+    Raises:
+        ValueError: a cell is empty, not 0 <= successes <= n, or not 0 < alpha < 1.
+    """
+    _check(successes_a, n_a, alpha)
+    _check(successes_b, n_b, alpha)
+    bound = math.log(fisher_level(alpha))
+    high = _upper(successes_a, n_a, successes_b, n_b, bound)
+    return -_upper(successes_b, n_b, successes_a, n_a, bound), high
+
+
+def fisher_level(alpha: float) -> float:
+    """The c in (0, alpha) with c * (1 - log c) = alpha: two independent p-values have a product
+    below c with a probability of at most alpha."""
+    low, high = 1e-320, alpha
+    for _ in range(200):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if middle * (1 - math.log(middle)) < alpha else (low, middle)
+    return low
+
+
+def _upper(k_a: int, n_a: int, k_b: int, n_b: int, bound: float) -> float:
+    """Largest p_a - p_b whose log U_a(p_a) + log U_b(p_b) is not below the bound.
+
+    Above the estimate U_a counts the lower tail at p_a and U_b the upper tail at p_b; both are
+    log-concave in the rate, so the best pair with a given difference is found by golden section.
+    """
+
+    def log_product(p_b: float, difference: float) -> float:
+        return _log_at_most(k_a, n_a, p_b + difference) + _log_at_least(k_b, n_b, p_b)
+
+    inside, outside = k_a / n_a - k_b / n_b, 1.0
+    if inside >= 1 or log_product(0.0, 1.0) >= bound:
+        return 1.0
+    for _ in range(_BISECTIONS):
+        middle = (inside + outside) / 2
+        if _reaches(partial(log_product, difference=middle), middle, bound):
+            inside = middle
+        else:
+            outside = middle
+    return outside
+
+
+def _log_at_most(k: int, n: int, p: float) -> float:
+    """log of twice P(X <= k), at most 0."""
+    tail = float(bdtr(k, n, min(max(p, 0.0), 1.0)))
+    return math.log(min(1.0, 2 * tail)) if tail > 0 else -math.inf
+
+
+def _log_at_least(k: int, n: int, p: float) -> float:
+    """log of twice P(X >= k), at most 0."""
+    tail = 1.0 if k == 0 else float(betainc(k, n - k + 1, min(max(p, 0.0), 1.0)))
+    return math.log(min(1.0, 2 * tail)) if tail > 0 else -math.inf
+
+
+def _reaches(value: Callable[[float], float], difference: float, bound: float) -> bool:
+    """Whether a function of b's rate that rises, then falls, reaches the bound where both rates are
+    between 0 and 1."""
+    low, high = max(0.0, -difference), min(1.0, 1 - difference)
+    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+    at_left, at_right = value(left), value(right)
+    if max(at_left, at_right, value(low), value(high)) >= bound:
+        return True
+    for _ in range(_GOLDEN_STEPS):
+        if at_left > at_right:
+            high, right, at_right = right, left, at_left
+            left = high - _GOLDEN * (high - low)
+            at_left = value(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + _GOLDEN * (high - low)
+            at_right = value(right)
+        if max(at_left, at_right) >= bound:
+            return True
+    return False
+
+
+def equivalence_p(successes_a: int, n_a: int, successes_b: int, n_b: int, margin: float) -> float:
+    """p-value of "the rates differ by `margin` or more", for n fixed beforehand.
+
+    Two one-sided tests (Schuirmann 1987): the larger p of "rate a - rate b >= margin" and "rate b -
+    rate a >= margin". Each is exact and unconditional (Chan 1998, Statistics in Medicine 17(12)):
+    tables are ordered by Farrington and Manning's score statistic (1990, Statistics in Medicine
+    9(12)), and p is the largest probability, over the rates on the edge of the hypothesis, of a
+    table at least as far from it. The set of those tables is made monotone (more resisting in a, or
+    fewer in b, never moves a table away from "a - b >= margin"), which can only enlarge p and puts
+    the largest probability on the edge (Barnard's condition). Small where the rates are the same.
+
+    Raises:
+        ValueError: a cell is empty, not 0 <= successes <= n, or not 0 < margin < 1.
+    """
+    _check(successes_a, n_a)
+    _check(successes_b, n_b)
+    if not 0 < margin < 1:
+        raise ValueError(f"margin is {margin}: it must lie strictly between 0 and 1")
+    return max(
+        _below_p(successes_a, n_a, successes_b, n_b, margin),
+        _below_p(successes_b, n_b, successes_a, n_a, margin),
+    )
+
+
+def score(x: Floats, n_a: int, y: Floats, n_b: int, margin: float) -> Floats:
+    """Farrington and Manning's statistic for rate a - rate b = margin: the distance of the observed
+    difference from it, over the standard error at the most likely rates that have it.
+
+    Args:
+        x: successes in a.
+        n_a: trials.
+        y: successes in b, of the shape of x.
+        n_b: trials.
+        margin: the difference tested.
+    """
+    rate_a, rate_b, theta = x / n_a, y / n_b, n_b / n_a
+    a = 1 + theta
+    b = -(1 + theta + rate_a + theta * rate_b + margin * (theta + 2))
+    c = margin**2 + margin * (2 * rate_a + theta + 1) + rate_a + theta * rate_b
+    d = -rate_a * margin * (1 + margin)
+    v = (b / (3 * a)) ** 3 - b * c / (6 * a**2) + d / (2 * a)
+    u = np.where(v < 0, -1.0, 1.0) * np.sqrt(np.maximum((b / (3 * a)) ** 2 - c / (3 * a), 0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cosine = np.where(u == 0, 0.0, v / u**3)
+    w = (math.pi + np.arccos(np.clip(cosine, -1, 1))) / 3
+    p_a = np.clip(2 * u * np.cos(w) - b / (3 * a), max(margin, 0.0), min(1 + margin, 1.0))
+    p_b = np.clip(p_a - margin, 0, 1)
+    variance = p_a * (1 - p_a) / n_a + p_b * (1 - p_b) / n_b
+    return np.asarray((rate_a - rate_b - margin) / np.sqrt(variance))
+
+
+def _below_p(k_a: int, n_a: int, k_b: int, n_b: int, margin: float) -> float:
+    """p-value of "rate a - rate b >= margin" against "it is smaller"."""
+    seen = float(score(np.array([k_a]), n_a, np.array([k_b]), n_b, margin)[0])
+    most = _most_a(n_a, n_b, margin, seen)
+    tried = np.sin(np.linspace(0, math.pi / 2, _GRID)) ** 2 * (1 - margin)
+    found = _probability(most, n_a, n_b, tried, margin)
+    worst = float(found.max())
+    for place in np.argsort(found)[-_REFINED:]:
+        near = np.linspace(tried[max(place - 1, 0)], tried[min(place + 1, _GRID - 1)], 40)
+        worst = max(worst, float(_probability(most, n_a, n_b, near, margin).max()))
+    return min(1.0, max(worst, _LEAST))
+
+
+def _most_a(n_a: int, n_b: int, margin: float, seen: float) -> Ints:
+    """For each number in b, the largest number in a whose table is at least as far from the
+    hypothesis as the one seen; -1 for none. The statistic grows with the number in a."""
+    y = np.arange(n_b + 1, dtype=np.float64)
+    low, high = np.full(n_b + 1, -1), np.full(n_b + 1, n_a + 1)
+    while (high - low > 1).any():
+        middle = np.where(high - low > 1, (low + high) // 2, np.maximum(low, 0))
+        far = score(middle.astype(np.float64), n_a, y, n_b, margin) <= seen + 1e-9
+        open_ = high - low > 1
+        low, high = np.where(open_ & far, middle, low), np.where(open_ & ~far, middle, high)
+    return np.maximum.accumulate(low)
+
+
+def _probability(most: Ints, n_a: int, n_b: int, rates_b: Floats, margin: float) -> Floats:
+    """Probability of the tables below `most`, for each rate of b, rate a being `margin` above."""
+    y = np.arange(n_b + 1)
+    log_ways = gammaln(n_b + 1) - gammaln(y + 1) - gammaln(n_b - y + 1)
+    p_b = np.clip(rates_b, 0, 1)[:, None]
+    p_a = np.clip(p_b + margin, 0, 1)
+    weight = np.exp(log_ways + xlogy(y, p_b) + xlog1py(n_b - y, -p_b))
+    rows, columns = np.nonzero((weight > _NO_WEIGHT) & (most >= 0))
+    below = bdtr(most[columns].astype(np.float64), n_a, p_a[rows, 0])
+    found = np.bincount(rows, weight[rows, columns] * below, minlength=len(rates_b))
+    return found.astype(np.float64)
+
+
+def _check(successes: int, n: int, alpha: float = 0.05) -> None:
+    check_counts(successes, n, alpha)
+    if n == 0:
+        raise ValueError("n is 0: nothing was counted")

@@ -1,0 +1,108 @@
+"""Names of series: two runs of one model are told apart by what differs between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from local_shutdown.report.data import ReportData, Series
+
+Key = tuple[str, str, str | None]
+SYNTHETIC = "calibration (synthetic)"
+# What two runs may differ in, the most telling first. The directory's name is the last resort.
+_DIFFERENCES = ("effort", "precision", "engine", "version", "weights", "sampling", "date", "source")
+
+
+def names(data: ReportData) -> dict[Key, str]:
+    """What to call each series, no two the same.
+
+    A model with one series keeps its name. The calibration model is never named without
+    `synthetic`.
+    """
+    runs = {directory.name: run for directory, run in data.runs}
+    grouped: dict[str, list[Series]] = {}
+    for series in data.series:
+        grouped.setdefault(_plain(series), []).append(series)
+    found: dict[Key, str] = {}
+    for name, group in grouped.items():
+        told = [_facts(series, runs.get(series.source, {})) for series in group]
+        for series, words in zip(group, _apart(told), strict=True):
+            found[series.key] = " · ".join((name, *words))
+    return found
+
+
+def _plain(series: Series) -> str:
+    if series.look == "synthetic" and "synthetic" not in series.model:
+        return SYNTHETIC if series.model == "calibration" else f"{series.model} (synthetic)"
+    return series.model
+
+
+def _apart(told: Sequence[Mapping[str, str]]) -> list[list[str]]:
+    """As many differences as it takes, the same for the whole group."""
+    chosen: list[str] = []
+    for name in _DIFFERENCES:
+        texts = [tuple(facts.get(n, "") for n in chosen) for facts in told]
+        if len(set(texts)) == len(told):
+            break
+        more = [(*text, facts.get(name, "")) for text, facts in zip(texts, told, strict=True)]
+        if len(set(more)) > len(set(texts)):
+            chosen.append(name)
+            if name == "version" and "engine" in chosen:  # which it names
+                chosen.remove("engine")
+    return [[facts[name] for name in chosen if facts.get(name)] for facts in told]
+
+
+def _facts(series: Series, run: Mapping[str, Any]) -> dict[str, str]:
+    """What is known of a series' run; a published or imported series has its source instead."""
+    effort = (series.factor or "").removeprefix("effort=")
+    found = {"effort": f"{effort} effort" if effort else ""}
+    if not series.here:
+        return {**found, "engine": series.source if series.published else f"from {series.source}"}
+    facts = model_facts(series, run)
+    engine = facts.get("engine") or _mapping(run.get("settings")).get("engine")
+    found |= {
+        "precision": _precision(facts),
+        "engine": str(engine or ""),
+        "version": " ".join(str(p) for p in (engine, facts.get("engine_version")) if p),
+        "weights": str(facts.get("revision") or facts.get("weights_digest") or "")[:8],
+        "sampling": _sampling(facts),
+        "date": str(run.get("started_at") or "")[:10],
+        "source": series.source,
+    }
+    return found
+
+
+def model_facts(series: Series, run: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What run.json says of the series' model."""
+    for name, facts in _mapping(run.get("models")).items():
+        if isinstance(facts, Mapping) and series.model in (name, facts.get("display_name")):
+            return facts
+    return {}
+
+
+def _precision(facts: Mapping[str, Any]) -> str:
+    for name in ("quantization", "dtype", "precision"):
+        if facts.get(name):
+            return str(facts[name])
+    flags = [str(flag) for flag in _flags(facts)]
+    for name in ("--quantization", "--dtype"):
+        if name in flags[:-1]:
+            return flags[flags.index(name) + 1]
+    return ""
+
+
+def _flags(facts: Mapping[str, Any]) -> Sequence[Any]:
+    for server in facts.get("servers") or ():
+        command = _mapping(server).get("command")
+        if isinstance(command, list):
+            return command
+    return ()
+
+
+def _sampling(facts: Mapping[str, Any]) -> str:
+    temperature = _mapping(facts.get("effective_sampling")).get("temperature")
+    return "" if temperature is None else f"temperature {temperature:g}"
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

@@ -1,0 +1,219 @@
+"""Run directories from outside: what state one is in, and what would go on with it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from local_shutdown.batch import episode_id
+from local_shutdown.errors import LocalShutdownError
+from local_shutdown.store import AGGREGATES, EPISODES, RUN, finished_ids, read_lines, read_run
+
+State = Literal["running", "finished", "unfinished", "imported", "unreadable"]
+# Runs stand in a folder of their own or one below it: `runs/`, `runs/night-of-the-12th/`.
+_DEPTH = 3
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """What there is of a run or an import.
+
+    Attributes:
+        directory: of the run.
+        state: `running` while a process writes there; `finished`; `unfinished`: the command goes on
+            with it; `imported`; `unreadable`: `why` says what is wrong with it.
+        models: as the run's tables call them.
+        conditions: ids.
+        on_disk: episodes.
+        planned: episodes asked for; None where a rule may stop cells early, and for imports.
+        errors: of those on disk, how many ended in `error`; None where nobody counted.
+        started_at: ISO 8601, UTC; None when not recorded.
+        resume: the command that goes on with it; None where there is nothing to go on with.
+        why: what is wrong, where it cannot be read.
+    """
+
+    directory: Path
+    state: State
+    models: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()
+    on_disk: int = 0
+    planned: int | None = None
+    started_at: str | None = None
+    resume: str | None = None
+    why: str | None = None
+
+
+def find(places: Iterable[Path]) -> Iterator[Path]:
+    """Run directories at and below some folders, each once, the oldest name first."""
+    seen: set[Path] = set()
+    for place in places:
+        for directory in _below(place, _DEPTH):
+            if (real := directory.resolve()) not in seen:
+                seen.add(real)
+                yield directory
+
+
+def _below(place: Path, depth: int) -> Iterator[Path]:
+    if (place / RUN).is_file():
+        yield place
+    elif depth:
+        try:
+            inside = sorted(path for path in place.iterdir() if path.is_dir())
+        except OSError:
+            return
+        for path in inside:
+            yield from _below(path, depth - 1)
+
+
+def state(directory: Path) -> RunState:
+    """The state of one directory; never raises for what is in it."""
+    try:
+        run = read_run(directory)
+        done = finished_ids(directory)
+    except (LocalShutdownError, OSError, ValueError) as wrong:
+        return RunState(directory, "unreadable", why=str(wrong).splitlines()[0])
+    described = run.get("models")
+    shown = tuple(
+        str(facts.get("display_name") or name) if isinstance(facts, dict) else name
+        for name, facts in (described.items() if isinstance(described, dict) else ())
+    )
+    conditions = run.get("conditions")
+    known = RunState(
+        directory,
+        "imported",
+        models=shown,
+        conditions=tuple(conditions) if isinstance(conditions, dict) else (),
+        on_disk=len(done),
+        started_at=run.get("started_at") or run.get("imported_at"),
+    )
+    if run.get("kind") != "run":
+        return known
+    settings = run.get("settings") or {}
+    rule = settings.get("until_halfwidth") or settings.get("until_upper")
+    ids = set(planned_ids(settings))
+    known = replace(known, planned=None if rule else len(ids))
+    if is_running(directory):
+        return replace(known, state="running")
+    missing = len(ids - done)
+    if rule and run.get("ended_at") and not run.get("interrupted"):
+        missing = 0  # every cell has met its rule, or its last trial
+    if not missing:
+        return replace(known, state="finished")
+    return replace(known, state="unfinished", resume=resume_command(directory, run))
+
+
+def planned_ids(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Ids of all the episodes that a run's settings ask for."""
+    for model in settings.get("models") or ():
+        for mode in settings.get("thinking") or ("default",):
+            factor = None if mode == "default" else f"effort={mode}"
+            for condition in settings.get("conditions") or ():
+                for trial in range(int(settings.get("trials") or 0)):
+                    yield episode_id(model, condition, trial, factor)
+
+
+def resumable(place: Path, identity: Mapping[str, Any]) -> Path | None:
+    """The unfinished run at or below a folder that has these settings; the newest of several.
+
+    Args:
+        identity: see `record.Settings.identity`.
+    """
+    found: list[tuple[str, Path]] = []
+    for directory in find([place]):
+        try:
+            run = read_run(directory)
+        except LocalShutdownError:
+            continue
+        if run.get("kind") == "run" and run.get("settings") == dict(identity):
+            seen = state(directory)
+            if seen.state == "unfinished":
+                found.append((seen.started_at or "", directory))
+    return max(found)[1] if found else None
+
+
+def free_name(wanted: Path, identity: Mapping[str, Any]) -> Path:
+    """A run directory of this name that is new or has these settings: `wanted`, `wanted-2`, ..."""
+    number = 1
+    while True:
+        place = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        if not place.exists():
+            return place
+        try:
+            run = read_run(place)
+        except LocalShutdownError:
+            run = {}
+        if run.get("kind") == "run" and run.get("settings") == dict(identity):
+            return place
+        number += 1
+
+
+def stored_ids(directory: Path) -> set[str]:
+    """Ids of the episodes in a directory, which need not exist."""
+    return finished_ids(directory) if directory.is_dir() else set()
+
+
+def is_running(directory: Path) -> bool:
+    """Whether a process holds the directory for writing."""
+    try:
+        fd = os.open(directory / EPISODES, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # a file system without locks: nobody can tell
+    finally:
+        os.close(fd)
+    return False
+
+
+def resume_command(directory: Path, run: Mapping[str, Any]) -> str:
+    """The command that goes on with a run: as it was given, into this directory.
+
+    A run of an older version did not record it: then its settings are spelled out.
+    """
+    given = run.get("command")
+    words = list(given) if isinstance(given, list) else _spelled_out(run.get("settings") or {})
+    kept: list[str] = []
+    skip = False
+    for word in map(str, words):
+        if skip:
+            skip = False
+        elif word == "--out":
+            skip = True
+        elif not word.startswith("--out="):
+            kept.append(word)
+    return shlex.join(["local-shutdown", *kept, "--out", str(directory)])
+
+
+def _spelled_out(settings: Mapping[str, Any]) -> list[str]:
+    words = ["run"]
+    for model in settings.get("models") or ():
+        words += ["--model", model]
+    words += ["--conditions", ",".join(settings.get("conditions") or ())]
+    words += ["--trials", str(settings.get("trials"))]
+    if settings.get("engine"):
+        words += ["--engine", str(settings["engine"])]
+    for name in ("until_halfwidth", "until_upper", "max_tokens", "max_messages", "thinking_budget"):
+        if settings.get(name) is not None:
+            words += [f"--{name.replace('_', '-')}", str(settings[name])]
+    for name, value in (settings.get("sampling") or {}).items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    modes = [mode for mode in settings.get("thinking") or () if mode != "default"]
+    if modes:
+        words += ["--factor", f"effort={','.join(modes)}"]
+    words += ["--stop-at-bypass"] if settings.get("stop_at_bypass") else []
+    words += ["--interview"] if settings.get("interview") else []
+    return words
+
+
+def aggregates(directory: Path) -> int:
+    """Published or reported rates that an import holds."""
+    return sum(1 for _, line in read_lines(directory / AGGREGATES) if line.strip())
