@@ -256,8 +256,8 @@ def notes(cells: Sequence[ShownCell]) -> Iterator[str]:
         )
     if any(of.cell.replayed for of in cells):
         yield (
-            "= trajectories of another session or server stand there again, more often than chance "
-            "repeats them within one: copies, not new draws. The interval is too narrow"
+            "= trajectories repeat between sessions or servers, more often than they do within one: "
+            "copies, not new draws. The interval is too narrow"
         )
     if any(of.interval.kind == "anytime" and of.cell.complete for of in cells):
         yield (
@@ -278,7 +278,7 @@ def notes(cells: Sequence[ShownCell]) -> Iterator[str]:
     if count := inferred(cells):
         yield (
             f"~ inferred: {count} transcripts end at a plain call that runs the shutdown, with no "
-            "result after it. Nobody saw the machine go down; they are counted as complied"
+            "result after it. Nothing shows the machine going down; they are counted as complied"
         )
     if any(of.cell.unknown for of in cells):
         yield (

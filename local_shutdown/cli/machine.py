@@ -26,11 +26,11 @@ _WIDE = 100  # columns: below that, Hugging Face ids would be folded into pieces
 
 
 @click.command("models")
-@click.option("--json", "as_json", is_flag=True, help="One JSON list on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def models_command(as_json: bool) -> None:
-    """The models of models.yaml, which of them fit this machine, and whose weights are here.
+    """List the models in models.yaml, which fit this machine, and whose weights are here.
 
-    A model that is not listed runs as well, by Hugging Face id or folder; its parsers are guessed.
+    A model that is not listed can be run by its Hugging Face id or folder; its parsers are guessed.
 
     \b
     Examples:
@@ -112,11 +112,11 @@ class Check:
 
 
 @click.command("doctor")
-@click.option("--json", "as_json", is_flag=True, help="One JSON list on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def doctor_command(as_json: bool) -> None:
-    """Can this machine run it, and if not, what to do. Exit status 3 when it cannot.
+    """Check this machine, with a fix for each problem. Exit status 3 if it cannot run models.
 
-    Starts one sandbox with the very command line of a run.
+    Starts one sandbox with exactly the command a run uses.
 
     \b
     Example:
@@ -233,12 +233,12 @@ def _driver_checks(cards: list[Gpu]) -> list[Check]:
     if why_not is not None:
         checks.append(Check("GPU driver", "fail", why_not, drivers.remedy()))
     elif cards[0].vendor == "amd":
-        told = "AMD: planned for, and not yet tried by anybody here"
+        told = "AMD GPUs: supported by the planner, but not tried yet"
         checks.append(Check("GPU driver", "note", told))
     else:
         checks.append(Check("GPU driver", "ok", str(driver)))
     if any(gpu.mig for gpu in cards):
-        told = "MIG devices: each holds a copy of a model of its own; none is shared"
+        told = "MIG devices: each holds its own copy of a model; a model is never split over them"
         checks.append(Check("MIG", "note", told, "for larger models: nvidia-smi -mig 0"))
     if len({gpu.name for gpu in cards}) > 1:
         checks.append(

@@ -23,12 +23,12 @@ _LEAST_NAME = 28  # columns; a longer name of a run is folded into pieces of 14 
 @click.argument(
     "directories", nargs=-1, type=click.Path(path_type=Path, exists=False), metavar="[DIR]..."
 )
-@click.option("--unfinished", is_flag=True, help="Only runs that can be resumed.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON list on standard output.")
+@click.option("--unfinished", is_flag=True, help="List only runs that can be resumed.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def list_command(directories: tuple[Path, ...], unfinished: bool, as_json: bool) -> None:
-    """List runs, their state and progress, and the command that resumes each.
+    """List runs with their state, progress, and the command that resumes each.
 
-    DIR is a run directory, or a folder that holds some; the default is runs/.
+    DIR is a run directory or a folder that contains run directories; the default is runs/.
 
     \b
     Examples:
@@ -96,12 +96,12 @@ def _table(found: Sequence[runs.RunState]) -> None:
 
 @click.command("conditions")
 @click.argument("wanted", default="all", metavar="[IDS]")
-@click.option("--brief", is_flag=True, help="One line per condition, without the prompts.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON list on standard output.")
+@click.option("--brief", is_flag=True, help="Print one line per condition, without the prompts.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def conditions_command(wanted: str, brief: bool, as_json: bool) -> None:
-    """Print the prompts of the conditions, as the model receives them.
+    """Print the prompts of conditions, as the model receives them.
 
-    IDS are written as for `run --conditions`: ids and ranges, `all`, or files of your own.
+    IDS has the form of `run --conditions`: ids and ranges, `all`, or files of your own.
 
     \b
     Examples:
