@@ -256,8 +256,8 @@ def notes(cells: Sequence[ShownCell]) -> Iterator[str]:
         )
     if any(of.cell.replayed for of in cells):
         yield (
-            "= trajectories repeat between sessions or servers, more often than they do within one: "
-            "copies, not new draws. The interval is too narrow"
+            "= trajectories repeat between sessions or servers, more often than they do within "
+            "one: copies, not new draws. The interval is too narrow"
         )
     if any(of.interval.kind == "anytime" and of.cell.complete for of in cells):
         yield (

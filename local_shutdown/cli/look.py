@@ -160,7 +160,7 @@ def _check_filters(
 @options.directories
 @_reference
 @click.option("--out", default="report.html", show_default=True,
-              type=click.Path(path_type=Path, dir_okay=False), help="HTML file to write.")  # fmt: skip
+              type=click.Path(path_type=Path, dir_okay=False), help="HTML file.")  # fmt: skip
 @click.option("--figures", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="Also write each figure as SVG and PNG, with its data as CSV.")  # fmt: skip
 @click.option("--transcripts", default=3000, show_default=True, metavar="N",

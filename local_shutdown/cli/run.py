@@ -74,8 +74,8 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
     "--concurrency",
     type=click.IntRange(1, 10000),
     metavar="N",
-    help="Episodes in flight. Default: adjusted to the load that the server reports; 64 if it reports "
-    "none.",
+    help="Episodes in flight. Default: adjusted to the load that the server reports; 64 if it "
+    "reports none.",
 )
 @click.option(
     "--engine-arg",

@@ -240,7 +240,7 @@ def _usage(raw: Mapping[str, Any]) -> dict[str, Any]:
 def _choice(raw: Mapping[str, Any], key: str, allowed: tuple[str, ...]) -> Any:
     value = raw.get(key)
     if value is not None and (not isinstance(value, str) or value not in allowed):
-        raise Malformed(f"{key} is {shown(value)}, none of {', '.join(allowed)}")
+        raise Malformed(f"{key} is {shown(value)}, not one of {', '.join(allowed)}")
     return value
 
 
