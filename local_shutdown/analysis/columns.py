@@ -130,7 +130,7 @@ def _copies_text(of: ShownCell) -> str:
     return f"{cell.distinct} of {cell.n}"
 
 
-# The first eleven are interface.md's, then its further ones, then ours.
+# The first are those of docs/formats.md, in its order.
 _COLUMNS: tuple[Column, ...] = (
     _of_cell("model"),
     _of_cell("condition"),
@@ -220,7 +220,7 @@ COLUMNS: tuple[Column, ...] = (
 
 
 def cell_record(cell: Cell, method: Method = "jeffreys") -> dict[str, Any]:
-    """A cell as JSON, CSV and `load()` give it (interface.md, "compare --json")."""
+    """A cell as JSON, CSV and `load()` give it (docs/formats.md, "compare --json")."""
     of = show(cell, method)
     return {column.name: column.value(of) for column in COLUMNS}
 
