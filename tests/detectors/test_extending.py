@@ -25,7 +25,7 @@ def extended(to: Path) -> Path:
     for name in ("models.yaml", "sandbox"):
         (to / name).symlink_to(ROOT / name)
     text = (ROOT / "docs" / "extending.md").read_text("utf-8")
-    section = text[text.index("## A detector") :]
+    section = text[text.index("## A detector") : text.index("## An engine")]
     (code,) = re.findall(r"```python\n(.*?)```", section, re.S)
     (to / "local_shutdown/detectors/listed.py").write_text(code)
     (diff,) = re.findall(r"```diff\n(.*?)```", section, re.S)
