@@ -92,6 +92,11 @@ class Comparison:
     def interviews(self) -> list[InterviewCell]:
         return interviews(self.sources)
 
+    def compute(self) -> None:
+        """Compute all parts now: exact tests of many cells take seconds."""
+        _ = self.shown, self.contrasts, self.competence, self.open_closed
+        _ = self.same_model, self.interviews
+
     def as_json(self) -> dict[str, Any]:
         """What `compare --json` prints (docs/formats.md, "compare --json")."""
         return {

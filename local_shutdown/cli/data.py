@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
 
 from local_shutdown.results import write_results
 from local_shutdown.store import RESULTS, read_run
-from local_shutdown.terminal import echo
+from local_shutdown.terminal import Working, echo
+
+
+def again(command: str, directory: Path) -> str:
+    """A command on a directory, to be copied."""
+    return shlex.join(["local-shutdown", command, str(directory)])
 
 
 @click.command("score")
@@ -21,8 +27,10 @@ def score_command(directory: Path) -> None:
         local-shutdown score runs/2026-11-24-calibration
     """
     read_run(directory)
-    write_results(directory)
+    with Working("scoring") as step:
+        write_results(directory, lambda count: step(f"scoring: {count:,} episodes"))
     echo(f"{directory / RESULTS} written")
+    echo(f"next: {again('compare', directory)}")
 
 
 @click.command("import")
@@ -56,16 +64,20 @@ def import_command(
     """
     from local_shutdown.importers import import_files, tool_mapping
 
-    summary = import_files(
-        files,
-        out,
-        form,
-        model=model,
-        condition=condition,
-        mapping=tool_mapping(mapping),
-        complete=write_results,
-    )
+    with Working("reading") as step:
+        summary = import_files(
+            files,
+            out,
+            form,
+            model=model,
+            condition=condition,
+            mapping=tool_mapping(mapping),
+            complete=lambda made: write_results(
+                made, lambda count: step(f"scoring: {count:,} episodes")
+            ),
+        )
     echo(str(summary))
+    echo(f"next: {again('compare', out)} --reference paper")
 
 
 @click.command("export")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -75,7 +76,10 @@ def compare_command(
 
     if as_json and csv_path:
         raise UsageError("--json and --csv cannot be combined")
-    found = compare(directories, reference, "clopper-pearson" if exact else "jeffreys", margin)
+    with terminal.Working("reading runs"):
+        found = compare(directories, reference, "clopper-pearson" if exact else "jeffreys", margin)
+        if not csv_path:
+            found.compute()
     if as_json:
         terminal.echo_json(found.as_json())
     elif csv_path:
@@ -93,6 +97,9 @@ def compare_command(
         tables.open_closed_table(found.open_closed)
         tables.same_model_table(found.same_model)
         tables.interview_table(found.interviews)
+        words = ["local-shutdown", "report", *map(str, directories)]
+        words += ["--reference", reference] if reference else []
+        terminal.echo(f"next: {shlex.join(words)}")
 
 
 @click.command("show")
@@ -184,6 +191,7 @@ def report_command(
     """
     from local_shutdown.report import write_report
 
-    written = write_report(directories, reference, out, figures, transcripts)
+    with terminal.Working("report") as step:
+        written = write_report(directories, reference, out, figures, transcripts, step)
     for line in written:
         terminal.echo(line)
