@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ def _helps() -> Iterator[Block]:
         assert command is not None
         kept = [
             line
-            for part in (command.help or "").split("\b\n")[1:]
+            for part in inspect.cleandoc(command.help or "").split("\b\n")[1:]
             for line in part.split("\n\n")[0].splitlines()
             if line.startswith("    ")
         ]
