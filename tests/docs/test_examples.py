@@ -50,7 +50,15 @@ ELSEWHERE = {
     },
 }
 # Options of other programs (Docker, vLLM, a script's arguments), in tables of what to do.
-OTHERS = ("--security-opt", "--privileged", "--ipc", "--shm-size", "--chat-template")
+OTHERS = (
+    "--tool-call-parser",
+    "--to",
+    "--security-opt",
+    "--privileged",
+    "--ipc",
+    "--shm-size",
+    "--chat-template",
+)
 
 # Files that an example tells the reader to write.
 TO_BE_WRITTEN = ("local_shutdown/detectors/listed.py",)

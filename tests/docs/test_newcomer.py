@@ -26,11 +26,14 @@ pytest.importorskip("transformers", reason="the transformers extra is not instal
 COLUMNS = 80
 LEAST = 12  # characters: of a name that is cut, no piece is shorter
 TODAY = date(2026, 11, 24)
-# The program, on a day that is given. Everything else is as it is.
+# The program, on a day that is given and as scripts/setup leaves a machine without a GPU: with
+# transformers, where a developer may have vLLM as well. Everything else is as it is.
 ON_A_DAY = """
 import sys
 from datetime import date
 from local_shutdown.cli import main, options
+from local_shutdown.engines import vllm
+vllm.unusable = lambda: "not for newcomers without a GPU"
 class Day(date):
     @classmethod
     def today(cls):
