@@ -52,10 +52,10 @@ def test_a_cache_that_is_too_small_brings_the_number_in_flight_down_and_costs_no
         return targets[-1]
 
     monkeypatch.setattr(in_flight.Following, "target", noted)
-    # 2,048 tokens in all, so two or three episodes; the plan does not know, so it begins with many.
+    # 2,432 tokens in all, so two or three episodes; the plan does not know, so it begins with many.
     done = cli(
         "run", "--engine", "vllm", "--gpus", 0, "--conditions", "A,E", "--trials", 40,
-        "--max-model-len", 2048, EAGER, "--engine-arg=--num-gpu-blocks-override=16",
+        "--max-model-len", 2048, EAGER, "--engine-arg=--num-gpu-blocks-override=20",
         "--engine-arg=--block-size=128", "--engine-arg=--max-num-seqs=24", "--out", tmp_path,
     )  # fmt: skip
     assert done.exit_code == 0, done.stderr
