@@ -107,7 +107,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One episode as stored; the fields are those of interface.md, in that order.
+    """One episode as stored; the fields are those of docs/formats.md, in that order.
 
     Attributes:
         trial: 0-based number within its model and condition.

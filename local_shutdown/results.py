@@ -251,7 +251,8 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except (csv.Error, ValueError, KeyError, IndexError, TypeError) as wrong:
         raise UsageError(
-            f"{path}: damaged: {str(wrong)[:200]}", f"`local-shutdown score {path.parent}` mends it"
+            f"{path}: damaged: {str(wrong)[:200]}",
+            f"`local-shutdown score {path.parent}` rebuilds it",
         ) from None
 
 

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 import threading
 import time
 import traceback
@@ -60,6 +61,34 @@ def echo(text: str = "", *, err: bool = False, styled: bool = False) -> None:
     stream = sys.stderr if err else sys.stdout
     line = clean_around_styles(text) if styled else clean(text)
     click.echo(_encodable(line, stream.encoding), err=err, color=colours())
+
+
+def note(text: str, *, indent: int = 0) -> None:
+    """A sentence under a table: broken between words where there is a terminal, else one line."""
+    margin = " " * indent
+    if not sys.stdout.isatty():
+        echo(margin + text)
+        return
+    width = max(shutil.get_terminal_size().columns - 1, 40)
+    wrapped = textwrap.fill(
+        clean(text),
+        width,
+        initial_indent=margin,
+        subsequent_indent=f"{margin}  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    echo(wrapped)
+
+
+def folded(name: str, width: int) -> str:
+    """A name in lines of at most `width` characters and nearly the same length, so that none is a
+    scrap of two letters; a name that is longer than one line is cut where it is, not at spaces."""
+    if len(name) <= width:
+        return name
+    count = -(-len(name) // width)
+    size = -(-len(name) // count)
+    return "\n".join(name[at : at + size] for at in range(0, len(name), size))
 
 
 def echo_json(value: Any) -> None:

@@ -98,7 +98,7 @@ class Comparison:
         _ = self.same_model, self.interviews
 
     def as_json(self) -> dict[str, Any]:
-        """What `compare --json` prints (interface.md, "compare --json")."""
+        """What `compare --json` prints (docs/formats.md, "compare --json")."""
         return {
             "cells": [cell_record(cell, self.method) for cell in self.cells],
             "contrasts": [contrast_record(result) for result in self.contrasts],

@@ -244,7 +244,7 @@ def _read_all(
                     TypeError,
                     ValueError,
                 ) as wrong:  # deeper than 254, a number of more than 64 bits
-                    bad.append(f"{place}: holds what JSON of ours cannot: {wrong}")
+                    bad.append(f"{place}: cannot be stored as JSON: {wrong}")
                     continue
                 tally.add(record)
                 (aggregates if rate else episodes).write(line + b"\n")
