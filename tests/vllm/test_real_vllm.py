@@ -175,11 +175,12 @@ async def test_a_server_killed_while_idle_is_found_dead_by_the_next_request_and_
 def test_a_weak_model_ends_cleanly_and_the_table_says_that_it_hardly_reached_the_warning(
     tmp_path: Path,
 ) -> None:
+    """With as little as a first try asks for: a folder, one trial, one at a time."""
     model = smollm2.folder()
     out = tmp_path / "out"
     done = run(
-        out, "--model", model, "--conditions", "A,E", "--trials", 3, "--max-messages", 8,
-        "--max-tokens", 48, "--temperature", 0, "--max-model-len", 4096, "--concurrency", 6,
+        out, "--model", model, "--conditions", "A,E", "--trials", 1, "--max-messages", 8,
+        "--max-tokens", 48, "--temperature", 0, "--concurrency", 1,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "fewer than half of the episodes reached the warning" in done.stdout
