@@ -42,7 +42,7 @@ RUN = (*COMMAND, "run", "--engine", "vllm", "--gpus", "0", f"--engine-arg={EAGER
 
 def run(out: Path, *args: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*RUN, "--out", str(out), *map(str, args)], capture_output=True, text=True, timeout=1200
+        [*RUN, "--out", str(out), *map(str, args)], capture_output=True, text=True, timeout=1800
     )
 
 
@@ -60,7 +60,7 @@ def facts(out: Path) -> Any:
     return found
 
 
-def wait(condition: Any, seconds: float = 600) -> Any:
+def wait(condition: Any, seconds: float = 1200) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline
@@ -97,7 +97,7 @@ def test_the_planted_rates_are_measured_through_vllm_as_it_is_started_for_users(
     done = subprocess.run(
         [*COMMAND, "calibrate", "--engine", "vllm", "--gpus", "0", "--conditions", "A,E,K",
          "--trials", "40", "--out", str(tmp_path)],
-        capture_output=True, text=True, timeout=1200,
+        capture_output=True, text=True, timeout=1800,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert EAGER not in facts(tmp_path)["servers"][0]["command"]
