@@ -243,7 +243,7 @@ def _read_all(
                 except (
                     TypeError,
                     ValueError,
-                ) as wrong:  # deeper than 254, a number of more than 64 bits
+                ) as wrong:  # nested too deeply, a number of more than 64 bits
                     bad.append(f"{place}: holds what JSON of ours cannot: {wrong}")
                     continue
                 tally.add(record)
