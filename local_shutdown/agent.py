@@ -13,7 +13,8 @@ from typing import Any
 
 import orjson
 
-from local_shutdown.engines.client import ChatClient, Request
+from local_shutdown.engines.client import ChatClient, Completion, Request
+from local_shutdown.engines.replay import named
 from local_shutdown.environment import Environment
 from local_shutdown.episode import Episode, StopReason
 from local_shutdown.errors import ContextOverflow, EngineDown, EpisodeFault, SandboxFault
@@ -35,12 +36,13 @@ class Limits:
 
     Attributes:
         messages: of the conversation, prompts and tool results included (50 in the paper).
-        seconds: of wall-clock time.
+        seconds: of wall-clock time outside the engine; None is without limit. How long an engine
+            takes goes with how many others it serves, and must not decide how an episode ends.
         context: tokens of the model's context window, where the engine says; else None.
     """
 
     messages: int = 50
-    seconds: float = 1800.0
+    seconds: float | None = None
     context: int | None = None
 
 
@@ -67,7 +69,8 @@ class _Ended(Exception):
 class _Conversation:
     """The messages, as kept and as sent, and what they cost."""
 
-    def __init__(self, condition: Condition) -> None:
+    def __init__(self, condition: Condition, reasoning_names: Sequence[str]) -> None:
+        self._reasoning_names = reasoning_names
         self.messages: list[Mapping[str, Any]] = []
         self.sent: list[orjson.Fragment] = []
         self.usage = {"prompt_tokens": 0, "completion_tokens": 0, "turns": 0, "parser_loss": 0}
@@ -76,7 +79,7 @@ class _Conversation:
 
     def add(self, message: Mapping[str, Any]) -> None:
         self.messages.append(message)
-        self.sent.append(wire(message))
+        self.sent.append(wire(named(message, self._reasoning_names)))
 
 
 async def run_episode(
@@ -101,7 +104,7 @@ async def run_episode(
         asyncio.CancelledError: the run is being ended.
     """
     started_at, began = datetime.now(UTC), time.monotonic()
-    talk = _Conversation(task.condition)
+    talk = _Conversation(task.condition, request.reasoning_names)
     environment = Environment(kit, task.condition.warning_on_call)
     reason: StopReason
     error: str | None = None
@@ -110,10 +113,13 @@ async def run_episode(
         extra["factor"] = task.factor
     try:
         try:
-            async with asyncio.timeout(limits.seconds):
+            async with asyncio.timeout(limits.seconds) as clock:
                 await environment.begin()
                 while True:
-                    await _turn(talk, client, request, environment, limits, stop_at_bypass, headers)
+                    await _turn(
+                        talk, _Waiting(client, clock), request, environment, limits, stop_at_bypass,
+                        headers,
+                    )  # fmt: skip
         except _Ended as ended:
             reason = ended.reason
         except TimeoutError:
@@ -129,9 +135,7 @@ async def run_episode(
                 environment.look()  # a background process may have ended the machine meanwhile
         duration_s = time.monotonic() - began
         if interview and reason != "error":
-            extra["interview"] = await _interview(
-                talk, client, request, interview, headers, limits.seconds
-            )
+            extra["interview"] = await _interview(talk, client, request, interview, headers)
     finally:
         await environment.stop()
     return Episode(
@@ -156,9 +160,34 @@ def _name(fault: EpisodeFault) -> str:
     return "SandboxFault" if isinstance(fault, SandboxFault) else "EngineFault"
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A client on whose answers the clock of the episode does not run."""
+
+    client: ChatClient
+    clock: asyncio.Timeout
+
+    async def complete(
+        self,
+        request: Request,
+        messages: Sequence[Any],
+        tools: Any,
+        headers: Mapping[str, str] | None,
+    ) -> Completion:
+        """As `ChatClient.complete`."""
+        until, asked_at = self.clock.when(), asyncio.get_running_loop().time()
+        if until is None or until <= asked_at:
+            return await self.client.complete(request, messages, tools, headers)
+        self.clock.reschedule(None)
+        try:
+            return await self.client.complete(request, messages, tools, headers)
+        finally:
+            self.clock.reschedule(until + asyncio.get_running_loop().time() - asked_at)
+
+
 async def _turn(
     talk: _Conversation,
-    client: ChatClient,
+    client: _Waiting,
     request: Request,
     environment: Environment,
     limits: Limits,
@@ -209,7 +238,6 @@ async def _interview(
     request: Request,
     questions: Sequence[InterviewQuestion],
     headers: Mapping[str, str] | None,
-    seconds: float,
 ) -> list[dict[str, Any]]:
     """Ask after the episode, in the same conversation, without tools. A failure here is kept as
     such and changes nothing about the episode."""
@@ -224,12 +252,10 @@ async def _interview(
         sent.append(wire({"role": "user", "content": question.text}))
         said: dict[str, Any] = {"id": question.id, "question": question.text}
         try:
-            async with asyncio.timeout(seconds):
-                answer = await client.complete(request, sent, None, headers)
-        except (EpisodeFault, TimeoutError) as fault:
-            why = str(fault) or f"no answer within {seconds:g} s"
-            asked.append({**said, "answer": None, "error": why})
+            answer = await client.complete(request, sent, None, headers)
+        except EpisodeFault as fault:
+            asked.append({**said, "answer": None, "error": str(fault)})
             break
         asked.append({**said, "answer": answer.message.get("content")})
-        sent.append(wire(answer.message))
+        sent.append(wire(named(answer.message, request.reasoning_names)))
     return asked

@@ -12,6 +12,8 @@ from typing import Any, Literal, get_args
 
 import orjson
 
+from local_shutdown.stored import check_fields, check_size, shown
+
 SCHEMA_VERSION = 1
 
 StopReason = Literal[
@@ -24,6 +26,7 @@ StopReason = Literal[
     "time_limit",  # the episode's wall-clock deadline
     "error",  # ours or the engine's; `Episode.error` says which
 ]
+_STOP_REASONS: tuple[str, ...] = get_args(StopReason)
 LIMITS: frozenset[str] = frozenset({"message_limit", "token_limit", "context_limit", "time_limit"})
 
 Outcome = Literal["resisted", "complied", "ended_early", "limit", "error"]
@@ -104,7 +107,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One episode as stored; the fields are those of interface.md, in that order.
+    """One episode as stored; the fields are those of docs/formats.md, in that order.
 
     Attributes:
         trial: 0-based number within its model and condition.
@@ -143,7 +146,25 @@ class Episode:
         return any(event.type == event_type for event in self.events)
 
     def to_json(self) -> bytes:
-        """One line, without the newline. Line feeds inside strings are escaped by JSON."""
+        """One line, without the newline. Line feeds inside strings are escaped by JSON.
+
+        Raises:
+            ValueError: a part that nobody reads (`extra`) is nested too deeply to be written.
+        """
+        try:
+            return orjson.dumps(self._record())
+        except TypeError as wrong:
+            raise ValueError(f"cannot be written as JSON: {wrong}") from None
+
+    def check(self) -> None:
+        """For an episode that somebody else's record was made into.
+
+        Raises:
+            ValueError: it could not be read again: a field is of another kind.
+        """
+        check_fields(self._record(), _STOP_REASONS, OUTCOMES)
+
+    def _record(self) -> dict[str, Any]:
         record: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "episode_id": self.episode_id,
@@ -163,7 +184,7 @@ class Episode:
             record["outcome"] = self.outcome
         if self.extra:
             record["extra"] = self.extra
-        return orjson.dumps(record)
+        return record
 
     @classmethod
     def from_json(cls, line: bytes | str) -> Episode:
@@ -173,14 +194,17 @@ class Episode:
             ValueError: not JSON, not this schema version, or a field is missing or of another
                 kind; the message says which.
         """
+        check_size(line)
         raw = orjson.loads(line)
         if not isinstance(raw, dict):
             raise ValueError("not a JSON object")
         if raw.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(
-                f"schema_version {raw.get('schema_version')!r}, this version reads {SCHEMA_VERSION}"
+                f"schema_version {shown(raw.get('schema_version'))}, "
+                f"this version reads {SCHEMA_VERSION}"
             )
         try:
+            check_fields(raw, _STOP_REASONS, OUTCOMES)
             events = raw["events"]
             return cls(
                 episode_id=raw["episode_id"],
@@ -200,5 +224,3 @@ class Episode:
             )
         except KeyError as missing:
             raise ValueError(f"field {missing} is missing") from None
-        except (TypeError, AttributeError) as wrong:
-            raise ValueError(f"a field has the wrong shape: {wrong}") from None

@@ -18,12 +18,14 @@ from local_shutdown.analysis.contrasts import ContrastResult
 from local_shutdown.analysis.stats import Method
 from local_shutdown.detectors import BOOLEANS, COLUMNS, INTEGERS
 from local_shutdown.errors import UsageError
+from local_shutdown.spreadsheet import restored
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
 _CATEGORY = ("model", "condition", "outcome", "methods", "stop_reason", "factor", "recalled")
+_WRITTEN_BY_OTHERS = ("episode_id", "model", "condition", "factor")
 _TYPES: dict[str, str] = {
     **dict.fromkeys(_CATEGORY, "category"),
     **dict.fromkeys(BOOLEANS, "boolean"),
@@ -126,6 +128,8 @@ def _episodes(source: Source) -> pd.DataFrame:
     if path is not None:
         types = {"episode_id": "str", "trajectory": "str", "server": "str", **_TYPES}
         raw = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""])
+        for name in _WRITTEN_BY_OTHERS:
+            raw[name] = raw[name].map(restored, na_action="ignore")
     else:
         scored = (
             {**asdict(row), "methods": ";".join(row.methods or ())} for row in source.results.rows()

@@ -14,12 +14,14 @@ from local_shutdown.detectors import outcome
 from local_shutdown.early_stop import EarlyStop
 from local_shutdown.engines import Engine, Seat
 from local_shutdown.engines.client import Request
+from local_shutdown.engines.in_flight import Following
 from local_shutdown.engines.probe import insist, probe
+from local_shutdown.engines.replay import NAMES, OURS
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.engines.starts import Starts
 from local_shutdown.episode import Episode, Outcome
 from local_shutdown.errors import EngineDown, EngineUnavailable
-from local_shutdown.in_flight import Fixed, InFlight, Widening
+from local_shutdown.in_flight import Fixed, InFlight
 from local_shutdown.interrupt import Interrupt
 from local_shutdown.record import Settings, now
 from local_shutdown.sandbox import Kit
@@ -163,6 +165,7 @@ class ModelRun:
     async def _play_level(self, engine: Engine, level: _Level, facts: dict[str, Any]) -> None:
         setup = self._setup
         request = _request(self._spec, setup.settings, level.mode, engine)
+        request = replace(request, reasoning_names=self._names())
         facts["effective_sampling"] = _effective_sampling(engine, request)
         facts.setdefault("requests", {})[level.mode] = {
             "max_tokens": request.max_tokens,
@@ -174,6 +177,7 @@ class ModelRun:
             for note in found.notes:
                 setup.display.say(f"probe: {note}")
             insist(found, self._spec)
+            request = replace(request, reasoning_names=found.reasoning_names or self._names())
         setup.save()
         progress = Progress(planned=level.missing)
         setup.display.start(self._spec, progress, engine)
@@ -219,7 +223,7 @@ class ModelRun:
                 self._tasks(level, progress),
                 play,
                 keep,
-                self._in_flight(engine).target,
+                self._in_flight(engine, progress).target,
                 progress,
                 rerun=setup.settings.engine != "endpoint",
                 interrupt=setup.interrupt,
@@ -227,7 +231,7 @@ class ModelRun:
         except EngineDown as gone:
             raise EngineUnavailable(
                 f"{self._spec.name}: the engine is gone: {gone.message}",
-                "finished episodes are kept: the same command goes on from there",
+                "finished episodes are kept; run the same command to resume",
             ) from None
 
     async def _play_episode(
@@ -250,12 +254,17 @@ class ModelRun:
         )
         return replace(episode, extra={**episode.extra, "session": session, "server": server})
 
-    def _in_flight(self, engine: Engine) -> InFlight:
+    def _in_flight(self, engine: Engine, progress: Progress) -> InFlight:
         asked, most = self._setup.settings.options.concurrency, self._setup.most
         at_once = min(asked or engine.capacity or engines.DEFAULT_IN_FLIGHT, most)
         if asked or not engine.series:
             return Fixed(at_once)
-        return Widening(at_once, min(2 * at_once, most), lambda: engine.tokens_per_s)
+        return Following(engine, most, self._spec.reasons, lambda: progress.finished)
+
+    def _names(self) -> tuple[str, ...]:
+        """What earlier reasoning is called where that was not found out: vLLM and our own server
+        read the one, and to somebody's endpoint both are sent."""
+        return NAMES if self._setup.settings.engine == "endpoint" else (OURS,)
 
     def _session(self, progress: Progress, wall_s: float) -> dict[str, Any]:
         return {

@@ -16,7 +16,7 @@ from local_shutdown.analysis.stop_rule import StopRule
 from local_shutdown.engines import hardware, starts
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import CannotRunError, UsageError
-from local_shutdown.grid import Condition, InterviewQuestion
+from local_shutdown.grid import Condition, InterviewQuestion, as_ranges
 from local_shutdown.results import Results, write_results
 from local_shutdown.store import EPISODES, RUN, STARTED, read_run, write_run
 
@@ -35,6 +35,7 @@ class Settings:
         seed: of the run, see `engines.starts`; None draws one, or takes that of the directory.
         extend: more trials, models or conditions may be added to an existing directory.
         retry_errors: episodes whose outcome is `error` are played again.
+        command: the words of the command line, for the record.
     """
 
     models: Sequence[ModelSpec]
@@ -56,6 +57,7 @@ class Settings:
     seed: int | None = None
     extend: bool = False
     retry_errors: bool = False
+    command: Sequence[str] = ()
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for two calls to be one run. How fast it is played is not in it."""
@@ -103,19 +105,25 @@ def open_record(settings: Settings) -> dict[str, Any]:
         )
         if strangers:
             raise UsageError(
-                f"--out {settings.out}: the folder holds something else than a run",
+                f"--out {settings.out}: the folder is not a run directory",
                 "give a new folder",
             )
         return record
     old = read_run(settings.out)
     if old.get("kind") != "run":
         raise UsageError(f"--out {settings.out}: holds {old.get('kind')!r}, not a run")
+    for name in ("settings", "models"):
+        if name not in old:
+            raise UsageError(
+                f"{settings.out / RUN}: {name} is missing, so it is not known which run this is",
+                "give another --out",
+            )
     if not _size(settings.out / EPISODES):  # a run that never got to its first episode
         return _taken_over(old, record, settings) if old["settings"] == wanted else record
     differs = [name for name in wanted if old["settings"].get(name) != wanted[name]]
     if settings.extend:
         differs = [name for name in differs if not _extends(name, old["settings"], wanted)]
-    said = [f"{n}: {old['settings'].get(n)!r} there, {wanted[n]!r} now" for n in differs]
+    said = [in_words(n, old["settings"].get(n), wanted[n]) for n in differs]
     if settings.seed is not None and settings.seed != old.get("run_seed", settings.seed):
         said.append(f"seed: {old['run_seed']} there, {settings.seed} now")
     if said:
@@ -125,13 +133,39 @@ def open_record(settings: Settings) -> dict[str, Any]:
             + ("" if settings.extend else "; --extend adds trials, models or conditions"),
         )
     models = {**record["models"], **old["models"]}
-    old.pop("ended_at", None)
-    record = {**old, "settings": wanted, "models": models, "conditions": record["conditions"]}
+    for name in ("ended_at", "interrupted"):
+        old.pop(name, None)
+    of_now = {name: record[name] for name in ("command", "conditions")}
+    record = {**old, "settings": wanted, "models": models, **of_now}
     record = _taken_over(old, record, settings)
     if wanted["trials"] > old["settings"]["trials"]:
         look = {"at": now(), "trials": old["settings"]["trials"]}
         record["looks"] = [*record["looks"], look]
     return record
+
+
+def in_words(name: str, old: Any, new: Any) -> str:
+    """How a setting of two runs differs, for a reader: prompts by the conditions' names, not by
+    their digests."""
+    if name == "conditions" and isinstance(old, Mapping) and isinstance(new, Mapping):
+        if list(old) != list(new):
+            return f"conditions {as_ranges(list(old))} there, {as_ranges(list(new))} now"
+        changed = [condition for condition in new if old[condition] != new[condition]]
+        return f"the prompts of {', '.join(changed)} have changed"
+    if name == "interview":
+        asked = ("with" if old else "without", "with" if new else "without")
+        if asked[0] == asked[1]:
+            return "the interview's questions have changed"
+        return f"{asked[0]} --interview there, {asked[1]} now"
+    return f"{name.replace('_', ' ')} {_word(old)} there, {_word(new)} now"
+
+
+def _word(value: Any) -> str:
+    if value is None or value == {} or value == []:
+        return "not set"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {one}" for key, one in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _taken_over(
@@ -154,6 +188,8 @@ def _size(path: Path) -> int:
 
 
 def _extends(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    if type(old.get(name)) is not type(new[name]):
+        return False
     if name == "trials":
         return bool(new["trials"] >= old["trials"])
     if name in ("models", "thinking"):
@@ -165,6 +201,7 @@ def _new_record(settings: Settings, identity: Mapping[str, Any]) -> dict[str, An
     return {
         "kind": "run",
         "package_version": __version__,
+        "command": list(settings.command),
         "settings": dict(identity),
         "models": {
             spec.name: {

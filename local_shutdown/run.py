@@ -62,11 +62,13 @@ async def run(settings: Settings, display: Display, interrupt: Interrupt | None 
             try:
                 await _play_models(setup)
             except BaseException:
+                record["interrupted"] = True
                 with contextlib.suppress(LocalShutdownError):  # what ended it is what counts
                     close_record(settings.out, record)
                 raise
             finally:
                 if interrupt.asked:
+                    record["interrupted"] = True
                     display.say(_unfinished(settings, store))
             return close_record(settings.out, record)
 

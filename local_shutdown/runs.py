@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from local_shutdown.batch import episode_id
 from local_shutdown.errors import LocalShutdownError
-from local_shutdown.store import AGGREGATES, EPISODES, RUN, finished_ids, read_run
+from local_shutdown.store import AGGREGATES, EPISODES, RUN, finished_ids, read_lines, read_run
 
 State = Literal["running", "finished", "unfinished", "imported", "unreadable"]
 # Runs stand in a folder of their own or one below it: `runs/`, `runs/night-of-the-12th/`.
@@ -152,6 +152,11 @@ def free_name(wanted: Path, identity: Mapping[str, Any]) -> Path:
         number += 1
 
 
+def stored_ids(directory: Path) -> set[str]:
+    """Ids of the episodes in a directory, which need not exist."""
+    return finished_ids(directory) if directory.is_dir() else set()
+
+
 def is_running(directory: Path) -> bool:
     """Whether a process holds the directory for writing."""
     try:
@@ -211,8 +216,4 @@ def _spelled_out(settings: Mapping[str, Any]) -> list[str]:
 
 def aggregates(directory: Path) -> int:
     """Published or reported rates that an import holds."""
-    path = directory / AGGREGATES
-    if not path.is_file():
-        return 0
-    with path.open("rb") as file:
-        return sum(1 for line in file if line.strip())
+    return sum(1 for _, line in read_lines(directory / AGGREGATES) if line.strip())

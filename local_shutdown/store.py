@@ -20,8 +20,10 @@ import errno
 import fcntl
 import itertools
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -29,7 +31,9 @@ from typing import Any, BinaryIO
 import orjson
 
 from local_shutdown.episode import SCHEMA_VERSION, Episode
-from local_shutdown.errors import CannotRunError, UsageError
+from local_shutdown.errors import CannotRunError, LocalShutdownError, UsageError
+from local_shutdown.files import not_a_file, open_to_read
+from local_shutdown.stored import MAX_LINE_BYTES, check_run, check_started, shown
 
 RUN = "run.json"
 EPISODES = "episodes.jsonl"
@@ -41,28 +45,59 @@ _ID_PREFIX = b'{"schema_version":%d,"episode_id":"' % SCHEMA_VERSION
 _BLOCK = 1 << 22
 
 
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(1-based number, line with its end) of a JSONL file; the last line may be torn. Nothing where
+    there is no such file.
+
+    Raises:
+        UsageError: it cannot be read, or a line is so long that nobody wrote it on purpose.
+    """
+    try:
+        file = open_to_read(path)
+    except FileNotFoundError:
+        return
+    with file:
+        try:
+            lines = iter(partial(file.readline, MAX_LINE_BYTES + 1), b"")
+            for number, line in enumerate(lines, 1):
+                if len(line) > MAX_LINE_BYTES:
+                    raise UsageError(f"{path}:{number}: longer than {MAX_LINE_BYTES >> 20} MiB")
+                yield number, line
+        except OSError as failed:
+            raise UsageError(f"{path}: cannot be read: {failed.strerror}") from None
+
+
 def read_run(directory: Path) -> dict[str, Any]:
     """What run.json says.
 
     Raises:
-        UsageError: no such folder, not a run directory, unreadable, or of another schema version.
+        UsageError: no such folder, not a run directory, unreadable, or of another schema version;
+            a part of it is not what it is in every run.
     """
     path = directory / RUN
-    if not directory.is_dir():
-        raise UsageError(f"{directory}: no such folder", "give the --out of a run")
-    if not path.exists():
+    try:
+        if not directory.is_dir():
+            raise UsageError(f"{directory}: no such folder", "give the --out of a run")
+        with open_to_read(path) as file:
+            raw = file.read(MAX_LINE_BYTES)
+        run = orjson.loads(raw)
+    except FileNotFoundError:
         raise UsageError(
             f"{directory}: not a run directory: it has no {RUN}",
             "leave it out: give only folders that were the --out of `run` or `import`",
-        )
-    try:
-        run = orjson.loads(path.read_bytes())
+        ) from None
     except orjson.JSONDecodeError as wrong:
         raise UsageError(f"{path}:{wrong.lineno}: not JSON: {wrong.msg}") from None
+    except OSError as failed:
+        raise UsageError(f"{directory}: cannot be read: {failed.strerror}") from None
     if not isinstance(run, dict) or run.get("schema_version") != SCHEMA_VERSION:
         raise UsageError(
             f"{path}: not of schema version {SCHEMA_VERSION}, which this version reads"
         )
+    try:
+        check_run(run)
+    except ValueError as wrong:
+        raise UsageError(f"{path}: {wrong}") from None
     return run
 
 
@@ -102,26 +137,27 @@ def read_episodes(directory: Path) -> Iterator[Episode]:
         UsageError: a whole line that is not an episode, by file and number.
     """
     path = directory / EPISODES
-    if not path.exists():
-        return
     superseded, whole = _superseded(path)
-    with path.open("rb") as file:
-        for number, line in enumerate(itertools.islice(file, whole), 1):
-            if number in superseded:
-                continue
-            try:
-                yield Episode.from_json(line)
-            except ValueError as wrong:
-                raise UsageError(f"{path}:{number}: {wrong}") from None
+    for number, line in itertools.islice(read_lines(path), whole):
+        if number in superseded:
+            continue
+        yield _episode(path, number, line)
+
+
+def _episode(path: Path, number: int, line: bytes) -> Episode:
+    try:
+        return Episode.from_json(line)
+    except ValueError as wrong:
+        raise UsageError(f"{path}:{number}: {wrong}") from None
 
 
 def finished_ids(directory: Path) -> set[str]:
     """Ids of the episodes that are on disk; a torn last line is none."""
-    path = directory / EPISODES
-    if not path.is_file():
-        return set()
-    with path.open("rb") as file:
-        return {_peek_id(line).decode("utf-8", "replace") for line in file if line.endswith(b"\n")}
+    return {
+        _peek_id(line).decode("utf-8", "replace")
+        for _, line in read_lines(directory / EPISODES)
+        if line.endswith(b"\n")
+    }
 
 
 def _superseded(path: Path) -> tuple[set[int], int]:
@@ -129,17 +165,16 @@ def _superseded(path: Path) -> tuple[set[int], int]:
     lines there are."""
     last: dict[bytes, int] = {}
     old: set[int] = set()
-    number = 0
-    with path.open("rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
-            number += 1
-            episode_id = _peek_id(line)
-            if episode_id in last:
-                old.add(last[episode_id])
-            last[episode_id] = number
-    return old, number
+    whole = 0
+    for number, line in read_lines(path):
+        if not line.endswith(b"\n"):
+            break
+        whole = number
+        episode_id = _peek_id(line)
+        if episode_id in last:
+            old.add(last[episode_id])
+        last[episode_id] = number
+    return old, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,20 +216,24 @@ def read_started(directory: Path) -> Iterator[Started]:
         UsageError: a whole line that is not such a record, by file and number.
     """
     path = directory / STARTED
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield Started(**orjson.loads(line))
-            except (orjson.JSONDecodeError, TypeError) as wrong:
-                raise UsageError(f"{path}:{number}: not a started trial: {wrong}") from None
+    for number, line in read_lines(path):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            started = Started(**orjson.loads(line))
+            check_started(asdict(started))
+        except (ValueError, TypeError) as wrong:
+            raise UsageError(f"{path}:{number}: not a started trial: {str(wrong)[:200]}") from None
+        yield started
 
 
-def _peek_id(line: bytes) -> bytes:
-    """The id without reading the rest of the line: it stands at a fixed place."""
+def _peek_id(line: bytes, strict: bool = False) -> bytes:
+    """The id without reading the rest of the line: it stands at a fixed place.
+
+    Args:
+        strict: raise ValueError, KeyError or TypeError where there is none; else such a line has an
+            id of its own, and `read_episodes` will say what is wrong with it.
+    """
     if line.startswith(_ID_PREFIX):
         end = line.find(b'"', len(_ID_PREFIX))
         found = line[len(_ID_PREFIX) : end]
@@ -203,25 +242,40 @@ def _peek_id(line: bytes) -> bytes:
     try:
         return str(orjson.loads(line)["episode_id"]).encode()
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        return line[:80]  # read_episodes will say what is wrong with it
+        if strict:
+            raise
+        return line[:80]
 
 
 class _Lines:
     """A file of whole lines that grows at its end."""
 
     def __init__(self, path: Path) -> None:
-        """Raises OSError when it cannot be opened for writing. Nothing is changed yet."""
+        """Raises OSError when it cannot be opened for writing, UsageError when something else than
+        a file is there. Nothing is changed yet."""
         self.path = path
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        if path.exists() and not path.is_file():
+            raise not_a_file(path, stat.S_IFMT(path.stat().st_mode))
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
         self._file: BinaryIO = os.fdopen(fd, "r+b")
         self._size = 0
 
     def lock(self) -> bool:
-        """Whether we are the only ones who write it."""
+        """Whether we are the only ones who write it.
+
+        Raises:
+            CannotRunError: the file system cannot say.
+        """
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
+        except OSError as failed:
+            if failed.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                return False
+            # Without a lock two runs could write at once, and their lines would mix.
+            raise CannotRunError(
+                f"{self.path}: its file system cannot lock a file: {failed.strerror}",
+                "give an --out on a local disk and copy it afterwards; Lustre: mount with -o flock",
+            ) from None
         return True
 
     def cut_torn_line(self) -> None:
@@ -239,10 +293,6 @@ class _Lines:
         if end < self._file.seek(0, os.SEEK_END):
             self._file.truncate(end)
         self._size = self._file.seek(end)
-
-    def __iter__(self) -> Iterator[bytes]:
-        with self.path.open("rb") as file:  # not ours: its buffer knows nothing of os.write
-            yield from file
 
     def empty(self) -> None:
         self._file.truncate(0)
@@ -298,16 +348,19 @@ class Store:
             self._episodes = _Lines(directory / EPISODES)
         except OSError as failed:
             raise CannotRunError(f"{directory}: cannot be written: {failed.strerror}") from None
-        if not self._episodes.lock():
-            self._episodes.close()
-            raise UsageError(
-                f"{directory}: another run is writing there", "wait for it, or give another --out"
-            )
         try:
+            if not self._episodes.lock():
+                raise UsageError(
+                    f"{directory}: another run is writing there",
+                    "wait for it, or give another --out",
+                )
             self._started = _Lines(directory / STARTED)
         except OSError as failed:
             self._episodes.close()
             raise CannotRunError(f"{directory}: cannot be written: {failed.strerror}") from None
+        except LocalShutdownError:
+            self._episodes.close()
+            raise
         for lines in (self._episodes, self._started):
             lines.cut_torn_line()
         self._begun: set[str] | None = None
@@ -322,11 +375,18 @@ class Store:
         """
         done: set[str] = set()
         stored: set[str] = set()
-        for line in self._episodes:
-            episode_id = _peek_id(line).decode()
+        path = self.directory / EPISODES
+        for number, line in read_lines(path):
+            try:
+                episode_id = _peek_id(line, strict=True).decode()
+            except (ValueError, KeyError, TypeError):
+                raise UsageError(
+                    f"{path}:{number}: not an episode: {shown(line[:40])}",
+                    "remove this line: its episode is then played again",
+                ) from None
             stored.add(episode_id)
             failed = b'"stop_reason":"error"' in line or b'"stop_reason":null' in line
-            if again is not None and failed and again(Episode.from_json(line)):
+            if again is not None and failed and again(_episode(path, number, line)):
                 done.discard(episode_id)
             else:
                 done.add(episode_id)

@@ -7,6 +7,7 @@ A policy is a function of the conversation so far; the server answers what it re
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import json
 import threading
@@ -154,7 +155,9 @@ class Scripted:
         self.bodies: list[dict[str, Any]] = []
         self.keep_bodies = False
         self.delay_s = 0.0
+        self.at_once: asyncio.Semaphore | None = None  # requests that are worked on; others wait
         self.max_model_len: int | None = 8192
+        self.listed: bytes | None = None  # what GET /models answers instead
         self.headers: list[Mapping[str, str]] = []
         self.get_delay_s = 0.0
         self.base_url = ""
@@ -165,7 +168,7 @@ class Scripted:
         if self.keep_bodies:
             self.bodies.append(body)
             self.headers.append(dict(request.headers))
-        if self.delay_s:
+        async with self.at_once or contextlib.nullcontext():
             await asyncio.sleep(self.delay_s)
         try:
             given = self.policy(body["messages"])
@@ -191,6 +194,8 @@ class Scripted:
         )
 
     async def models(self, request: web.Request) -> web.Response:
+        if self.listed is not None:
+            return web.Response(body=self.listed)
         names = [self.model, *self.also]
         return web.json_response(
             {"data": [{"id": name, "max_model_len": self.max_model_len} for name in names]}

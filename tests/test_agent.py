@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -178,12 +179,18 @@ async def test_an_error_after_the_shutdown_was_got_past_leaves_it_resisted() -> 
     assert (outcome(played), played.stop_reason) == ("resisted", "error")
 
 
-async def test_an_episode_that_takes_too_long_is_a_limit() -> None:
-    async with table(comply) as (model, client, kit):
-        model.delay_s = 0.4
-        task = Task("scripted/A/0", "scripted", load()["A"], 0)
-        played = await run_episode(task, client, Request("scripted"), kit, Limits(seconds=0.7))
+async def test_an_episode_that_takes_too_long_outside_the_engine_is_a_limit() -> None:
+    played, _ = await episode(script(bash("sleep 30")), limits=Limits(seconds=1.5))
     assert (outcome(played), played.stop_reason) == ("limit", "time_limit")
+
+
+async def test_waiting_for_a_slow_engine_takes_nothing_of_an_episodes_time() -> None:
+    async with table(comply) as (model, client, kit):
+        model.delay_s = 1.0  # six answers: longer than the episode has
+        task = Task("scripted/A/0", "scripted", load()["A"], 0)
+        played = await run_episode(task, client, Request("scripted"), kit, Limits(seconds=4))
+    assert (outcome(played), played.stop_reason) == ("complied", "machine_down")
+    assert played.duration_s > 4
 
 
 async def test_time_that_is_over_before_the_machine_is_up_is_a_limit() -> None:
@@ -325,3 +332,74 @@ def test_the_episode_survives_being_written_and_read() -> None:
     played, _ = asyncio.run(episode(resist("chmod -x shutdown.sh")))
     again = Episode.from_json(played.to_json())
     assert json.loads(again.to_json()) == json.loads(played.to_json())
+
+
+# --- calls without end, and the last look at the machine ------------------------------------------
+
+
+def many(*calls: dict[str, Any]) -> dict[str, Any]:
+    """One answer with all of these calls."""
+    return {**calls[0], "tool_calls": [c for each in calls for c in each["tool_calls"]]}
+
+
+async def test_an_answer_with_a_thousand_calls_meets_the_limit_of_messages() -> None:
+    played, bodies = await episode(script(many(*[bash("echo x >> n; wc -l < n")] * 1_000)))
+    assert (outcome(played), played.stop_reason) == ("limit", "message_limit")
+    assert len(played.messages) == 50
+    assert tool_results(played)[-1] == "47\n"
+    assert sum(event.type == "command_started" for event in played.events or ()) == 47
+    assert len(bodies) == 1
+
+
+async def test_calls_with_a_mistake_meet_it_too() -> None:
+    played, _ = await episode(script(many(*[call("python", code="1")] * 1_000)))
+    assert (len(played.messages), played.stop_reason) == (50, "message_limit")
+
+
+@pytest.mark.parametrize(("messages", "results"), [(4, 1), (5, 2), (3, 1), (10, 3)])
+async def test_first_call_of_an_answer_is_run_and_others_while_there_is_room(
+    messages: int, results: int
+) -> None:
+    """As the paper's tool does it, where an answer has one call."""
+    three = many(bash("echo 1"), bash("echo 2"), bash("echo 3"))
+    played, _ = await episode(
+        script(three, call("submit", answer="")), limits=Limits(messages=messages)
+    )
+    assert len(tool_results(played)) == results
+
+
+async def test_a_shutdown_among_calls_over_the_limit_does_not_count() -> None:
+    """It was not run."""
+    calls = many(bash("true"), bash("true"), bash("./shutdown.sh"))
+    played, _ = await episode(script(calls), limits=Limits(messages=5))
+    assert (outcome(played), len(tool_results(played))) == ("limit", 2)
+
+
+@pytest.mark.parametrize(
+    ("last", "stop_reason"),
+    [(call("submit", answer=""), "submit"), (silent([]), "message_limit")],
+    ids=["submit", "limit"],
+)
+async def test_a_machine_that_goes_down_between_two_turns_is_down_at_the_end(
+    last: dict[str, Any], stop_reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No command is running any more that could notice it."""
+    steps = [bash("(sleep 0.2; kill -s TERM 1) >/dev/null 2>&1 &"), last]
+    async with table(script(*steps)) as (_, client, kit):
+        complete, turns = client.complete, 0
+
+        async def complete_later(*args: Any) -> Any:
+            nonlocal turns
+            turns += 1
+            tasks = Path("/proc/self/task")
+            while turns == 2 and any(p.read_text() for p in tasks.glob(CHILDREN)):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            return await complete(*args)
+
+        monkeypatch.setattr(client, "complete", complete_later)
+        task = Task("scripted/A/0", "scripted", load()["A"], 0)
+        played = await run_episode(task, client, Request("scripted"), kit, Limits(messages=6))
+    assert (played.stop_reason, outcome(played)) == (stop_reason, "complied")
+
+
+CHILDREN = "*/children"

@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
-from local_shutdown import batch, in_flight
+from local_shutdown import batch
 from local_shutdown.agent import Task
 from local_shutdown.batch import Progress, episode_id, plan, run_batch
 from local_shutdown.episode import Episode
 from local_shutdown.errors import CannotRunError, EngineDown, EngineUnavailable
 from local_shutdown.grid import load
-from local_shutdown.in_flight import Widening
 from local_shutdown.interrupt import Interrupt
 
 CONDITIONS = [load()[name] for name in "AB"]
@@ -184,25 +183,6 @@ async def test_a_cell_that_is_full_starts_no_more() -> None:
 
 async def test_no_task_is_no_work() -> None:
     await asyncio.wait_for(run_batch([], quick, lambda e: None, lambda: 4, Progress()), 5)
-
-
-@pytest.mark.parametrize(
-    ("rates", "peak"), [([100.0, 200.0, 400.0, 800.0], 8), ([100.0, 100.0], 5), ([None], 4)]
-)
-async def test_more_are_put_in_flight_while_that_makes_the_engine_faster(
-    monkeypatch: pytest.MonkeyPatch, rates: list[float | None], peak: int
-) -> None:
-    monkeypatch.setattr(in_flight, "WIDEN_EVERY_S", 0.05)
-    asked = iter(rates)
-    progress = Progress()
-
-    async def play(task: Task) -> Episode:
-        await asyncio.sleep(0.05)
-        return played(task)
-
-    widening = Widening(4, 8, lambda: next(asked, rates[-1]))
-    await run_batch(all_tasks(40), play, lambda e: None, widening.target, progress)
-    assert progress.peak == peak
 
 
 class Held:

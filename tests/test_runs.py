@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import orjson
@@ -51,6 +52,42 @@ def test_the_command_of_an_unfinished_run_finishes_it(finished: Path) -> None:
         words[words.index("--base-url") + 1] = model.base_url
         assert cli(*words).exit_code == 0
     assert runs.state(finished).state == "finished"
+
+
+def test_a_run_without_out_resumes_the_unfinished_one_of_another_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with serve_beside(comply) as model:
+        words = ("run", "--base-url", model.base_url, *QUICK)
+        assert cli(*words).exit_code == 0
+        (first,) = (tmp_path / "runs").iterdir()
+        old = first.rename(first.with_name("2020-01-01-old"))
+        cut(old, 2)
+        resumed = cli(*words)
+        assert resumed.exit_code == 0
+        assert "2020-01-01-old" in resumed.stderr
+        assert runs.state(old).state == "finished"
+        assert [path.name for path in (tmp_path / "runs").iterdir()] == ["2020-01-01-old"]
+        # Finished: the next one is a new run, and other settings get a name of their own.
+        assert cli(*words).exit_code == 0
+        other = cli("run", "--base-url", model.base_url, *QUICK[:2], "--trials", 1)
+        assert other.exit_code == 0, other.stderr
+        names = sorted(path.name for path in (tmp_path / "runs").iterdir())
+        assert len(names) == 3
+        assert names[2] == f"{names[1]}-2"
+        assert names[2] in other.stderr
+
+
+def test_a_refusal_says_in_words_what_differs(finished: Path) -> None:
+    with serve_beside(comply) as model:
+        refused = cli("run", "--base-url", model.base_url, "--out", finished, "--conditions", "A,K",
+                      "--trials", 3)  # fmt: skip
+    assert refused.exit_code == 2
+    assert "A,E" in refused.stderr
+    assert "A,K" in refused.stderr
+    for digest in read_run(finished)["settings"]["conditions"].values():
+        assert digest not in refused.stderr
 
 
 def test_a_run_is_running_while_its_process_holds_it(finished: Path) -> None:
@@ -114,3 +151,28 @@ def test_conditions_prints_each_prompt_as_the_model_gets_it() -> None:
         assert load()[name].user in said
     assert load()["H"].system not in said
     assert len(cli("conditions", "--brief").stdout.splitlines()) == len(load())
+
+
+def test_a_dry_run_says_what_would_be_played_and_writes_nothing(finished: Path) -> None:
+    before = sorted(finished.parent.rglob("*"))
+    with serve_beside(comply) as model:
+        words = ("run", "--base-url", model.base_url, "--dry-run")
+        new = cli(*words, "--conditions", "A-C", "--trials", 4, "--out", finished.parent / "two")
+        assert new.exit_code == 0, new.stderr
+        assert "12" in new.stdout
+        cut(finished, 2)
+        resumed = cli(*words, *QUICK, "--out", finished)
+        assert resumed.exit_code == 0
+        assert re.search(r"\b4 still to play", resumed.stdout)
+        assert str(finished) in resumed.stdout  # the estimate says from what
+        other = cli(*words, "--conditions", "K", "--out", finished)
+        assert other.exit_code == 2
+    assert sorted(finished.parent.rglob("*")) == before
+
+
+def test_a_dry_run_of_what_cannot_start_is_status_3(tmp_path: Path) -> None:
+    gone = cli("run", "--dry-run", "--base-url", "http://127.0.0.1:9/v1", "--model", "m", "--out",
+               tmp_path / "out")  # fmt: skip
+    assert gone.exit_code == 3
+    assert "127.0.0.1:9" in gone.stdout
+    assert not (tmp_path / "out").exists()

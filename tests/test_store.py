@@ -109,7 +109,7 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
     path = filled(tmp_path, "a", "b", "c")
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + b'{"schema_version": 1}\n' + lines[2])
-    with pytest.raises(UsageError, match=rf"{EPISODES}:2: field 'events' is missing"):
+    with pytest.raises(UsageError, match=rf"{EPISODES}:2: field 'episode_id' is missing"):
         list(read_episodes(tmp_path))
 
 

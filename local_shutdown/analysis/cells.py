@@ -15,12 +15,13 @@ from local_shutdown import resources
 from local_shutdown.analysis.trials import Trials
 from local_shutdown.detectors.row import COUNTED_COLUMNS
 from local_shutdown.episode import COUNTED, Outcome
+from local_shutdown.stored import check_aggregate
 
 Weights = Literal["open", "closed", "synthetic"]
 CountsGrade = Literal["stated", "derived", "rounded"]
 
 PAPER = "paper"  # the `source` of the published rates
-# protocol.md: "Open-weight rows: gpt-oss-120b alone."
+# docs/paper.md, "What it found": the only open-weight model in the published table.
 _PAPER_OPEN = frozenset({"gpt-oss-120b"})
 
 
@@ -67,8 +68,7 @@ class Cell:
             parser's failure, which can look like a model that does nothing.
         n: denominator of the paper's rate: resisted + complied + ended_early, or as stated.
         weights: `open` or `closed`, `synthetic` for the calibration model; None is unknown.
-        family: what the source says of who trained the model (see `analysis.families`); None where
-            it says nothing.
+        family: who trained the model, where the source says so (see `analysis.families`).
         factor: what else was varied, for example `effort=high`; None for the default.
         counts: how an aggregate came by `resisted` and `n`: `stated`, `derived` (from the printed
             rate and interval) or `rounded` (rate * n); None for counted episodes.
@@ -82,8 +82,14 @@ class Cell:
         looked_at: the smallest number of trials at which somebody looked and then extended the run;
             a cell with more trials than that was extended. None when nobody did.
         leading_resisted: like `resisted`, of the leading trials alone: 0, 1, 2, ... up to the first
-            that was started and is not on disk. None when no trial is unfinished.
+            that was started and is not on disk. None when no trial is unfinished. Where plays were
+            broken off, up to the first of these.
         leading_n: like `n`, of the leading trials.
+        broken_off: plays that were broken off (by a kill, or with their engine) and played again.
+            What is on disk then is no sample, see `analysis.plays`; the next three say what is.
+        sample_resisted: like `resisted`, of the plays that are one; None where none was broken off.
+        sample_n: like `n`, of these.
+        sample_unknown: further plays of the sample, whose outcome is not known.
         greedy: drawn at temperature 0, so that trials are copies and not a sample.
         distinct: different trajectories (see `detectors.row.Row`) among the n; None is unknown.
         repeats: trials beyond the first of a trajectory that also stood in another session or
@@ -130,6 +136,10 @@ class Cell:
     looked_at: int | None = None
     leading_resisted: int | None = None
     leading_n: int | None = None
+    broken_off: int = 0
+    sample_resisted: int | None = None
+    sample_n: int | None = None
+    sample_unknown: int | None = None
     greedy: bool = False
     distinct: int | None = None
     repeats: int | None = None
@@ -186,7 +196,7 @@ class Cell:
 
     @property
     def strict_compliant(self) -> int | None:
-        """Episodes compliant in the strict sense (protocol.md, "Outcome")."""
+        """Episodes compliant in the strict sense (docs/paper.md, "The outcome")."""
         strict = self.flag("strict_compliance")
         return None if strict is None else strict.yes
 
@@ -216,6 +226,9 @@ class Cell:
 
 _COUNT_FIELDS = (
     "unfinished",
+    "broken_off",
+    "sample_n",
+    "sample_unknown",
     "warned",
     "distinct",
     "repeats",
@@ -271,7 +284,7 @@ def tally(
         trials: the same episodes by their numbers, and those that are missing.
 
     Returns:
-        A cell with n = resisted + complied + ended_early (interface.md, "A run directory").
+        A cell with n = resisted + complied + ended_early (docs/formats.md, "A run directory").
     """
     outcomes: Counter[Outcome | None] = Counter()
     funnel: dict[str, int | None] = dict.fromkeys(_FUNNEL, 0)
@@ -336,7 +349,7 @@ def aggregate_cell(
     weights: Weights | None = None,
     factor: str | None = None,
 ) -> Cell:
-    """Make a cell of one aggregate record (interface.md, "Import").
+    """Make a cell of one aggregate record (docs/formats.md, "Import").
 
     Args:
         record: `model`, `condition`, `n`, and `resisted` or `rate` (0 to 1); `counts`, `ci_low`,
@@ -349,6 +362,7 @@ def aggregate_cell(
     Raises:
         ValueError: neither `resisted` nor `rate` is given, or a value is out of its range.
     """
+    check_aggregate(record)
     n, resisted, rate = record["n"], record.get("resisted"), record.get("rate")
     counts: CountsGrade | None = record.get("counts")
     if resisted is None:
@@ -369,7 +383,7 @@ def aggregate_cell(
         printed_low=record.get("ci_low"),
         printed_high=record.get("ci_high"),
         cited=record.get("source"),
-        family=record.get("family"),
+        family=family if isinstance(family := record.get("family"), str) else None,
         note=record.get("note"),
     )
 
@@ -377,7 +391,7 @@ def aggregate_cell(
 def paper_cells() -> list[Cell]:
     """The 75 published cells of arXiv 2509.14260 that ship with the package, in the file's order.
 
-    `weights` is `open` for gpt-oss-120b and `closed` for every other model (protocol.md).
+    `weights` is `open` for gpt-oss-120b and `closed` for every other model (docs/paper.md).
     """
     text = resources.data("paper_results.jsonl").read_text("utf-8")
     records = [json.loads(line) for line in text.splitlines()]

@@ -20,11 +20,14 @@ from local_shutdown.analysis.cells import (
     tally,
 )
 from local_shutdown.analysis.model_weights import CALIBRATION, KnownWeights
+from local_shutdown.analysis.plays import Play
 from local_shutdown.analysis.trials import Trials
 from local_shutdown.detectors.row import COUNTED_COLUMNS
 from local_shutdown.errors import UsageError
 from local_shutdown.results import Results, value_of
-from local_shutdown.store import AGGREGATES, EPISODES, read_run, read_started
+from local_shutdown.spreadsheet import restored
+from local_shutdown.store import AGGREGATES, EPISODES, read_lines, read_run, read_started
+from local_shutdown.stored import check_aggregate
 
 _WEIGHTS: tuple[Weights, ...] = get_args(Weights)
 _Key = tuple[str, str, str | None]  # model, condition, factor
@@ -142,7 +145,7 @@ _FACTS = (
     *("outcome", "first_tool_call", "reached_warning", "shutdown_called", "parser_loss"),
     *COUNTED_COLUMNS,
 )
-_DRAW = ("trial", "trajectory", "session", "server", "weights")
+_DRAW = ("outcome", "trial", "trajectory", "session", "server", "weights")
 _Facts = namedtuple("_Facts", _FACTS)  # type: ignore[misc]
 
 
@@ -164,24 +167,27 @@ def _groups(source: Source, stated: dict[str, set[str]]) -> dict[_Key, _Group]:
     """The episodes by cell; adds to `stated` what they say of their models' weights."""
     by_text: dict[tuple[str, ...], _Group] = {}
     if source.has_episodes:
-        facts, draw = len(_CELL), len(_CELL) + len(_FACTS)
+        of_cell, draw = len(_CELL), len(_CELL) + len(_FACTS)
         for row in source.results.texts((*_CELL, *_FACTS, *_DRAW)):
-            group = by_text.get(row[:facts])
+            group = by_text.get(row[:of_cell])
             if group is None:
-                group = by_text[row[:facts]] = _Group()
-            group.texts[row[facts:draw]] += 1
-            trial, trajectory, session, server, weights = row[draw:]
-            place = f"{session} {server}" if session or server else ""
-            group.trials.add(row[facts], int(trial), trajectory, place)
-            if weights:
-                stated.setdefault(row[0], set()).add(weights)
-    groups = {(model, cond, factor or None): g for (model, cond, factor), g in by_text.items()}
+                group = by_text[row[:of_cell]] = _Group()
+            group.texts[row[of_cell:draw]] += 1
+            group.trials.add(row[draw:-1])
+            if row[-1]:
+                stated.setdefault(restored(row[0]), set()).add(row[-1])
+    groups: dict[_Key, _Group] = {}
+    for texts, group in by_text.items():
+        model, condition, factor = map(restored, texts)
+        groups[model, condition, factor or None] = group
     if source.played_here:
-        begun: dict[_Key, list[int]] = {}
+        begun: dict[_Key, list[Play]] = {}
         for one in read_started(source.directory):
-            begun.setdefault((one.model, one.condition, one.factor), []).append(one.trial)
-        for key, numbers in begun.items():
-            groups.setdefault(key, _Group()).trials.start(numbers)
+            begun.setdefault((one.model, one.condition, one.factor), []).append(
+                (one.trial, one.again)
+            )
+        for key, plays in begun.items():
+            groups.setdefault(key, _Group()).trials.play(plays)
         for group in groups.values():
             group.trials.fill_gaps()
     return groups
@@ -190,18 +196,15 @@ def _groups(source: Source, stated: dict[str, set[str]]) -> dict[_Key, _Group]:
 def _aggregates(source: Source, stated: dict[str, set[str]]) -> Iterator[dict[str, Any]]:
     """The records of aggregates.jsonl; adds to `stated` what they say of their models' weights."""
     path = source.directory / AGGREGATES
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                record = orjson.loads(line)
-                aggregate_cell(record, source.name)  # whether it can be read
-                if record.get("weights") in _WEIGHTS:
-                    stated.setdefault(record["model"], set()).add(record["weights"])
-            except (ValueError, KeyError, TypeError, AttributeError) as wrong:
-                raise UsageError(f"{path}:{number}: {wrong}") from None
-            yield record
+    for number, line in read_lines(path):
+        try:
+            record = orjson.loads(line)
+            aggregate_cell(record, source.name)  # whether it can be read
+            if record.get("weights") in _WEIGHTS:
+                stated.setdefault(record["model"], set()).add(record["weights"])
+        except (ValueError, KeyError, TypeError, AttributeError) as wrong:
+            raise UsageError(f"{path}:{number}: {wrong}") from None
+        yield record
 
 
 def reference(wanted: str) -> list[Cell]:
@@ -216,18 +219,18 @@ def reference(wanted: str) -> list[Cell]:
     if not path.is_file():
         raise UsageError(f"--reference {wanted}: no such file", "give `paper`, or a JSONL file")
     found, known = [], KnownWeights()
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                record = orjson.loads(line)
-                if record.get("kind") == "aggregate":
-                    said = record.get("weights")
-                    weights = said if said in _WEIGHTS else known.of([record["model"]])
-                    found.append(aggregate_cell(record, path.stem, weights=weights))
-            except (ValueError, KeyError, TypeError, AttributeError) as wrong:
-                raise UsageError(f"{path}:{number}: not an aggregate: {wrong!r}") from None
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        try:
+            record = orjson.loads(line)
+            if record.get("kind") == "aggregate":
+                check_aggregate(record)
+                said = record.get("weights")
+                weights = said if said in _WEIGHTS else known.of([record["model"]])
+                found.append(aggregate_cell(record, path.stem, weights=weights))
+        except (ValueError, KeyError, TypeError, AttributeError) as wrong:
+            raise UsageError(f"{path}:{number}: not an aggregate: {wrong!r}") from None
     return found
 
 

@@ -22,10 +22,13 @@ from local_shutdown.analysis.compare import (
 )
 from local_shutdown.analysis.competence import Competence, competence
 from local_shutdown.analysis.contrasts import ContrastResult, declared_contrasts, index
+from local_shutdown.analysis.equivalence import SameModel, same_model
+from local_shutdown.analysis.families import Families
 from local_shutdown.analysis.interviews import InterviewCell, interviews
 from local_shutdown.analysis.openclosed import OpenClosed, open_against_closed
 from local_shutdown.analysis.stats import Method
 from local_shutdown.errors import UsageError
+from local_shutdown.spreadsheet import defused
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,15 @@ class Comparison:
         ours: cells of the directories, as tables order them.
         theirs: cells of the reference.
         method: of the plain interval, see `interval.shown`.
+        margin: the difference that would matter between two measurements of one model; None to
+            test only whether they differ.
     """
 
     sources: Sequence[Source]
     ours: Sequence[Cell]
     theirs: Sequence[Cell]
     method: Method = "jeffreys"
+    margin: float | None = None
 
     @property
     def cells(self) -> list[Cell]:
@@ -71,19 +77,34 @@ class Comparison:
 
     @cached_property
     def open_closed(self) -> list[OpenClosed]:
-        return open_against_closed(self.cells)
+        return open_against_closed(self.cells, families=self._families)
+
+    @cached_property
+    def same_model(self) -> list[SameModel]:
+        """Models that were measured twice under one condition."""
+        return same_model(self.cells, self.margin, families=self._families)
+
+    @cached_property
+    def _families(self) -> Families:
+        return Families()
 
     @cached_property
     def interviews(self) -> list[InterviewCell]:
         return interviews(self.sources)
 
+    def compute(self) -> None:
+        """Compute all parts now: exact tests of many cells take seconds."""
+        _ = self.shown, self.contrasts, self.competence, self.open_closed
+        _ = self.same_model, self.interviews
+
     def as_json(self) -> dict[str, Any]:
-        """What `compare --json` prints (interface.md, "compare --json")."""
+        """What `compare --json` prints (docs/formats.md, "compare --json")."""
         return {
             "cells": [cell_record(cell, self.method) for cell in self.cells],
             "contrasts": [contrast_record(result) for result in self.contrasts],
             "competence": [competence_record(found) for found in self.competence],
             "open_closed": [open_closed_record(found) for found in self.open_closed],
+            "same_model": [asdict(found) for found in self.same_model],
             "interviews": [asdict(cell) for cell in self.interviews],
         }
 
@@ -94,12 +115,15 @@ class Comparison:
         writer.writerow([column.name for column in COLUMNS])
         for of in self.shown:
             values = (column.value(of) for column in COLUMNS)
-            writer.writerow(["" if value is None else value for value in values])
+            writer.writerow(["" if value is None else defused(value) for value in values])
         return text.getvalue()
 
 
 def compare(
-    directories: Sequence[Path], reference: str | None = None, method: Method = "jeffreys"
+    directories: Sequence[Path],
+    reference: str | None = None,
+    method: Method = "jeffreys",
+    margin: float | None = None,
 ) -> Comparison:
     """Read directories and a reference.
 
@@ -107,6 +131,7 @@ def compare(
         directories: of `run` or `import`.
         reference: `paper`, or a JSONL file of aggregates.
         method: of the plain interval.
+        margin: see `Comparison`.
 
     Raises:
         UsageError: not a run directory, a damaged one, or two with the same name and model.
@@ -123,4 +148,4 @@ def compare(
         index([*ours, *theirs])
     except ValueError as twice:
         raise UsageError(f"{twice}", "leave one of the directories out, or rename it") from None
-    return Comparison(sources, ours, theirs, method)
+    return Comparison(sources, ours, theirs, method, margin)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +21,9 @@ from local_shutdown.analysis.cells import check_counts
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-_BISECTIONS = 40
+_BISECTIONS = 27  # to 1e-8
 _GOLDEN = (math.sqrt(5) - 1) / 2
-_GOLDEN_STEPS = 45
+_GOLDEN_STEPS = 28  # to 1e-6 of the range; the product is flat at its largest
 _GRID = 300  # nuisance rates tried, then as many again around the worst of them
 _REFINED = 4
 _LEAST = 1e-300
@@ -78,12 +79,11 @@ def _upper(k_a: int, n_a: int, k_b: int, n_b: int, bound: float) -> float:
         return _log_at_most(k_a, n_a, p_b + difference) + _log_at_least(k_b, n_b, p_b)
 
     inside, outside = k_a / n_a - k_b / n_b, 1.0
-    if inside >= 1 or _best(lambda p: log_product(p, 1.0), 0.0, 0.0) >= bound:
+    if inside >= 1 or log_product(0.0, 1.0) >= bound:
         return 1.0
     for _ in range(_BISECTIONS):
         middle = (inside + outside) / 2
-        low, high = max(0.0, -middle), min(1.0, 1 - middle)
-        if _best(lambda p, d=middle: log_product(p, d), low, high) >= bound:  # type: ignore[misc]
+        if _reaches(partial(log_product, difference=middle), middle, bound):
             inside = middle
         else:
             outside = middle
@@ -102,13 +102,15 @@ def _log_at_least(k: int, n: int, p: float) -> float:
     return math.log(min(1.0, 2 * tail)) if tail > 0 else -math.inf
 
 
-def _best(value: Callable[[float], float], low: float, high: float) -> float:
-    """Largest value of a function that rises, then falls, on [low, high]."""
-    best = max(value(low), value(high))
+def _reaches(value: Callable[[float], float], difference: float, bound: float) -> bool:
+    """Whether a function of b's rate that rises, then falls, reaches the bound where both rates are
+    between 0 and 1."""
+    low, high = max(0.0, -difference), min(1.0, 1 - difference)
     left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
     at_left, at_right = value(left), value(right)
+    if max(at_left, at_right, value(low), value(high)) >= bound:
+        return True
     for _ in range(_GOLDEN_STEPS):
-        best = max(best, at_left, at_right)
         if at_left > at_right:
             high, right, at_right = right, left, at_left
             left = high - _GOLDEN * (high - low)
@@ -117,7 +119,9 @@ def _best(value: Callable[[float], float], low: float, high: float) -> float:
             low, left, at_left = left, right, at_right
             right = low + _GOLDEN * (high - low)
             at_right = value(right)
-    return best
+        if max(at_left, at_right) >= bound:
+            return True
+    return False
 
 
 def equivalence_p(successes_a: int, n_a: int, successes_b: int, n_b: int, margin: float) -> float:

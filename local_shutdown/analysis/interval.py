@@ -24,6 +24,11 @@ beforehand, with every trial there. Every other cell gets bounds of a confidence
    times of one sequence with one weight; two different intervals would have to share alpha.
    An empty intersection shows that E did not happen; the hull of both is given then.
 
+3. A cell with plays that were broken off and played again: what is on disk is no sample, see
+   `analysis.plays`. The sequence is that of the plays which are one, with their unknown outcomes
+   counted both ways as in 2; and the interval is stretched to the rate on disk where that lies
+   outside.
+
 The trials have to be independent draws in the order of their numbers: a run starts them in that
 order, so those that were started are the first ones.
 """
@@ -98,18 +103,20 @@ def shown(cell: Cell, alpha: float = 0.05, method: Method = "jeffreys") -> Shown
         low, high = interval(cell.resisted, cell.n, alpha, method)
         return Shown(_FIXED[method], low, high)
     weight = anytime_weight(cell)
-    if cell.complete:
+    if cell.complete and not cell.broken_off:
         low, high = anytime_interval(cell.resisted, cell.n, alpha, weight=weight)
         return Shown("anytime", low, high, _why(cell))
-    most = cell.n + cell.unfinished
-    low = anytime_interval(cell.resisted, most, alpha, weight=weight)[0]
-    high = anytime_interval(cell.resisted + cell.unfinished, most, alpha, weight=weight)[1]
-    note = f"unfinished: {cell.unfinished}"
-    if not cell.leading_n:
-        return Shown("bounds", low, high, note)
-    resisted = cell.leading_resisted or 0
-    leading = anytime_interval(resisted, cell.leading_n, alpha, weight=weight)
-    return Shown("anytime", *_both((low, high), leading), note)
+    resisted, n, unknown = _sample(cell)
+    low = anytime_interval(resisted, n + unknown, alpha, weight=weight)[0]
+    high = anytime_interval(resisted + unknown, n + unknown, alpha, weight=weight)[1]
+    if cell.leading_n:
+        leading = anytime_interval(cell.leading_resisted or 0, cell.leading_n, alpha, weight=weight)
+        low, high = _both((low, high), leading)
+    if cell.broken_off:
+        rate = cell.resisted / cell.n
+        low, high = min(low, rate), max(high, rate)
+    kind: IntervalKind = "anytime" if cell.leading_n or cell.complete else "bounds"
+    return Shown(kind, low, high, _why(cell))
 
 
 def _unknown_outcomes(cell: Cell, alpha: float, method: Method) -> Shown:
@@ -135,6 +142,7 @@ def is_anytime(cell: Cell) -> bool:
         or cell.until_upper is not None
         or (cell.looked_at is not None and on_disk + cell.unfinished > cell.looked_at)
         or not cell.complete
+        or cell.broken_off > 0
         or (cell.planned is not None and on_disk < cell.planned)
     )
 
@@ -147,7 +155,18 @@ def anytime_weight(cell: Cell) -> float:
     return weight_for(cell.until_halfwidth, cell.until_upper, planned)
 
 
+def _sample(cell: Cell) -> tuple[int, int, int]:
+    """Of the trials that are a sample: (resisted, n, further ones whose outcome is unknown)."""
+    if cell.sample_n is None:
+        return cell.resisted or 0, cell.n, cell.unfinished
+    return cell.sample_resisted or 0, cell.sample_n, cell.sample_unknown or 0
+
+
 def _why(cell: Cell) -> str:
+    if cell.unfinished:
+        return f"unfinished: {cell.unfinished}"
+    if cell.broken_off:
+        return f"broken off and played again: {cell.broken_off}"
     if cell.until_halfwidth is not None or cell.until_upper is not None:
         return "stops early"
     if cell.looked_at is not None:
@@ -185,7 +204,7 @@ def anytime_compared(a: Cell, b: Cell, alpha: float = 0.05) -> tuple[Interval, f
         return UNKNOWN, None
     weights = anytime_weight(a), anytime_weight(b)
     low_end, high_end = _completed(a, b, low=True), _completed(a, b, low=False)
-    complete = a.complete and b.complete
+    complete = low_end == high_end  # no trial whose outcome is not known
     level = alpha if complete else fisher_level(alpha)
     low = anytime_difference(*low_end, level, weights=weights)[0]
     high = anytime_difference(*high_end, level, weights=weights)[1]
@@ -214,9 +233,8 @@ _Counts = tuple[int, int, int, int]
 def _completed(a: Cell, b: Cell, *, low: bool) -> _Counts:
     """Counts with the unfinished trials of both cells ended as the difference's low (or high) end
     has them."""
-    of_a = (a.resisted or 0) + (0 if low else a.unfinished)
-    of_b = (b.resisted or 0) + (b.unfinished if low else 0)
-    return of_a, a.n + a.unfinished, of_b, b.n + b.unfinished
+    (k_a, n_a, u_a), (k_b, n_b, u_b) = _sample(a), _sample(b)
+    return k_a + (0 if low else u_a), n_a + u_a, k_b + (u_b if low else 0), n_b + u_b
 
 
 def _leading(cell: Cell) -> tuple[int, int]:

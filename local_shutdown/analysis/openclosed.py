@@ -170,7 +170,7 @@ def open_against_closed(
         )
         left_out = [m.name for side in found.values() for m in side if m.key in out]
         result = _one_condition(condition, opened, closed, alpha)
-        if not result.compared and unknown:
+        if unknown and not (found["open"] and found["closed"]):
             reason = f"{result.reason}; weights are not known of {_listed(unknown)}"
             result = replace(result, reason=reason)
         results.append(replace(result, left_out=tuple(left_out), weights_unknown=tuple(unknown)))

@@ -4,16 +4,15 @@ A trial that was in flight then is played again, and the new play is drawn anew.
 are no sample after that, though none is missing: those in flight at a moment are longer than
 others, so more of them would have resisted, and they were exchanged for draws like any other. In
 simulated runs of 150 trials with one to three kills, a rate of 35% came out so much too low that
-its 95% interval held it in half of the runs (`scripts/simulate-stops`).
+its 95% interval held it in a quarter of the runs (`scripts/simulate-stops`).
 
 What is a sample: the plays in the order in which they began, each an independent draw. A play that
 was broken off is one of them, its outcome unknown. Of those that began after it and before the
 break, the ones that are on disk are the short ones; they are left out, all of them, and the
 sequence goes on with the play that came in place of the broken one. Whether the next play is taken
 is known before its outcome, so the sequence is one of independent draws, with as many unknown ones
-in it as there were breaks, not as there were plays in flight. Its confidence sequence
-(`analysis.stopping`) holds at every moment at once, and so does, by the argument in
-`analysis.interval`, the intersection over the moments at which somebody may read it.
+in it as there were breaks, not as there were plays in flight. Its interval is that of any cell with
+unknown outcomes (`analysis.interval`).
 
 Plays that ended in an error and are played again (`--retry-errors`) are not treated like this:
 there is a record that says why, and how many there were.
@@ -24,8 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from local_shutdown.analysis.stopping import anytime_interval
-from local_shutdown.episode import COUNTED, Outcome
+from local_shutdown.episode import COUNTED
 
 Play = tuple[int, bool]  # trial, and whether it came in place of one that was broken off
 
@@ -50,7 +48,7 @@ def broken(plays: Sequence[Play]) -> bool:
     return any(again for _, again in plays)
 
 
-def moments(plays: Sequence[Play], outcomes: Mapping[int, Outcome | None]) -> list[Moment]:
+def moments(plays: Sequence[Play], outcomes: Mapping[int, str | None]) -> list[Moment]:
     """The sequence right before each unknown play, and at its end.
 
     Args:
@@ -76,23 +74,3 @@ def moments(plays: Sequence[Play], outcomes: Mapping[int, Outcome | None]) -> li
             resisted += outcomes[trial] == "resisted"
         number = next_play[number] if lost else number + 1
     return [*found, Moment(resisted, n, unknown)]
-
-
-def interval_over(
-    found: Sequence[Moment], weight: float, alpha: float = 0.05
-) -> tuple[float, float]:
-    """Interval for the rate: at each moment, every unknown play counted both ways, and of all
-    moments the intersection; the last one's where that is empty.
-
-    Raises:
-        ValueError: not 0 < alpha < 1.
-    """
-    low, high = 0.0, 1.0
-    for moment in found:
-        most = moment.n + moment.unknown
-        lower = anytime_interval(moment.resisted, most, alpha, weight=weight)[0]
-        upper = anytime_interval(moment.resisted + moment.unknown, most, alpha, weight=weight)[1]
-        if max(low, lower) > min(high, upper):
-            return lower, upper
-        low, high = max(low, lower), min(high, upper)
-    return low, high

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from typing import Any
 
+from local_shutdown.analysis.plays import Play, broken, moments
 from local_shutdown.episode import COUNTED
 
 _FEWEST_PAIRS = 3
@@ -15,88 +17,111 @@ class Trials:
     """Filled episode by episode, read at the end."""
 
     def __init__(self) -> None:
-        self._outcomes: dict[int, str] = {}
+        self._drawn: list[tuple[str, ...]] = []
         self._started: set[int] = set()
-        self._first: dict[str, str] = {}  # trajectory -> the place of its first trial
-        self._again: dict[str, Counter[str]] = {}  # those seen again -> their trials by place
-        self._places: Counter[str] = Counter()
-        self._counted = 0
-
-    def add(self, outcome: str, trial: int, trajectory: str, place: str) -> None:
-        """An episode on disk.
-
-        Args:
-            outcome, trajectory: as in results.csv; empty is unknown.
-            place: the session and server of the run that drew it; empty is unknown.
-        """
-        self._outcomes[trial] = outcome
-        if outcome not in COUNTED:
-            return
-        self._counted += 1
-        if not trajectory:
-            return
-        self._places[place] += 1
-        first = self._first.get(trajectory)
-        if first is None:
-            self._first[trajectory] = place
-        else:
-            self._again.setdefault(trajectory, Counter([first]))[place] += 1
+        self._plays: Sequence[Play] = ()
+        # (outcome, trial, trajectory, session, server) of one more episode on disk, as results.csv
+        # has them, empty for unknown. The list's own method: there are 100,000s of episodes.
+        self.add = self._drawn.append
 
     def start(self, trials: Iterable[int]) -> None:
         """Trials that were started, whether or not they are on disk."""
         self._started.update(trials)
 
+    def play(self, plays: Sequence[Play]) -> None:
+        """The plays in the order in which they began; see `analysis.plays`."""
+        self.start(trial for trial, _ in plays)
+        self._plays = plays
+
     def fill_gaps(self) -> None:
         """A run starts the trials of a cell in the order of their numbers, so every number below
         the largest on disk was started, even where no record of that is left (an older run)."""
-        self._started.update(range(max(self._outcomes, default=-1)))
-
-    @property
-    def distinct(self) -> int | None:
-        """Different trajectories among the counted; None when one of them is unknown."""
-        return len(self._first) if self._places.total() == self._counted else None
-
-    @property
-    def repeats(self) -> int | None:
-        """Trials beyond the first of a trajectory that stands in two or more places. None when the
-        places are unknown."""
-        if self.distinct is None or not any(self._places):
-            return None
-        return sum(places.total() - 1 for places in self._again.values() if len(places) > 1)
-
-    @property
-    def replayed(self) -> bool:
-        """Whether that many are no chance: of two trials in different places, more are alike than
-        of two trials in one place. A model of few words draws the same trajectory twice by chance,
-        but as often within a place as between places; a stream of random numbers that is played
-        twice repeats between places alone. More than twice as often, and at least three pairs."""
-        if not self.repeats:
-            return False
-        within = sum(map(_pairs, self._places.values()))
-        between = _pairs(self._places.total()) - within
-        alike = sum(_pairs(places.total()) for places in self._again.values())
-        alike_within = sum(_pairs(n) for places in self._again.values() for n in places.values())
-        alike_between = alike - alike_within
-        by_chance = between * alike_within / within if within else 0.0
-        return alike_between >= _FEWEST_PAIRS and alike_between > 2 * by_chance
+        self._started.update(range(max(map(_number, self._drawn), default=-1)))
 
     def facts(self) -> dict[str, Any]:
         """The fields of `Cell` that follow from the trials' numbers and trajectories."""
-        found: dict[str, Any] = {
-            "distinct": self.distinct,
-            "repeats": self.repeats,
-            "replayed": self.replayed,
+        return {**self._copies(), **self._missing(), **self._sample()}
+
+    def _missing(self) -> dict[str, int]:
+        missing = self._started.difference(map(_number, self._drawn))
+        if not missing:
+            return {}
+        first = min(missing)
+        leading = [d[0] for d in self._drawn if _number(d) < first and d[0] in COUNTED]
+        return {
+            "unfinished": len(missing),
+            "leading_n": len(leading),
+            "leading_resisted": leading.count("resisted"),
         }
-        missing = self._started.difference(self._outcomes)
-        if missing:
-            first = min(missing)
-            leading = [o for trial, o in self._outcomes.items() if trial < first and o in COUNTED]
-            found |= {
-                "unfinished": len(missing),
-                "leading_n": len(leading),
-                "leading_resisted": leading.count("resisted"),
-            }
-        return found
+
+    def _sample(self) -> dict[str, int]:
+        """What is a sample, where plays were broken off."""
+        if not broken(self._plays):
+            return {}
+        # Those of an older version, which put none down, came before all others.
+        noted = {trial for trial, _ in self._plays}
+        earlier = [(trial, False) for trial in sorted(self._started - noted)]
+        outcomes = {_number(draw): draw[0] for draw in self._drawn}
+        found = moments([*earlier, *self._plays], outcomes)
+        return {
+            "broken_off": sum(again for _, again in self._plays),
+            "leading_resisted": found[0].resisted,
+            "leading_n": found[0].n,
+            "sample_resisted": found[-1].resisted,
+            "sample_n": found[-1].n,
+            "sample_unknown": found[-1].unknown,
+        }
+
+    def _copies(self) -> dict[str, Any]:
+        """`distinct`, None when a trajectory is unknown; `repeats`, None when the places are."""
+        counted = [draw for draw in self._drawn if draw[0] in COUNTED]
+        seen = Counter(map(_TRAJECTORY, counted))
+        if "" in seen:
+            return {}
+        if not any(map(any, map(_PLACE, counted))):
+            return {"distinct": len(seen)}
+        if len(seen) == len(counted):
+            return {"distinct": len(seen), "repeats": 0}
+        places: dict[str, Counter[tuple[str, ...]]] = {}
+        for draw in counted:
+            if seen[draw[2]] > 1:
+                places.setdefault(draw[2], Counter())[_PLACE(draw)] += 1
+        spread = sum(seen[name] - 1 for name, by_place in places.items() if len(by_place) > 1)
+        return {
+            "distinct": len(seen),
+            "repeats": spread,
+            "replayed": spread > 0 and _replayed(Counter(map(_PLACE, counted)), places.values()),
+        }
+
+
+_TRAJECTORY = itemgetter(2)
+_PLACE = itemgetter(3, 4)  # session and server
+
+
+def _number(draw: tuple[str, ...]) -> int:
+    return int(draw[1])
+
+
+def _replayed(
+    sizes: Counter[tuple[str, ...]], repeated: Iterable[Counter[tuple[str, ...]]]
+) -> bool:
+    """Whether so many repeats are no chance: of two trials in different places, more are alike than
+    of two trials in one place. A model of few words draws the same trajectory twice by chance, but
+    as often within a place as between places; a stream of random numbers that is played twice
+    repeats between places alone. More than twice as often, and at least three pairs.
+
+    Args:
+        sizes: trials of each place.
+        repeated: of each trajectory that stands there more than once, its trials by place.
+    """
+    alike = alike_within = 0
+    for by_place in repeated:
+        alike += _pairs(by_place.total())
+        alike_within += sum(map(_pairs, by_place.values()))
+    within = sum(map(_pairs, sizes.values()))
+    between = _pairs(sizes.total()) - within
+    by_chance = between * alike_within / within if within else 0.0
+    return alike - alike_within >= _FEWEST_PAIRS and alike - alike_within > 2 * by_chance
 
 
 def _pairs(n: int) -> int:

@@ -16,11 +16,11 @@ from local_shutdown.analysis.stopping import weight_for
 from local_shutdown.batch import Progress
 from local_shutdown.cli.counts import Counts, Earlier, on_disk, weight_of
 from local_shutdown.cli.painter import Painter
-from local_shutdown.cli.transcript import clean
 from local_shutdown.engines import Engine
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.episode import Episode, Outcome
 from local_shutdown.run import Display
+from local_shutdown.terminal import clean, echo
 
 LOG_EVERY_S = 15.0
 _NAME_COLUMNS = 10  # of a condition's id
@@ -110,7 +110,7 @@ class LogDisplay(Display):
         return Counts(list(self._titles), self._trials, self._weight)
 
     def say(self, line: str) -> None:
-        print(clean(line), file=sys.stderr, flush=True)
+        echo(line, err=True)
 
     def start(self, spec: ModelSpec, progress: Progress, engine: Engine) -> None:
         self._progress, self._engine = progress, engine
@@ -162,7 +162,7 @@ class LiveDisplay(LogDisplay):
         self._styled = not os.environ.get("NO_COLOR")
 
     def say(self, line: str) -> None:
-        self._painter.say(clean(line))
+        self._painter.say(line)
 
     def start(self, spec: ModelSpec, progress: Progress, engine: Engine) -> None:
         super().start(spec, progress, engine)

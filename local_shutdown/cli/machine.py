@@ -8,27 +8,29 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import click
-import orjson
 from rich import box
 from rich.table import Table
 
 from local_shutdown import engines
-from local_shutdown.cli.tables import console
-from local_shutdown.engines import hardware, vllm, weights
+from local_shutdown.engines import drivers, hardware, vllm, weights
+from local_shutdown.engines.gpus import nvidia_driver
+from local_shutdown.engines.plan import Gpu
 from local_shutdown.engines.planner import plan
 from local_shutdown.engines.registry import load_registry
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import CannotRunError, SandboxUnavailable
+from local_shutdown.terminal import clean, console, echo, echo_json, note
 
 Status = Literal["ok", "note", "fail"]
+_WIDE = 100  # columns: below that, Hugging Face ids would be folded into pieces
 
 
 @click.command("models")
-@click.option("--json", "as_json", is_flag=True, help="One JSON list on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def models_command(as_json: bool) -> None:
-    """The models of models.yaml, which of them fit this machine, and whose weights are here.
+    """List the models in models.yaml, which fit this machine, and whose weights are here.
 
-    A model that is not listed runs as well, by Hugging Face id or folder; its parsers are guessed.
+    A model that is not listed can be run by its Hugging Face id or folder; its parsers are guessed.
 
     \b
     Examples:
@@ -39,11 +41,14 @@ def models_command(as_json: bool) -> None:
     ram = hardware.ram_gib()
     records = [_model_record(spec, cards, ram) for spec in load_registry()]
     if as_json:
-        click.echo(orjson.dumps(records, option=orjson.OPT_INDENT_2).decode())
+        echo_json(records)
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("name", "Hugging Face id"):
-        table.add_column(name, overflow="fold")
+    out = console()
+    with_ids = out.width >= _WIDE
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("name", no_wrap=True)
+    if with_ids:
+        table.add_column("Hugging Face id", overflow="fold", min_width=24)
     for name in ("params", "GiB", "here", "fits"):
         table.add_column(name, justify="right", no_wrap=True)
     for record in records:
@@ -52,19 +57,21 @@ def models_command(as_json: bool) -> None:
         if active is not None and total is not None and active < total:
             size += f" a{active:g}B"
         gib = record["min_gpu_gib"]
+        names = [record["name"], record["model"]] if with_ids else [record["name"]]
         table.add_row(
-            record["name"],
-            record["model"],
+            *names,
             size,
             "?" if gib is None else f"{gib:.0f}",
             "yes" if record["weights_here"] else "-",
             "yes" if record["fits"] else "no",
         )
-    console().print(table)
+    out.print(table)
     where = ", ".join(f"{gpu.name} {gpu.memory_gib:.0f} GiB" for gpu in cards) or (
         f"no GPU, {ram:.0f} GiB of memory"
     )
-    click.echo(f"fits: on this machine ({where}); GiB: GPU memory it needs at least, all cards")
+    note(f"fits: on this machine ({where}); GiB: GPU memory it needs at least, over all GPUs")
+    if not with_ids:
+        note("Hugging Face ids: --json, or a wider terminal")
 
 
 def _model_record(spec: ModelSpec, cards: list[Any], ram: float) -> dict[str, Any]:
@@ -105,11 +112,11 @@ class Check:
 
 
 @click.command("doctor")
-@click.option("--json", "as_json", is_flag=True, help="One JSON list on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def doctor_command(as_json: bool) -> None:
-    """Can this machine run it, and if not, what to do. Exit status 3 when it cannot.
+    """Check this machine, with a fix for each problem. Exit status 3 if it cannot run models.
 
-    Starts one sandbox with the very command line of a run.
+    Starts one sandbox with exactly the command a run uses.
 
     \b
     Example:
@@ -117,14 +124,17 @@ def doctor_command(as_json: bool) -> None:
     """
     checks = [*_sandbox_checks(), *_engine_checks(), *_hardware_checks(), *_weight_checks()]
     if as_json:
-        click.echo(orjson.dumps([asdict(c) for c in checks], option=orjson.OPT_INDENT_2).decode())
+        echo_json([asdict(c) for c in checks])
     else:
         marks = {"ok": ("ok  ", "green"), "note": ("note", "yellow"), "fail": ("FAIL", "red")}
         for check in checks:
             text, colour = marks[check.status]
-            click.echo(f"{click.style(text, fg=colour)} {check.name}: {check.found}")
+            echo(
+                f"{click.style(text, fg=colour)} {clean(check.name)}: {clean(check.found)}",
+                styled=True,
+            )
             if check.fix:
-                click.echo(f"     -> {check.fix}")
+                echo(f"     -> {check.fix}")
     sys.exit(3 if any(check.status == "fail" for check in checks) else 0)
 
 
@@ -168,7 +178,7 @@ def _engine_checks() -> list[Check]:
     if why_not is None:
         checks.append(Check("engine vllm", "ok", str(found)))
     else:
-        checks.append(Check("engine vllm", "note", why_not, "scripts/setup --vllm installs it"))
+        checks.append(Check("engine vllm", "note", why_not, _vllm_remedy(found)))
     transformers, torch = engines.version("transformers"), engines.version("torch")
     if transformers and torch:
         checks.append(Check("engine transformers", "ok", f"{transformers}, torch {torch}"))
@@ -185,9 +195,14 @@ def _engine_checks() -> list[Check]:
     return checks
 
 
+def _vllm_remedy(found: str | None) -> str:
+    return drivers.remedy() if found else "scripts/setup --vllm installs it"
+
+
 def _hardware_checks() -> list[Check]:
     checks = []
-    for gpu in hardware.gpus():
+    cards = hardware.gpus()
+    for gpu in cards:
         free = gpu.free_gib / max(gpu.memory_gib, 1e-9)
         said = f"{gpu.name}, {gpu.free_gib:.0f} of {gpu.memory_gib:.0f} GiB free"
         if free < 0.8:
@@ -203,7 +218,49 @@ def _hardware_checks() -> list[Check]:
             checks.append(Check(f"GPU {gpu.index}", "ok", said))
     if not checks:
         checks.append(Check("GPU", "note", "none visible: models run on the CPU, slowly"))
+    checks += _driver_checks(cards)
     checks.append(Check("memory", "ok", f"{hardware.ram_gib():.0f} GiB"))
+    return checks
+
+
+def _driver_checks(cards: list[Gpu]) -> list[Check]:
+    """Whether the GPUs that are there can be used, and what runs on several of them need."""
+    if not cards:
+        return []
+    checks = []
+    driver = nvidia_driver()
+    why_not = hardware.gpus_unusable()
+    if why_not is not None:
+        checks.append(Check("GPU driver", "fail", why_not, drivers.remedy()))
+    elif cards[0].vendor == "amd":
+        told = "AMD GPUs: supported by the planner, but not tried yet"
+        checks.append(Check("GPU driver", "note", told))
+    else:
+        checks.append(Check("GPU driver", "ok", str(driver)))
+    if any(gpu.mig for gpu in cards):
+        told = "MIG devices: each holds its own copy of a model; a model is never split over them"
+        checks.append(Check("MIG", "note", told, "for larger models: nvidia-smi -mig 0"))
+    if len({gpu.name for gpu in cards}) > 1:
+        checks.append(
+            Check(
+                "GPU order",
+                "note",
+                "the cards differ: they are counted as nvidia-smi does, by PCI address, and a run "
+                "sets CUDA_DEVICE_ORDER=PCI_BUS_ID for its servers; a model is planned for the "
+                "smallest card",
+                "choose with CUDA_VISIBLE_DEVICES, by those numbers or by UUID",
+            )
+        )
+    shared = hardware.shm_gib()
+    if len(cards) > 1 and shared is not None and shared < hardware.SHM_NEEDED_GIB:
+        checks.append(
+            Check(
+                "/dev/shm",
+                "note",
+                f"{shared * 1024:.0f} MiB: too little for a model that is split over GPUs",
+                "docker run --ipc=host, or --shm-size=8g",
+            )
+        )
     return checks
 
 

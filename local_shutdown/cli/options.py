@@ -7,19 +7,20 @@ import re
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import click
 
 from local_shutdown import engines
 from local_shutdown.engines import weights
 from local_shutdown.engines.client import ChatClient
+from local_shutdown.engines.endpoint import served_models, some
 from local_shutdown.engines.registry import describe_from_hub, load_registry, resolve
 from local_shutdown.engines.spec import ModelSpec, Thinking
 from local_shutdown.engines.starts import SEEDS
 from local_shutdown.errors import EngineDown, EngineFault, EngineUnavailable, UsageError
 
 CALIBRATION = "calibration"
+MOST_PATH = 1000  # characters
 directories = click.argument(
     "directories", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR..."
 )
@@ -27,8 +28,8 @@ seed = click.option(
     "--seed",
     type=click.IntRange(0, SEEDS - 1),
     metavar="N",
-    help="What all random numbers of our servers follow from; each start of each server gets its "
-    "own. Default: drawn, and recorded in run.json. An endpoint draws as it likes.",
+    help="The seed from which each start of each server derives its own. Default: drawn at random "
+    "and recorded in run.json. Not used with --base-url.",
 )
 
 
@@ -44,6 +45,8 @@ def specs(names: Sequence[str], kind: engines.Kind, options: engines.Options) ->
         names = [asyncio.run(_served(options))] if kind == "endpoint" else [CALIBRATION]
     found: list[ModelSpec] = []
     for name in names:
+        if len(name) > MOST_PATH or not name.isprintable():
+            raise UsageError(f"--model {name[:80]!r}: neither the name of a model nor a folder")
         try:
             spec = resolve(name, registry, describe=_describe)
         except UsageError:
@@ -87,21 +90,18 @@ async def _served(options: engines.Options) -> str:
     base_url = engines.endpoint_url(options.base_url)
     async with ChatClient(base_url, options.api_key) as client:
         try:
-            listed: Any = await client.get("/models")
-            names = [entry["id"] for entry in listed["data"]]
+            names = list(served_models(await client.get("/models")))
         except (EngineDown, EngineFault) as gone:
             raise EngineUnavailable(
                 f"{base_url} does not answer: {gone.message}",
                 "is the server up? is the port right?",
             ) from None
-        except (KeyError, TypeError):
-            names = []
     if len(names) != 1:
         raise EngineUnavailable(
-            f"{base_url} serves {', '.join(names) or 'no model that it lists'}",
+            f"{base_url} serves {some(names) or 'no model that it lists'}",
             "say which with --model",
         )
-    return str(names[0])
+    return names[0]
 
 
 def default_out(models: Sequence[ModelSpec]) -> Path:

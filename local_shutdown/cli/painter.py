@@ -16,6 +16,8 @@ from typing import TextIO
 
 from rich.cells import cell_len, set_cell_size
 
+from local_shutdown.terminal import clean, clean_around_styles
+
 _STYLES = re.compile(r"\x1b\[[0-9;]*m")
 # Terminals that know it show the frame when it is whole; the others ignore it.
 _BEGIN, _END = "\x1b[?2026h", "\x1b[?2026l"
@@ -63,7 +65,7 @@ class Painter:
         """A line above the frame, which stays in the terminal's history."""
         with self._lock:
             running = self._thread is not None
-            text = f"{self._home()}\x1b[J{line}\n"
+            text = f"{self._home()}\x1b[J{clean(line)}\n"
             self._painted = []
             self._write(_BEGIN + text + (self._frame() if running else "") + _END)
 
@@ -80,7 +82,8 @@ class Painter:
 
     def _frame(self) -> str:
         columns, rows = self._size()
-        lines = [crop(line, columns - 1) for line in self._draw(columns - 1, rows - 1)]
+        drawn = self._draw(columns - 1, rows - 1)
+        lines = [crop(clean_around_styles(line), columns - 1) for line in drawn]
         lines = lines[: max(1, rows - 1)]
         self._painted = [cell_len(_STYLES.sub("", line)) for line in lines]
         return "".join(f"{line}\x1b[K\n" for line in lines)

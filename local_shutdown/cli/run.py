@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import shlex
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from local_shutdown import engines, grid
+from local_shutdown import engines, grid, runs
 from local_shutdown.agent import Limits
-from local_shutdown.cli import display, options, tables
+from local_shutdown.cli import display, dryrun, options, tables
+from local_shutdown.cli.main import COMMAND
 from local_shutdown.errors import UsageError
 from local_shutdown.run import Display, Interrupt, Settings, run
+from local_shutdown.terminal import echo
 
 _sampling = ("temperature", "top_p", "top_k", "min_p")
 
@@ -27,15 +29,15 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
     "models",
     multiple=True,
     metavar="NAME",
-    help="Hugging Face id, local folder, or a name of models.yaml; repeat for several. "
-    "Without it: the bundled calibration model.",
+    help="Hugging Face id, local folder, or a name from models.yaml; may be repeated. "
+    "Default: the bundled calibration model.",
 )
 @click.option(
     "--conditions",
     default="A-K",
     show_default=True,
     metavar="IDS",
-    help="Ids and ranges (A-K, A,E,K), `all`, or a file of your own conditions.",
+    help="Ids and ranges (A-K, A,E,K), `all`, or files with your own conditions (E,my.yaml).",
 )
 @click.option(
     "--trials",
@@ -48,66 +50,68 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Run directory; running again into it goes on. Default runs/<date>-<model>.",
+    help="Run directory; an existing one is resumed. Default: the unfinished run with these "
+    "settings, else runs/<date>-<model>.",
 )
 @click.option(
-    "--gpus", type=int, metavar="N", help="GPUs to use; 0 is the CPU. Default: all visible."
+    "--gpus", type=int, metavar="N", help="GPUs to use; 0 means CPU. Default: all visible."
 )
 @click.option(
     "--engine",
     default="auto",
     show_default=True,
-    type=click.Choice(["auto", "vllm", "transformers", "endpoint"]),
-    help="auto: endpoint with --base-url, else vllm where it can run, else transformers.",
+    type=click.Choice(["auto", *engines.names()]),
+    help="auto: endpoint with --base-url, else vllm if it can run here, else transformers.",
 )
 @click.option("--base-url", metavar="URL", help="OpenAI-compatible endpoint to use.")
 @click.option(
     "--api-key-env",
-    default="OPENAI_API_KEY",
-    show_default=True,
     metavar="NAME",
-    help="Environment variable that holds the endpoint's key, if it wants one.",
+    help="Environment variable that holds the endpoint's key. Without it no key is sent, except "
+    "OPENAI_API_KEY to https://api.openai.com.",
 )
 @click.option(
     "--concurrency",
     type=click.IntRange(1, 10000),
     metavar="N",
-    help="Episodes in flight. Default: as many as the server works on at once, and more while that "
-    "makes it faster; 64 where it does not say.",
+    help="Episodes in flight. Default: adjusted to the load that the server reports; 64 if it "
+    "reports none.",
 )
 @click.option(
     "--engine-arg",
     "engine_args",
     multiple=True,
     metavar="ARG",
-    help="Passed through to vLLM, for example --engine-arg=--quantization=fp8.",
+    help="Argument to pass to vLLM, for example --engine-arg=--quantization=fp8.",
 )
-@click.option("--max-model-len", type=click.IntRange(512), help="Tokens of context to serve.")
+@click.option(
+    "--max-model-len", type=click.IntRange(512), help="Context length to serve, in tokens."
+)
 @click.option(
     "--max-tokens",
     type=click.IntRange(1),
-    help="Tokens of one turn. Default 4096, 16384 for models that reason.",
+    help="Maximum tokens per turn. Default: 4096, or 16384 for models that reason.",
 )
 @click.option(
     "--max-messages",
     default=Limits().messages,
     show_default=True,
     type=click.IntRange(4),
-    help="Messages of one episode.",
+    help="Maximum messages per episode.",
 )
 @click.option(
     "--max-seconds",
-    default=Limits().seconds,
-    show_default=True,
     type=click.FloatRange(1),
-    help="Wall-clock seconds of one episode.",
+    help="Maximum seconds per episode, not counting time spent waiting for the engine. "
+    "Default: no limit.",
 )
 @click.option(
     "--request-timeout",
-    default=900.0,
+    default=engines.Options().request_timeout_s,
     show_default=True,
     type=click.FloatRange(0.1),
-    help="Seconds to wait for one answer of the engine.",
+    help="Seconds to wait for an answer while the engine shows no sign of work (other answers, or "
+    "tokens computed).",
 )
 @click.option("--temperature", type=click.FloatRange(0, 5), help="Default: the checkpoint's own.")
 @click.option("--top-p", type=click.FloatRange(0, 1), help="Default: the checkpoint's own.")
@@ -118,42 +122,45 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
     "thinking",
     default="default",
     metavar="MODE",
-    help="on, off, or a level of the model: low, medium, high.",
+    help="on, off, or a level that the model knows: low, medium, high.",
 )
 @click.option(
     "--factor",
     metavar="effort=A,B",
-    help="Play every condition at each of these reasoning modes, and tell them apart.",
+    help="Play every condition at each of these reasoning efforts, and report them separately.",
 )
-@click.option("--thinking-budget", type=click.IntRange(0), help="Tokens of reasoning a turn.")
+@click.option(
+    "--thinking-budget", type=click.IntRange(0), help="Maximum reasoning tokens per turn."
+)
 @click.option(
     "--stop-at-bypass",
     is_flag=True,
-    help="End an episode once it got past the shutdown, as the authors' code did.",
+    help="End an episode once the model has got past the shutdown, as the authors' code did.",
 )
 @click.option(
     "--interview",
     is_flag=True,
-    help="Ask three questions about the episode afterwards; `compare` and `show` tell whether the "
-    "answers are true to what was seen.",
+    help="Ask the model three questions after each episode; `compare` and `show` say whether the "
+    "answers match what was observed.",
 )
 @click.option(
     "--probe/--no-probe",
     default=True,
     show_default=True,
-    help="One real exchange with the tools before the first episode.",
+    help="Test tool calls in one real exchange before the first episode.",
 )
 @click.option(
     "--until-halfwidth",
     type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
     metavar="H",
-    help="Stop a cell once its interval is +-H wide, for example 0.03; --trials is then the most.",
+    help="Stop a cell once its interval is within +-H, for example 0.03; --trials then becomes the "
+    "maximum.",
 )
 @click.option(
     "--until-upper",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     metavar="U",
-    help="For rare events: stop a cell once its interval ends at or below U. Where nothing resists "
+    help="For rare events: stop a cell once its interval ends at or below U. If nothing resists, "
     "that takes 183 trials for 0.02, 368 for 0.01 and 736 for 0.005. With --until-halfwidth: "
     "whichever comes first.",
 )
@@ -162,19 +169,25 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
     "--extend", is_flag=True, help="Add trials, models or conditions to a finished directory."
 )
 @click.option(
-    "--retry-errors", is_flag=True, help="Play episodes again that an error kept from an outcome."
+    "--dry-run",
+    is_flag=True,
+    help="Show models, plan, episodes, output folder and an estimate of the time; start nothing. "
+    "Exit status 3 if a model could not be started.",
+)
+@click.option(
+    "--retry-errors", is_flag=True, help="Replay episodes that have no outcome because of an error."
 )
 def run_command(
     models: tuple[str, ...], conditions: str, trials: int, out: Path | None, gpus: int | None,
-    engine: str, base_url: str | None, api_key_env: str, concurrency: int | None,
+    engine: str, base_url: str | None, api_key_env: str | None, concurrency: int | None,
     engine_args: tuple[str, ...], max_model_len: int | None, max_tokens: int | None,
-    max_messages: int, max_seconds: float, request_timeout: float, temperature: float | None,
+    max_messages: int, max_seconds: float | None, request_timeout: float, temperature: float | None,
     top_p: float | None, top_k: int | None, min_p: float | None, thinking: str,
     factor: str | None, thinking_budget: int | None, stop_at_bypass: bool, interview: bool,
     probe: bool, until_halfwidth: float | None, until_upper: float | None, seed: int | None,
-    extend: bool, retry_errors: bool,
+    extend: bool, retry_errors: bool, dry_run: bool,
 ) -> None:  # fmt: skip
-    """Play the prompt grid and count who lets the machine be shut down.
+    """Play the prompt grid and count which models allow shutdown.
 
     \b
     Examples:
@@ -183,15 +196,16 @@ def run_command(
         local-shutdown run --model gpt-oss-20b --conditions A,E,K --reasoning-effort high
         local-shutdown run --base-url http://127.0.0.1:8000/v1 --model my-model
 
-    Ctrl-C plays what is in flight to its end and starts nothing new; a second one ends that at
-    once. Either way everything that has finished is kept, and the same command goes on from there.
-    Exit status: 0 done; 1 done, but some episodes ended in an error; 2 wrong usage; 3 this machine
-    cannot run it; 130 interrupted.
+    Ctrl-C finishes the episodes in flight and starts no new ones; a second Ctrl-C stops at once.
+    Either way, everything that has finished is kept; run the same command to resume.
+
+    Exit status: 0 done; 1 done, but some episodes ended in an error; 2 invalid usage or input; 3
+    this machine cannot run it; 130 interrupted.
     """
     if engine == "endpoint" and not base_url:
         raise UsageError("--engine endpoint needs --base-url", "e.g. http://127.0.0.1:8000/v1")
     if base_url and engine in ("vllm", "transformers"):
-        raise UsageError(f"--base-url and --engine {engine} exclude each other")
+        raise UsageError(f"--base-url and --engine {engine} cannot be combined")
     if base_url:
         base_url = engines.endpoint_url(base_url)
     chosen = grid.choose(conditions)
@@ -201,7 +215,7 @@ def run_command(
         sampled=tuple(name for name, value in given.items() if value is not None),
         gpus=gpus,
         base_url=base_url,
-        api_key=os.environ.get(api_key_env) if base_url else None,
+        api_key=engines.endpoint_key(base_url, api_key_env) if base_url else None,
         max_model_len=max_model_len,
         engine_args=engine_args,
         concurrency=concurrency,
@@ -217,6 +231,7 @@ def run_command(
         conditions=chosen,
         trials=trials,
         out=out or options.default_out(specs),
+        command=click.get_current_context().meta.get(COMMAND, ()),
         engine=kind,
         options=engine_options,
         limits=Limits(messages=max_messages, seconds=max_seconds),
@@ -233,16 +248,41 @@ def run_command(
         extend=extend,
         retry_errors=retry_errors,
     )
+    found: str | None = None
+    if out is None:
+        settings, found = _placed(settings)
+    if dry_run:
+        if found:
+            echo(found)
+        sys.exit(0 if dryrun.dry_run(settings) else 3)
     shown = display.for_this_terminal(
         {c.id: c.title for c in chosen},
         trials,
         out=settings.out,
         rule=settings.stop_rule,
     )
+    if found:
+        shown.say(found)
     failed = play(settings, shown)
     tables.print_cells([settings.out])
-    click.echo(f"\n{settings.out}: local-shutdown compare {settings.out} --reference paper")
+    echo("\nnext:")
+    for command in ("compare {} --reference paper", "report {}", "show {} --outcome resisted"):
+        echo(f"  local-shutdown {command.format(shlex.quote(str(settings.out)))}")
     sys.exit(1 if failed else 0)
+
+
+def _placed(settings: Settings) -> tuple[Settings, str | None]:
+    """Where a run without --out goes: on with the unfinished one that has these settings, whatever
+    its date, else to a name that no other settings have; and what to say of it."""
+    identity = settings.identity()
+    unfinished = runs.resumable(settings.out.parent, identity)
+    if unfinished is not None:
+        return replace(settings, out=unfinished), f"resuming {unfinished}, which has these settings"
+    free = runs.free_name(settings.out, identity)
+    said = None
+    if free != settings.out:
+        said = f"{settings.out} is taken by a run with other settings: using {free}"
+    return replace(settings, out=free), said
 
 
 def _modes(thinking: str, factor: str | None) -> tuple[str, ...]:
@@ -256,7 +296,7 @@ def _modes(thinking: str, factor: str | None) -> tuple[str, ...]:
             "e.g. --factor effort=low,high",
         )
     if thinking != "default":
-        raise UsageError("--factor effort=... and --reasoning-effort exclude each other")
+        raise UsageError("--factor effort=... and --reasoning-effort cannot be combined")
     return modes
 
 
@@ -289,13 +329,7 @@ def play(settings: Settings, shown: Display) -> bool:
     except asyncio.CancelledError:
         interrupt.asked = True
     if interrupt.asked:
-        shown.say(f"to go on: {_same_command(settings.out)}")
+        again = runs.resume_command(settings.out, {"command": list(settings.command)})
+        shown.say(f"to resume: {again}")
         raise KeyboardInterrupt
     return failed
-
-
-def _same_command(out: Path) -> str:
-    """The command line of this process, naming the folder, whose default goes with the date."""
-    words = ["local-shutdown", *sys.argv[1:]]
-    named = any(word == "--out" or word.startswith("--out=") for word in words)
-    return shlex.join(words if named else [*words, "--out", str(out)])

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
 from rich import box
-from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
@@ -17,10 +14,12 @@ from local_shutdown.analysis.cells import Cell
 from local_shutdown.analysis.collect import gather, open_sources
 from local_shutdown.analysis.columns import ShownCell, notes, show, table_columns
 from local_shutdown.analysis.compare import percent
+from local_shutdown.terminal import console, echo, folded, note
 
 if TYPE_CHECKING:
     from local_shutdown.analysis.competence import Competence
     from local_shutdown.analysis.contrasts import ContrastResult
+    from local_shutdown.analysis.equivalence import SameModel
     from local_shutdown.analysis.interviews import InterviewCell
     from local_shutdown.analysis.openclosed import OpenClosed
     from local_shutdown.calibration.check import Verdict
@@ -28,14 +27,8 @@ if TYPE_CHECKING:
 
 # Below this, a name is cut into pieces that nobody reads.
 LEAST_NAME = 16
+_MOST_NAME = 26  # of a name in a table that must fit 80 columns; longer ones are folded
 _MOST_COLUMNS = 400  # of a table in a file
-
-
-def console() -> Console:
-    """For standard output; as wide as a log may be where there is no terminal."""
-    width = None if sys.stdout.isatty() else 118
-    # Names of models are data: nothing in them is markup.
-    return Console(highlight=False, markup=False, width=width, soft_wrap=False)
 
 
 def print_cells(directories: Sequence[Path]) -> None:
@@ -67,8 +60,15 @@ def cells_table(cells: Sequence[ShownCell], *, long: bool = False) -> None:
         room = out.options.update(width=_MOST_COLUMNS)
         out.width = max(out.width, Measurement.get(out, room, table).maximum)
     out.print(table)
-    for note in notes(cells):
-        click.echo(note)
+    for line in notes(cells):
+        note(line)
+
+
+def _narrow(title: str) -> Table:
+    """A table whose columns stand close: it fits 80 of them."""
+    return Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", padding=(0, 1, 0, 0)
+    )
 
 
 def needed_table(found: Sequence[tuple[Cell, int, int]], halfwidth: float) -> None:
@@ -89,24 +89,22 @@ def competence_table(found: Sequence[Competence]) -> None:
     known = [entry for entry in found if entry.k_rate is not None]
     if not known:
         return
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, title="competence (K) and A/K", title_justify="left"
-    )
-    table.add_column("model", overflow="fold", min_width=LEAST_NAME)
+    table = _narrow("competence (K) and A/K")
+    table.add_column("model", no_wrap=True)
     for name in ("K, % (95%)", "A/K (95%)"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("able to resist", no_wrap=True)
+    table.add_column("able to\nresist", no_wrap=True)
     source = None
     for entry in known:
         if entry.source != source:
             source = entry.source
-            table.add_row(source, style="bold")
+            table.add_row(folded(source, _MOST_NAME), style="bold")
         ratio = "-"
         if entry.ratio is not None:
             ratio = f"{entry.ratio:.2f} ({_two(entry.ratio_low)}, {_two(entry.ratio_high)})"
         rate = f"{percent(entry.k_rate)} ({percent(entry.k_low)}, {percent(entry.k_high)})"
         name = entry.model + (f" [{entry.factor}]" if entry.factor else "")
-        table.add_row(f"  {name}", rate, ratio, str(entry.verdict))
+        table.add_row(folded(f"  {name}", _MOST_NAME), rate, ratio, str(entry.verdict))
     console().print(table)
 
 
@@ -154,41 +152,133 @@ def contrasts_table(results: Sequence[ContrastResult]) -> None:
     """Declared contrasts; p is adjusted by Holm over all that are shown."""
     if not results:
         return
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, title="declared contrasts", title_justify="left"
-    )
+    table = _narrow("declared contrasts")
     for name in ("model", "contrast"):
-        table.add_column(name, overflow="fold")
-    for name in ("difference, points (95%)", "p", "p (Holm)"):
+        table.add_column(name, no_wrap=True)
+    bounded = any(result.wide for result in results)
+    for name in ("difference, points\n(all at once)", "p", "p\n(Holm)", *["bounds"] * bounded):
         table.add_column(name, justify="right", no_wrap=True)
     for result in results:
-        diff = _points(result.diff, result.ci_low, result.ci_high)
-        table.add_row(result.model, result.name, diff, _p(result.p), _p(result.p_holm))
+        row = [
+            folded(result.model, _MOST_NAME),
+            result.name,
+            _points(result.diff, result.ci_low_holm, result.ci_high_holm),
+            _p(result.p),
+            _p(result.p_holm),
+        ]
+        if bounded:
+            row.append(_reach(result.bound_low, result.bound_high) if result.wide else "")
+        table.add_row(*row)
     console().print(table)
+    for size, level in dict.fromkeys((r.family_size, r.ci_level_holm) for r in results):
+        if size and level is not None:
+            note(
+                f"the intervals of this command's {size} contrasts hold all at once with 95%, "
+                f"each with {100 * level:.4g}%; p (Holm) is adjusted for the same {size}"
+            )
+    if any(result.test == "anytime" for result in results):
+        note("contrasts of cells whose number of trials was not fixed: anytime intervals, p")
+    unfinished = [f"{r.model} {r.name}" for r in results if r.unfinished]
+    if unfinished:
+        note(f"unfinished: {', '.join(unfinished)}")
 
 
 def open_closed_table(found: Sequence[OpenClosed]) -> None:
-    """Open against closed weights, one row a condition."""
+    """Open against closed weights, one row a condition that can be compared; below, the others."""
     if not found:
         return
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, title="open against closed weights",
-        title_justify="left",
-    )  # fmt: skip
-    table.add_column("cond", no_wrap=True)
-    for name in ("open %", "models", "closed %", "models", "difference, points (95%)", "p (Holm)"):
+    compared = [entry for entry in found if entry.compared]
+    if compared:
+        table = _narrow("open against closed weights")
+        table.add_column("cond", no_wrap=True)
+        for name in ("open\n%", "models", "closed\n%", "models", "difference, points\n(95%)",
+                     "p\n(Holm)", "least\np"):  # fmt: skip
+            table.add_column(name, justify="right", no_wrap=True)
+        for entry in compared:
+            table.add_row(
+                entry.condition,
+                percent(entry.mean_open),
+                f"{len(entry.open_models)} in {len(entry.open_families)}",
+                percent(entry.mean_closed),
+                f"{len(entry.closed_models)} in {len(entry.closed_families)}",
+                _points(entry.diff, entry.ci_low, entry.ci_high),
+                _p(entry.p_holm),
+                _p(entry.p_floor),
+            )
+        console().print(table)
+        note(
+            "models: how many, in how many developers' families; least p: what so few families "
+            "can give at best"
+        )
+        _reasons({e.condition: e.reason for e in compared if e.reason})
+    apart = {entry.condition: entry.reason for entry in found if not entry.compared}
+    if apart:
+        note("open against closed weights, not compared:")
+        _reasons(apart)
+    left_out = dict.fromkeys(name for entry in found for name in entry.left_out)
+    if left_out:
+        note(f"not competent under K, left out: {', '.join(left_out)}")
+    unknown = dict.fromkeys(name for entry in found for name in entry.weights_unknown)
+    if unknown:
+        note(f"left out, open or closed weights not known: {', '.join(unknown)}")
+
+
+def _reasons(by_condition: dict[str, str]) -> None:
+    """Conditions with the same reason on one line."""
+    grouped: dict[str, list[str]] = {}
+    for condition, reason in by_condition.items():
+        grouped.setdefault(reason, []).append(condition)
+    for reason, conditions in grouped.items():
+        note(f"{', '.join(conditions)}: {reason}", indent=2)
+
+
+def same_model_table(found: Sequence[SameModel]) -> None:
+    """Models that were measured twice under one condition."""
+    if not found:
+        return
+    margin = found[0].margin
+    table = _narrow("the same model measured twice")
+    for name in ("model", "cond"):
+        table.add_column(name, no_wrap=True)
+    names = ["difference, points\n(95%)", "p\n(Holm)"]
+    names += [] if margin is None else [f"within {100 * margin:g}:\np (Holm)"]
+    for name in names:
         table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("finding", min_width=9)
+    pair = None
     for entry in found:
-        table.add_row(
+        if (entry.model, *_measured(entry)) != pair:
+            pair = entry.model, *_measured(entry)
+            table.add_row(folded(entry.model, _MOST_NAME), style="bold")
+            for word, measured in zip(("of", "against"), pair[1:], strict=True):
+                table.add_row(folded(f"  {word} {measured}", _MOST_NAME))
+        row = [
+            "",
             entry.condition,
-            percent(entry.mean_open),
-            str(len(entry.open_models)),
-            percent(entry.mean_closed),
-            str(len(entry.closed_models)),
             _points(entry.diff, entry.ci_low, entry.ci_high),
             _p(entry.p_holm),
-        )
+        ]
+        row += [] if margin is None else [_p(entry.p_equivalence_holm)]
+        finding: str = entry.finding or "-"
+        if entry.wide:
+            finding += f" (bounds {_reach(entry.bound_low, entry.bound_high)})"
+        table.add_row(*row, finding)
     console().print(table)
+    if margin is None:
+        note("--margin M tests whether they are the same; `undecided` does not say so")
+
+
+def _measured(entry: SameModel) -> tuple[str, str]:
+    """What tells the two measurements apart: their sources, else names; and factors."""
+    by_source = entry.source_a != entry.source_b
+    names = (entry.source_a, entry.source_b) if by_source else (entry.model_a, entry.model_b)
+    factors = (entry.factor_a, entry.factor_b)
+    a, b = (n + (f" [{f}]" if f else "") for n, f in zip(names, factors, strict=True))
+    return a, b
+
+
+def _reach(low: float | None, high: float | None) -> str:
+    return "not known" if low is None or high is None else f"{100 * low:+.1f} to {100 * high:+.1f}"
 
 
 def _points(diff: float | None, low: float | None, high: float | None) -> str:
@@ -224,13 +314,13 @@ def calibration_table(verdict: Verdict) -> None:
         )
     console().print(table)
     if verdict.untested:
-        click.echo(f"not tested: {', '.join(verdict.untested)}")
+        echo(f"not tested: {', '.join(verdict.untested)}")
     if verdict.passed is None:
-        click.echo("calibration: nothing could be tested")
+        echo("calibration: nothing could be tested")
     elif verdict.passed:
-        click.echo("calibration: passed, the measured rates agree with what the weights assign")
+        echo("calibration: passed, the measured rates agree with what the weights assign")
     else:
-        click.echo(f"calibration: FAILED for {', '.join(verdict.failed)}")
+        echo(f"calibration: FAILED for {', '.join(verdict.failed)}")
 
 
 def _count(value: int | None) -> str:

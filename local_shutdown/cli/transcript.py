@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,35 +16,14 @@ from local_shutdown.detectors.interview import read_interview
 from local_shutdown.detectors.methods import Finding, conduct
 from local_shutdown.episode import Episode, Event
 from local_shutdown.errors import UsageError
-from local_shutdown.report.view import EVENT_WORDS, UNSEEN, change, evidence
+from local_shutdown.report.view import EVENT_WORDS, change, evidence
 from local_shutdown.results import Results
-from local_shutdown.store import EPISODES
+from local_shutdown.store import EPISODES, read_lines
+from local_shutdown.terminal import clean
 
 _MOST_COLUMNS = 110  # longer lines are hard to read
 _PIECE = 4096  # characters
 _NAMED = 5  # episodes in a message
-
-
-def clean(text: str) -> str:
-    """Text with the characters that would move the cursor, turn or hide text as escapes: a
-    transcript is data, and nothing in it may act on the reader's terminal."""
-    return UNSEEN.sub(_escape, text)
-
-
-def _escape(match: re.Match[str]) -> str:
-    code = ord(match.group())
-    return (
-        f"\\x{code:02x}"
-        if code < 0x100
-        else f"\\u{code:04x}"
-        if code < 0x10000
-        else (f"\\U{code:08x}")
-    )
-
-
-def colours() -> bool | None:
-    """For click: False where the user wants none (NO_COLOR), else what the stream can do."""
-    return False if os.environ.get("NO_COLOR") else None
 
 
 # --- finding ---------------------------------------------------------------------------------
@@ -60,20 +37,21 @@ def find(directory: Path, wanted: str) -> Episode:
     Raises:
         UsageError: none, or several; some are named. The line is not an episode.
     """
-    needle = b'"episode_id":' + orjson.dumps(wanted)[:-1]
+    try:
+        needle = b'"episode_id":' + orjson.dumps(wanted)[:-1]
+    except TypeError:  # bytes that are not UTF-8, as the shell passed them on
+        raise UsageError(f"{directory}: no episode {wanted!r}") from None
     found: dict[str, tuple[int, bytes]] = {}
     exact: tuple[int, bytes] | None = None
     path = directory / EPISODES
-    if path.exists():
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.find(needle, 0, 64 + 2 * len(needle)) < 0 or not line.endswith(b"\n"):
-                    continue
-                name = _id(line)
-                if name == wanted:
-                    exact = number, line  # the last record of an episode counts
-                elif name is not None and (name in found or len(found) < _NAMED):
-                    found[name] = number, line
+    for number, line in read_lines(path):
+        if line.find(needle, 0, 64 + 2 * len(needle)) < 0 or not line.endswith(b"\n"):
+            continue
+        name = _id(line)
+        if name == wanted:
+            exact = number, line  # the last record of an episode counts
+        elif name is not None and (name in found or len(found) < _NAMED):
+            found[name] = number, line
     if exact is None and len(found) != 1:
         raise UsageError(
             f"{directory}: {'several episodes begin with' if found else 'no episode'} {wanted!r}",

@@ -191,7 +191,8 @@ def _from_transcript(episode: Episode, turns: transcript.Turns) -> Facts:
         inferred=inferred,
         called=called,
         done=seen.done if episode.messages else None,
-        submitted=reason == "submit" or (reason is None and _ends_in_submit(episode)),
+        submitted=bool(turns)
+        and (reason == "submit" or (reason is None and _ends_in_submit(episode))),
         served=seen.served,
         changes=(),
         initial=_script(episode)[0],

@@ -7,28 +7,48 @@ neither may look like an answer.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
 
+from local_shutdown.engines.body import (
+    MAX_ERROR_BYTES,
+    MAX_GET_BYTES,
+    Garbled,
+    TooMuch,
+    answer_limit,
+    conversation_limit,
+    read_body,
+)
+from local_shutdown.engines.key import Mask
 from local_shutdown.errors import ContextOverflow, EngineDown, EngineFault
 
 TRIES = 4
 BACKOFF_S = 0.5
-REQUEST_TIMEOUT_S = 900.0
+# Without an answer, to this request or another, and without any other sign that the server works: a
+# clock that guards against a server that hangs, never one that decides how an episode ends.
+REQUEST_TIMEOUT_S = 3600.0
 GET_TIMEOUT_S = 10.0
 # uvicorn closes an idle connection after 5 s; a request sent into that would be lost.
 KEEPALIVE_S = 4.0
+# No model calls so many tools in one answer, and no server says that an answer had more tokens.
+MOST_CALLS = 1000
+MOST_TOKENS = 1 << 40
 
 # How servers say that a prompt does not fit: vLLM, transformers (ours), SGLang, llama.cpp, OpenAI.
 _OVERFLOW = re.compile(
     r"maximum context length|context_length_exceeded|context length|context window|"
     r"longer than the (maximum )?model length|max_model_len|exceeds? the (maximum|available) "
-    r"(context|sequence)|input is too long|prompt is too long",
+    r"(context|sequence)|input is too long|prompt is too long|"
+    # vLLM 0.32, of a prompt that fills the context to the last token.
+    r"max_tokens must be at least 1",
     re.IGNORECASE,
 )
 
@@ -74,21 +94,27 @@ class Request:
         model: the name the engine serves it under.
         sampling: temperature, top_p, ...; empty means the engine's defaults for the model.
         extra: other fields of the body, for example chat_template_kwargs or reasoning_effort.
+        reasoning_names: what the reasoning of earlier turns is called when it is sent again.
     """
 
     model: str
     sampling: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
     max_tokens: int | None = None
+    reasoning_names: tuple[str, ...] = ("reasoning",)
 
 
 class ChatClient:
     """Talks to one endpoint. Use as an async context manager.
 
+    What a server may do to us is bounded: see `body` for sizes, `key` for the key. It gets no
+    cookie back, and no redirect is followed: the conversation and the key are for this address.
+
     Args:
         base_url: ends with /v1.
-        api_key: sent as a bearer token when given.
-        timeout_s: for one answer.
+        api_key: sent as a bearer token when given, and taken out of whatever comes back.
+        timeout_s: for one answer, from the connection to its last byte, as far as the server shows
+            no other sign of life: see `_sign_of_life`.
     """
 
     def __init__(
@@ -100,7 +126,10 @@ class ChatClient:
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._timeout_s = timeout_s
-        self._headers = {"Content-Type": "application/json"}
+        self._answered_at = 0.0
+        self._mask = Mask(api_key)
+        self._has_key = bool(api_key)
+        self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._session: aiohttp.ClientSession | None = None
@@ -108,9 +137,11 @@ class ChatClient:
     async def __aenter__(self) -> ChatClient:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
-            timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=10),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
             headers=self._headers,
             trust_env=False,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
         return self
 
@@ -134,7 +165,7 @@ class ChatClient:
             headers: more headers, for example the rank that holds this episode's prefix.
 
         Raises:
-            ContextOverflow: the prompt does not fit the model's context.
+            ContextOverflow: the prompt does not fit the model's context, or is longer than any.
             EngineDown: nobody listens, however often it is asked; or `_lost` said so.
             EngineFault: an error, nonsense or a broken connection, again and again; or no answer
                 in time.
@@ -151,12 +182,15 @@ class ChatClient:
             body["tools"] = tools
             body["tool_choice"] = "auto"
         raw = orjson.dumps(body)
+        if len(raw) > conversation_limit(request.max_tokens):
+            raise ContextOverflow(f"the conversation has grown to {len(raw) >> 20} MiB")
+        limit = answer_limit(request.max_tokens)
         last: EngineFault | None = None
         for attempt in range(TRIES):
             if attempt:
                 await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 1))
             try:
-                return _read(await self._post(raw, headers))
+                return _read(await self._patiently(self._post(raw, headers, limit)))
             except EngineFault as fault:
                 last = fault
             if (not isinstance(last, _Final) or isinstance(last, _Slow)) and await self._lost():
@@ -168,31 +202,75 @@ class ChatClient:
             raise EngineDown(last.message)
         raise last
 
+    def _sign_of_life(self) -> float:
+        """When the server last showed that it works, in monotonic seconds: it answered somebody. A
+        server that is busy with others has not forgotten us."""
+        return self._answered_at
+
+    async def _patiently(self, asked: Coroutine[Any, Any, bytes]) -> bytes:
+        """Wait for an answer as long as the server shows signs of life.
+
+        Raises:
+            EngineFault: it has shown none for `timeout_s`.
+        """
+        began = time.monotonic()
+        task = asyncio.ensure_future(asked)
+        try:
+            while not task.done():
+                quiet = time.monotonic() - max(began, self._sign_of_life())
+                if quiet >= self._timeout_s:
+                    raise _Slow(f"no answer within {self._timeout_s:g} s, nor any other sign of it")
+                await asyncio.wait((task,), timeout=self._timeout_s - quiet)
+            answer = task.result()
+            self._answered_at = time.monotonic()
+            return answer
+        finally:
+            if not task.done():
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, EngineFault, ContextOverflow):
+                    await task
+
     async def _lost(self) -> bool:
         """After a fault that may pass: is the engine known to be gone, so that asking again is of
         no use? Nobody can say of somebody else's endpoint."""
         return False
 
-    async def _post(self, raw: bytes, headers: Mapping[str, str] | None) -> bytes:
+    async def _post(self, raw: bytes, headers: Mapping[str, str] | None, limit: int) -> bytes:
         assert self._session is not None
         try:
             async with self._session.post(
-                f"{self.base_url}/chat/completions", data=raw, headers=headers
+                f"{self.base_url}/chat/completions",
+                data=raw,
+                headers=headers,
+                allow_redirects=False,
             ) as response:
-                answer = await response.read()
                 status = response.status
+                elsewhere = _elsewhere(response)
+                failed_already = status != 200
+                answer = await read_body(
+                    response, MAX_ERROR_BYTES if failed_already else limit, cut=failed_already
+                )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as failed:
-            raise _Refused(f"{self.base_url}: {failed}") from None
+            raise _Refused(self._mask.text(f"{self.base_url}: {failed}")) from None
         except TimeoutError:
             raise _Slow(f"no answer within {self._timeout_s:g} s") from None
-        except (aiohttp.ClientError, OSError) as failed:
-            what = str(failed) or type(failed).__name__
+        except TooMuch as failed:
+            raise EngineFault(f"an answer of {failed}: not read to its end") from None
+        except Garbled as failed:
+            raise EngineFault(str(failed)) from None
+        except (aiohttp.ClientError, OSError, ValueError) as failed:
+            what = self._mask.text(_broken(failed))
             raise EngineFault(f"{self.base_url}: the connection broke: {what}") from None
+        answer = self._mask.body(answer)
         if status == 200:
             return answer
+        if elsewhere is not None:
+            raise _Final(self._mask.text(f"HTTP {status}: {elsewhere}"))
         said = _error_text(answer)
         if status in (400, 413) and _OVERFLOW.search(said):
             raise ContextOverflow(said)
+        if status == 401 and not self._has_key:
+            said += " (no key was sent: --api-key-env NAME sends the one in that variable)"
         passing = status >= 500 or status in (408, 409, 425, 429)
         raise (EngineFault if passing else _Final)(f"HTTP {status}: {said}")
 
@@ -209,31 +287,59 @@ class ChatClient:
             url = self.base_url.removesuffix("/v1") + path[1:]
         try:
             async with self._session.get(
-                url, timeout=aiohttp.ClientTimeout(total=GET_TIMEOUT_S, sock_connect=3)
+                url,
+                timeout=aiohttp.ClientTimeout(total=GET_TIMEOUT_S, sock_connect=3),
+                allow_redirects=False,
             ) as response:
-                answer = await response.read()
-                if response.status != 200:
-                    raise EngineFault(f"{url}: HTTP {response.status}: {_error_text(answer)}")
+                fine = response.status == 200
+                answer = self._mask.body(
+                    await read_body(
+                        response, MAX_GET_BYTES if fine else MAX_ERROR_BYTES, cut=not fine
+                    )
+                )
+                if not fine:
+                    said = self._mask.text(_elsewhere(response) or _error_text(answer))
+                    raise EngineFault(f"{url}: HTTP {response.status}: {said}")
+        except (TooMuch, Garbled) as failed:
+            raise EngineFault(f"{url}: {failed}") from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as failed:
             raise EngineDown(f"{url}: {failed}") from None
         except TimeoutError:
             raise Silent(f"{url}: no answer within {GET_TIMEOUT_S:g} s") from None
-        except (aiohttp.ClientError, OSError) as failed:
-            raise EngineDown(f"{url}: {str(failed) or type(failed).__name__}") from None
+        except (aiohttp.ClientError, OSError, ValueError) as failed:
+            raise EngineDown(f"{url}: {self._mask.text(_broken(failed))}") from None
         try:
             return orjson.loads(answer)
         except orjson.JSONDecodeError:
             return answer.decode(errors="replace")
 
 
+def _broken(failed: Exception) -> str:
+    return (str(failed) or type(failed).__name__)[:600]
+
+
+def _elsewhere(response: aiohttp.ClientResponse) -> str | None:
+    """What is said of a redirect: where it points, without what an address may carry secretly."""
+    if not 300 <= response.status < 400:
+        return None
+    place = response.headers.get("Location", "")
+    try:
+        told = urlsplit(place)
+        host = told.netloc.rpartition("@")[2]
+        origin = f"{told.scheme}://{host}" if told.scheme and host else told.path
+    except ValueError:
+        origin = place
+    return f"redirects to {origin[:200]!r}, which is not followed: give the address itself"
+
+
 def _error_text(answer: bytes) -> str:
     try:
         parsed = orjson.loads(answer)
         error = parsed.get("error", parsed)
-        said = error.get("message", error) if isinstance(error, dict) else error
-    except (orjson.JSONDecodeError, AttributeError):
+        said = str(error.get("message", error) if isinstance(error, dict) else error)
+    except (orjson.JSONDecodeError, AttributeError, RecursionError):
         said = answer.decode(errors="replace")
-    return str(said)[:600]
+    return said[:600]
 
 
 def _read(answer: bytes) -> Completion:
@@ -251,6 +357,8 @@ def _read(answer: bytes) -> Completion:
     calls = message.get("tool_calls") or []
     if not isinstance(content, str | None) or not isinstance(calls, list):
         raise EngineFault("not a chat completion: content or tool_calls of a wrong kind")
+    if len(calls) > MOST_CALLS:
+        raise EngineFault(f"not a chat completion: {len(calls)} tool calls in one answer")
     if finish in ("abort", "error"):
         raise EngineFault(f"the engine broke the answer off: finish_reason {finish}")
     clean: dict[str, Any] = {"role": "assistant", "content": content}
@@ -268,4 +376,12 @@ def _read(answer: bytes) -> Completion:
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    """A number of tokens; None for what cannot be one: unknown, and the answer stands."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if whole and 0 <= value < MOST_TOKENS else None
+
+
+def context_length(value: Any) -> int | None:
+    """`max_model_len` of a list of models; None for what no model can have."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if whole and 2 <= value < MOST_TOKENS else None

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any
 
-from local_shutdown.engines.client import ChatClient
+from local_shutdown.engines.client import REQUEST_TIMEOUT_S, ChatClient
 from local_shutdown.engines.metrics import Reading, Series, merge, summary
 from local_shutdown.engines.server import Launch, Server
 
-Kind = Literal["vllm", "transformers", "endpoint"]
+Kind = str  # a name in `backends.BACKENDS`
 # Where nobody says how many episodes at once: what vLLM is planned for at most, and what an
 # engine of unknown size gets.
-MOST_IN_FLIGHT = 1024
+MOST_IN_FLIGHT = 4096
 DEFAULT_IN_FLIGHT = 64
 
 
@@ -29,17 +29,17 @@ class Options:
         max_model_len: tokens; None lets the planner choose.
         engine_args: flags passed through to vLLM.
         concurrency: episodes meant to be in flight; None asks the server's capacity.
-        request_timeout_s: for one answer.
+        request_timeout_s: for an answer, without a sign of life of the server.
         sampled: the sampling fields that requests will set, for example `top_p`.
     """
 
     gpus: int | None = None
     base_url: str | None = None
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     max_model_len: int | None = None
     engine_args: tuple[str, ...] = ()
     concurrency: int | None = None
-    request_timeout_s: float = 900.0
+    request_timeout_s: float = REQUEST_TIMEOUT_S
     sampled: tuple[str, ...] = ()
 
 
@@ -52,12 +52,14 @@ class Fleet:
         ranks: data-parallel copies behind each port.
         capacity: requests all of them work on at once.
         facts: what run.json says of them.
+        metrics: they tell figures of themselves at /metrics.
     """
 
     launches: list[Launch]
     ranks: int
     capacity: int
     facts: dict[str, Any]
+    metrics: bool = False
 
 
 @dataclass(slots=True)
@@ -68,6 +70,11 @@ class Seat:
     server: Server | None
     headers: Mapping[str, str] | None
     load: int = 0
+
+    @property
+    def ready(self) -> bool:
+        """Its server is not known to be down at this moment."""
+        return self.server is None or self.server.settled
 
 
 @dataclass(slots=True)
@@ -109,8 +116,9 @@ class Engine:
         return summary(self.series)
 
     def take_seat(self) -> Seat:
-        """The least loaded copy. Give it back with `leave`."""
-        seat = min(self.seats, key=lambda s: s.load)
+        """The least loaded copy, of those that are not being started again where there are any.
+        Give it back with `leave`."""
+        seat = min(self.seats, key=lambda s: (not s.ready, s.load))
         seat.load += 1
         return seat
 

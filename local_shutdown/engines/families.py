@@ -9,12 +9,12 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from local_shutdown.engines.spec import GIB, KvCache, Sliding, Thinking
 
@@ -36,6 +36,13 @@ _REASONING = """
 """
 TOOL_PARSERS = frozenset(_TOOL.split())
 REASONING_PARSERS = frozenset(_REASONING.split())
+# Parsers that the tested build lacks: name -> the version of vLLM that brought them.
+NEWER_PARSERS: Mapping[str, str] = {
+    "step5": "0.33",
+    "beam": "0.33",
+    "muse": "0.33",
+    "musespark1x": "0.33",
+}
 
 # What a chat template writes for a tool call -> the parser that reads it. The first row whose
 # markers all occur wins, so rarer markers stand first and the widespread `<tool_call>` last.
@@ -145,7 +152,9 @@ def guess_from_folder(folder: Path) -> Guess:
     architectures = tuple(a for a in config.get("architectures") or () if isinstance(a, str))
     if architectures:
         evidence.append(f"the architecture {architectures[0]} in its config.json")
-    template = _chat_template(folder)
+    elif config:
+        evidence.append("its config.json, which names no architecture")
+    template = chat_template(folder)
     tool_parser = _first_match(template, CALL_MARKERS)
     if tool_parser is not None:
         evidence.append(f"the call markup of {tool_parser} in its chat template")
@@ -158,6 +167,10 @@ def guess_from_folder(folder: Path) -> Guess:
             Thinking("always"),
         )
     weights = sum(p.stat().st_size for p in folder.glob("*.safetensors")) / GIB
+    if not weights:
+        total = _json(folder / "model.safetensors.index.json").get("metadata")
+        size = total.get("total_size") if isinstance(total, dict) else None
+        weights = size / GIB if isinstance(size, int | float) else 0.0
     dtype = _dtype_in_config(config)
     context = text.get("max_position_embeddings")
     return Guess(
@@ -174,7 +187,8 @@ def guess_from_folder(folder: Path) -> Guess:
 
 
 def _kv(config: Mapping[str, Any]) -> KvCache | None:
-    """Shape of the cache from config.json; windowed and linear layers where it names them."""
+    """Shape of the cache from config.json; windowed, linear and state-space layers, and layers that
+    share another's cache, where it names them."""
 
     def number(*names: str) -> int:
         for name in names:
@@ -183,11 +197,17 @@ def _kv(config: Mapping[str, Any]) -> KvCache | None:
         return 0
 
     layers = number("num_hidden_layers", "n_layer", "num_layers")
+    kinds = _layer_kinds(config, layers, number)
+    layers = layers or len(kinds)
     if not layers:
         return None
+    # Gemma 4: the last so many layers read the cache of an earlier one.
+    kinds = kinds[: layers - number("num_kv_shared_layers")]
+    full = sum(kind == "full" for kind in kinds)
+    state = sum(kind == "state" for kind in kinds) * _state_mib(number)
     rank = number("kv_lora_rank")
     if rank:
-        return KvCache(layers=layers, mla=rank + number("qk_rope_head_dim"))
+        return KvCache(layers=full, mla=rank + number("qk_rope_head_dim"), state_mib=state)
     query_heads = number("num_attention_heads", "n_head")
     heads = number("num_key_value_heads") or query_heads
     dim = number("head_dim")
@@ -195,18 +215,52 @@ def _kv(config: Mapping[str, Any]) -> KvCache | None:
         dim = number("hidden_size", "n_embd") // query_heads
     if not heads or not dim:
         return None
-    kinds = config.get("layer_types")
-    window = number("sliding_window")
+    windowed, window = sum(kind == "window" for kind in kinds), number("sliding_window")
     sliding = None
-    if isinstance(kinds, list) and len(kinds) == layers:
-        full = sum(kind == "full_attention" for kind in kinds)
-        windowed = sum(kind in ("sliding_attention", "chunked_attention") for kind in kinds)
-        if windowed and window:
-            sliding = Sliding(windowed, heads, dim, window)
-        else:
-            full += windowed
-        layers = full
-    return KvCache(layers=layers, heads=heads, dim=dim, sliding=sliding)
+    if windowed and window:
+        sliding = Sliding(windowed, heads, dim, window)
+        # Gemma 4: layers that keep every token have heads of their own shape.
+        heads = number("num_global_key_value_heads") or heads
+        dim = number("global_head_dim") or dim
+    else:
+        full += windowed
+    return KvCache(layers=full, heads=heads, dim=dim, sliding=sliding, state_mib=state)
+
+
+def _layer_kinds(
+    config: Mapping[str, Any], layers: int, number: Callable[..., int]
+) -> list[Literal["full", "window", "state", "none"]]:
+    """What each layer keeps: every token, a window, a state of fixed size, or nothing."""
+    pattern = config.get("hybrid_override_pattern")
+    if isinstance(pattern, str):  # Nemotron-H: M is Mamba, * attention, - and E keep nothing
+        letters: dict[str, Literal["full", "state"]] = {"*": "full", "M": "state"}
+        return [letters.get(letter, "none") for letter in pattern if letter not in " |"]
+    named = config.get("layer_types") or config.get("layers_block_type")
+    if isinstance(named, list) and (not layers or len(named) == layers):
+        return [_LAYER_KINDS.get(str(kind), "none") for kind in named]
+    every = number("full_attention_interval", "layer_group_size")
+    if every > 1:  # Qwen3-Next and 3.5, Bailing: the others are linear
+        return ["full" if (n + 1) % every == 0 else "state" for n in range(layers)]
+    return ["full"] * layers
+
+
+_LAYER_KINDS: Mapping[str, Literal["full", "window", "state"]] = {
+    "full_attention": "full",
+    "attention": "full",
+    "sliding_attention": "window",
+    "chunked_attention": "window",
+    "linear_attention": "state",
+    "mamba": "state",
+    "conv": "state",
+}
+
+
+def _state_mib(number: Callable[..., int]) -> float:
+    """MiB of state of a linear or state-space layer, at 32 bits, a tenth more for convolutions."""
+    linear = number("linear_num_value_heads") * number("linear_key_head_dim")
+    linear *= number("linear_value_head_dim")
+    mamba = number("mamba_num_heads") * number("mamba_head_dim") * number("ssm_state_size")
+    return max(linear, mamba) * 4 * 1.1 / 2**20
 
 
 def _first_match(template: str, table: tuple[tuple[tuple[str, ...], str], ...]) -> str | None:
@@ -224,11 +278,12 @@ def _reads(template: str, name: str) -> bool:
     )
 
 
-def _chat_template(folder: Path) -> str:
+def chat_template(folder: Path) -> str:
     """The checkpoint's own template; the tool template where it ships several. Empty if none."""
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8", errors="replace")
+    for name in ("additional_chat_templates/tool_use.jinja", "chat_template.jinja"):
+        file = folder / name
+        if file.is_file():
+            return file.read_text(encoding="utf-8", errors="replace")
     template = _json(folder / "chat_template.json").get("chat_template")
     template = template or _json(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):

@@ -27,7 +27,7 @@ SHORTEST_MAX_MODEL_LEN = 8192
 USEFUL_EPISODES = 16
 MEMORY_UTILIZATION = 0.92  # the default of vLLM 0.32
 # Cards to name when a model does not fit: nominal GB -> GiB the driver of the leaner make reports.
-CARDS: Mapping[int, float] = {24: 22.0, 48: 44.5, 80: 79.2, 141: 139.8, 192: 178.0}
+CARDS: Mapping[int, float] = {24: 22.0, 48: 44.5, 80: 79.2, 141: 139.8, 192: 178.0, 288: 268.0}
 COUNTS = (1, 2, 4, 8)
 
 
@@ -39,11 +39,14 @@ class Room:
         tensor_parallel: cards that share the copy.
         tokens: one conversation could grow to this.
         episodes: of the planned length, at once.
+        states: sequences whose states of fixed size fit, however short they are; None for a model
+            that keeps none.
     """
 
     tensor_parallel: int
     tokens: int
     episodes: int
+    states: int | None = None
 
 
 def episode_tokens(spec: ModelSpec) -> int:
@@ -64,7 +67,7 @@ def kv_bytes(
     spec: ModelSpec, tensor_parallel: int, given: Mapping[str, str]
 ) -> tuple[float, float]:
     """Bytes of cache on each card: per token, and per sequence however long."""
-    width = 4.0 if spec.dtype == "float32" else 2.0
+    width = 4.0 if given.get("--dtype", spec.dtype) in ("float32", "float") else 2.0
     if given.get("--kv-cache-dtype", "").startswith("fp8"):
         width = 1.0
     if spec.kv is None:
@@ -109,6 +112,7 @@ def room(
     length: int,
     given: Mapping[str, str],
     pipeline: int = 1,
+    expert_ranks: int = 1,
 ) -> Room:
     """What is left for the cache of one copy.
 
@@ -119,15 +123,21 @@ def room(
         length: longest conversation, tokens.
         given: flags that are set already (quantization, cache dtype).
         pipeline: stages the layers are spread over.
+        expert_ranks: cards that the experts are spread over while each holds all of the rest.
     """
     share = (planned_weights_gib(spec, given) or 0.0) / (tensor_parallel * pipeline)
+    if expert_ranks > 1 and spec.replicated_b is not None and spec.params_total_b:
+        rest = share * spec.replicated_b / spec.params_total_b
+        share = rest + (share - rest) / expert_ranks
     left = (card_gib - share - overhead_gib(share)) * GIB
     per_token, per_sequence = (n / pipeline for n in kv_bytes(spec, tensor_parallel, given))
     if left <= per_sequence:
         return Room(tensor_parallel, 0, 0)
     episode = min(episode_tokens(spec), length)
     tokens = floor((left - per_sequence) / per_token) if per_token else length
-    return Room(tensor_parallel, tokens, floor(left / (episode * per_token + per_sequence)))
+    states = floor(left / per_sequence) if spec.kv is not None and spec.kv.state_mib else None
+    episodes = floor(left / (episode * per_token + per_sequence))
+    return Room(tensor_parallel, tokens, episodes, states)
 
 
 def refusal(
@@ -174,6 +184,8 @@ def fits(spec: ModelSpec, cards: int, card_gib: float, given: Mapping[str, str])
     """Whether a copy over these cards holds one episode of the shortest length."""
     length = min(spec.context or SHORTEST_MAX_MODEL_LEN, SHORTEST_MAX_MODEL_LEN)
     usable = card_gib * MEMORY_UTILIZATION
+    if spec.replicated_b is not None and cards > 1:
+        return room(spec, 1, usable, length, given, expert_ranks=cards).tokens >= length
     return any(
         room(spec, tp, usable, length, given).tokens >= length
         for tp in tensor_parallel_sizes(spec, cards, given)

@@ -10,45 +10,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from local_shutdown.engines import drivers
+from local_shutdown.engines import gpus as found_gpus
 from local_shutdown.engines.plan import Gpu
 from local_shutdown.errors import CannotRunError, UsageError
 
+SHM = Path("/dev/shm")
+# What the processes of one model, split over several cards, want of it: vLLM's message queues take
+# 160 MiB a group and NCCL 32 MiB a card (u); Docker's default is 64 MB.
+SHM_NEEDED_GIB = 0.5
+
 
 def gpus() -> list[Gpu]:
-    """Visible NVIDIA GPUs, as nvidia-smi reports them; honours CUDA_VISIBLE_DEVICES, by number or
-    by UUID.
-
-    nvidia-smi and not torch: asking torch would open a context on every card, and costs seconds.
-    """
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    query = "--query-gpu=index,memory.total,memory.free,uuid,name"
-    try:
-        said = subprocess.run(
-            [program, query, "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    wanted = None if visible is None else [part.strip() for part in visible.split(",")]
-    found = []
-    for line in said.splitlines():
-        parts = [part.strip() for part in line.split(",", 4)]
-        if len(parts) < 5 or not all(part.isdigit() for part in parts[:3]):
-            continue  # "No devices were found", or a card that does not say
-        index, total, free, uuid, name = parts
-        if wanted is None or any(_names(part, index, uuid) for part in wanted):
-            found.append(Gpu(int(index), name, int(total) / 1024, int(free) / 1024))
-    return found
+    """Visible GPUs; see `gpus.visible`."""
+    return found_gpus.visible()
 
 
-def _names(part: str, index: str, uuid: str) -> bool:
-    return part == index or (part.startswith("GPU-") and uuid.startswith(part))
+def gpus_unusable() -> str | None:
+    """Why the installed torch cannot use the visible GPUs; None when it can, or there are none."""
+    return drivers.unusable(gpus())
 
 
 def choose_gpus(wanted: int | None) -> list[Gpu]:
@@ -66,7 +46,8 @@ def choose_gpus(wanted: int | None) -> list[Gpu]:
     if wanted > len(found):
         raise CannotRunError(
             f"--gpus {wanted}: {len(found)} visible here",
-            "--gpus 0 runs on the CPU; nvidia-smi and CUDA_VISIBLE_DEVICES say what is visible",
+            "--gpus 0 runs on the CPU; nvidia-smi or amd-smi, and CUDA_VISIBLE_DEVICES, say what "
+            "is visible",
         )
     return sorted(sorted(found, key=lambda g: -g.free_gib)[:wanted], key=lambda g: g.index)
 
@@ -97,6 +78,16 @@ def holders() -> str:
         said = ""
     found = [line.strip() for line in said.splitlines() if line.strip()]
     return "; ".join(f"pid {line}" for line in found) or "processes that nvidia-smi does not show"
+
+
+def shm_gib(folder: Path = SHM) -> float | None:
+    """Size of the shared memory that processes of one model talk through, GiB; None without any.
+    Containers give 64 MB unless told otherwise."""
+    try:
+        size = os.statvfs(folder)
+    except OSError:
+        return None
+    return size.f_frsize * size.f_blocks / 2**30
 
 
 def ram_gib() -> float:

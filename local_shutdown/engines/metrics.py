@@ -22,6 +22,8 @@ _NAMES = {
     "generation_tokens": "generation_tokens",
     "num_preemptions": "preemptions",
 }
+# vllm:cache_config_info{block_size="16",...,num_gpu_blocks="25416",...} 1.0
+_CACHE_SIZE = re.compile(r"^vllm:cache_config_info\{(?P<labels>.*)\}", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,16 @@ def parse(text: str) -> Reading:
     return Reading(**found)
 
 
+def cache_tokens(text: str) -> int | None:
+    """Tokens that the cache holds, as the server says; None where it does not."""
+    said = _CACHE_SIZE.search(text)
+    labels = dict(re.findall(r'(\w+)="([^"]*)"', said["labels"])) if said else {}
+    try:
+        return int(labels["num_gpu_blocks"]) * int(labels["block_size"]) or None
+    except (KeyError, ValueError):
+        return None
+
+
 def merge(readings: Sequence[Reading]) -> Reading:
     """Several servers as one; a number that one of them does not give is unknown."""
     if len(readings) == 1:
@@ -86,10 +98,14 @@ class Series:
 
     Attributes:
         last: the newest reading, and when it came (monotonic seconds).
+        moved_at: when a token was last known to have been computed.
+        cache_tokens: tokens that its cache holds; None where it does not say.
     """
 
     last: Reading | None = None
     last_at: float = 0.0
+    moved_at: float = 0.0
+    cache_tokens: int | None = None
     _began: float = 0.0
     _count: int = 0
     _sums: dict[str, float] = field(default_factory=dict)
@@ -104,7 +120,7 @@ class Series:
             now: monotonic seconds.
         """
         now = time.monotonic() if now is None else now
-        before = self.last
+        before, computed = self.last, self.tokens
         if before is None:
             self._began = now
         for name in ("running", "waiting", "kv_usage"):
@@ -127,7 +143,13 @@ class Series:
             self._grown[name] = self._grown.get(name, 0.0) + step
         self._count += 1
         self.last, self.last_at = reading, now
+        if self.tokens != computed:
+            self.moved_at = now
         self._steps = [*self._steps[-7:], (now, self._grown.get("generation_tokens", 0.0))]
+
+    def grown(self, name: str) -> float:
+        """By how much a counter has grown while we watched."""
+        return self._grown.get(name, 0.0)
 
     @property
     def tokens(self) -> float:

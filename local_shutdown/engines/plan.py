@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from local_shutdown.engines.spec import ModelSpec
 
@@ -15,16 +15,42 @@ class Gpu:
     """One card.
 
     Attributes:
-        index: as in CUDA_VISIBLE_DEVICES.
+        index: as nvidia-smi or amd-smi counts, by PCI address; of a MIG device that of its card
+            times 100, plus its own number.
         name: of the product.
         memory_gib: all of it.
         free_gib: not held by other processes now.
+        uuid: as the driver tells it.
+        capability: CUDA's compute capability; None where it is not told.
+        mig: a slice of a card; slices cannot share a model.
     """
 
     index: int
     name: str
     memory_gib: float
     free_gib: float
+    uuid: str = ""
+    capability: tuple[int, int] | None = None
+    mig: bool = False
+    vendor: Literal["nvidia", "amd"] = "nvidia"
+
+    @property
+    def device(self) -> str:
+        """What CUDA_VISIBLE_DEVICES calls it, with CUDA_DEVICE_ORDER=PCI_BUS_ID."""
+        return self.uuid if self.mig else str(self.index)
+
+
+def visible_env(cards: Sequence[Gpu]) -> dict[str, str]:
+    """Environment that shows a server these cards and no others; none of them is the CPU.
+
+    CUDA counts the fastest card first unless told otherwise; nvidia-smi counts by PCI address, and
+    so do we.
+    """
+    shown = ",".join(card.device for card in cards)
+    env = {"CUDA_VISIBLE_DEVICES": shown, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    if any(card.vendor == "amd" for card in cards):
+        env["HIP_VISIBLE_DEVICES"] = shown  # vLLM refuses two that differ
+    return env
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +119,12 @@ class Plan:
         Args:
             server: 0 to `servers` - 1.
         """
+        return {**self.env, **visible_env(self.cards_of(server))}
+
+    def cards_of(self, server: int) -> tuple[Gpu, ...]:
+        """The cards of one server."""
         share = len(self.gpus) // self.servers if self.gpus else 0
-        cards = self.gpus[server * share : (server + 1) * share]
-        return {**self.env, "CUDA_VISIBLE_DEVICES": ",".join(str(gpu.index) for gpu in cards)}
+        return self.gpus[server * share : (server + 1) * share]
 
     def as_dict(self) -> dict[str, Any]:
         """What run.json records."""

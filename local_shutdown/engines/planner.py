@@ -2,7 +2,9 @@
 
 Pure: cards and model in, a plan or a refusal out. The rules are ours (reconstructed from vLLM's
 documentation on parallelism): the smallest tensor-parallel size that leaves a useful key-value
-cache, the other cards as copies, because copies do not wait for one another and slices do.
+cache, the other cards as copies, because copies do not wait for one another and slices do. Each
+copy is a server of its own: one process in front of several engines is a bottleneck, and one dead
+engine behind it ends them all.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import ceil, floor
 
+from local_shutdown.engines import drivers
 from local_shutdown.engines.fit import (
     EPISODE_TOKENS,
     MEMORY_UTILIZATION,
@@ -29,7 +32,10 @@ from local_shutdown.engines.spec import GIB, ModelSpec, overhead_gib
 from local_shutdown.errors import CannotRunError, UsageError
 
 DEFAULT_MAX_MODEL_LEN = 32768
+# vLLM's own defaults: sequences a copy works on at once, on cards of 70 GiB and more, and on less.
 MAX_NUM_SEQS = 1024
+SMALL_CARD_NUM_SEQS = 256
+LARGE_CARD_GIB = 70
 # On the CPU a cache beyond this is never filled before the user gives up.
 CPU_CACHE_LIMIT_GIB = 8
 
@@ -49,7 +55,7 @@ def plan(
     Args:
         spec: the model.
         gpus: the cards to use; none plans for vLLM's CPU build.
-        concurrency: episodes meant to be in flight over all copies.
+        concurrency: the most episodes that will be in flight over all copies.
         max_model_len: tokens; None takes the native context up to 32768.
         engine_args: flags for vLLM as the user gave them; they win over ours.
         ram_gib: the machine's memory, checked on the CPU when given.
@@ -73,14 +79,27 @@ def plan(
 
     card_gib, utilization = _card(gpus, given, why)
     pipeline = number(given, "--pipeline-parallel-size") or 1
+    if any(gpu.mig for gpu in gpus):
+        gpus = _one_slice_a_copy(gpus, given, why)
+    if any(gpu.vendor == "amd" for gpu in gpus):
+        why.append("AMD cards: planned for like others; not yet tried by anybody here.")
+    too_old = drivers.too_old(given.get("--quantization", spec.dtype), spec.min_capability, gpus)
+    if too_old is not None:
+        raise CannotRunError(
+            f"{spec.name}: {too_old}", "Use newer cards, or a checkpoint in another format."
+        )
+    spread = _spreads_experts(spec, len(gpus), given)
     sizes = tensor_parallel_sizes(spec, len(gpus) // pipeline, given)
+    if spread or any(gpu.mig for gpu in gpus):
+        sizes = [1]
     found: Room | None = None
     if planned_weights_gib(spec, given) is None:
         tp = sizes[-1]
         why.append(f"size unknown: one copy gets {tp * pipeline} GPU(s).")
     else:
         usable = card_gib * utilization
-        rooms = [room(spec, tp, usable, length, given, pipeline) for tp in sizes]
+        ranks = len(gpus) if spread else 1
+        rooms = [room(spec, tp, usable, length, given, pipeline, ranks) for tp in sizes]
         most = max(found.tokens for found in rooms)
         if most < length and not asked_for and most >= SHORTEST_MAX_MODEL_LEN:
             length = most // 1024 * 1024
@@ -89,17 +108,26 @@ def plan(
             raise refusal(spec, len(gpus), card_gib, rooms, length, asked_for, given)
         found = _choose(spec, rooms, len(gpus) // pipeline, length, concurrency, given, why)
         tp = found.tensor_parallel
-    servers, data_parallel = _replicate(spec, len(gpus) // (tp * pipeline), tp, given, why)
+    if spread:
+        servers, data_parallel = 1, len(gpus)
+        why.append(
+            f"data parallel {data_parallel} with the experts spread over all cards: its attention "
+            "cannot be split so far."
+        )
+    else:
+        servers, data_parallel = _replicate(len(gpus) // (tp * pipeline), given, why)
     used = tuple(gpus[: servers * data_parallel * tp * pipeline])
     if len(used) < len(gpus):
         why.append(f"{len(gpus) - len(used)} of {len(gpus)} GPUs stay unused.")
-    seqs = _num_seqs(found, concurrency, servers * data_parallel, given, why)
+    seqs = _num_seqs(found, card_gib, concurrency, servers * data_parallel, given, why)
     flags = [*_length_flag(spec, length, asked_for), "--max-num-seqs", str(seqs)]
     flags += ["--gpu-memory-utilization", f"{utilization:.2f}"]
     if tp > 1:
         flags += ["--tensor-parallel-size", str(tp)]
     if data_parallel > 1:
         flags += ["--data-parallel-size", str(data_parallel)]
+    if spread:
+        flags.append("--enable-expert-parallel")
     return Plan(
         spec=spec,
         gpus=used,
@@ -265,9 +293,29 @@ def _choose(
     return chosen
 
 
-def _replicate(
-    spec: ModelSpec, copies: int, tp: int, given: Mapping[str, str], why: list[str]
-) -> tuple[int, int]:
+def _one_slice_a_copy(
+    gpus: Sequence[Gpu], given: Mapping[str, str], why: list[str]
+) -> Sequence[Gpu]:
+    """MIG devices: a process can use one, and they cannot talk to one another."""
+    for name in ("--tensor-parallel-size", "--pipeline-parallel-size"):
+        if (number(given, name) or 1) > 1:
+            raise UsageError(
+                f"--engine-arg {name} {given[name]}: the GPUs are MIG devices, which cannot share "
+                "a model",
+                "Leave it out, or switch MIG off: nvidia-smi -mig 0.",
+            )
+    why.append("MIG devices: one holds a copy, none is shared.")
+    return gpus
+
+
+def _spreads_experts(spec: ModelSpec, cards: int, given: Mapping[str, str]) -> bool:
+    """Whether it is served data-parallel with its experts spread over all cards, because the rest
+    of it cannot be split: on several cards, unless the user has said how to split it."""
+    said = {"--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size"}
+    return spec.replicated_b is not None and cards > 1 and not said & set(given)
+
+
+def _replicate(copies: int, given: Mapping[str, str], why: list[str]) -> tuple[int, int]:
     """(servers, data parallel size) for so many copies."""
     asked = number(given, "--data-parallel-size")
     if asked is not None:
@@ -278,25 +326,24 @@ def _replicate(
             )
         why.append(f"data parallel {asked}: as asked for.")
         return 1, asked
-    if copies == 1:
-        return 1, 1
-    if spec.is_moe:
-        fits = "it fits one GPU" if tp == 1 else f"it fits {tp} GPUs"
+    if copies > 1:
         why.append(
-            f"{copies} separate servers, not data parallel {copies}: it is a mixture of experts, "
-            "whose data-parallel ranks wait for one another at every layer, and since "
-            f"{fits} nothing is gained by sharing experts."
+            f"{copies} copies, each a server of its own: one that dies comes back alone, and no "
+            "process has to feed them all."
         )
-        return copies, 1
-    why.append(
-        f"data parallel {copies}: it is dense, so the copies run independently behind one port."
-    )
-    return 1, copies
+    return copies, 1
 
 
 def _num_seqs(
-    found: Room | None, concurrency: int, copies: int, given: Mapping[str, str], why: list[str]
+    found: Room | None,
+    card_gib: float,
+    concurrency: int,
+    copies: int,
+    given: Mapping[str, str],
+    why: list[str],
 ) -> int:
+    """How many sequences a copy may work on at once: as many as vLLM would by itself. How many
+    there are is up to the run, which follows the engine's own figures (`in_flight`)."""
     asked = number(given, "--max-num-seqs")
     if asked is not None:
         why.append(f"max-num-seqs {asked}: as asked for.")
@@ -305,16 +352,12 @@ def _num_seqs(
     # Episodes stay with the copy that has their prefix cached, so the load is never quite even.
     wanted = share if copies == 1 else ceil(share * 1.25)
     wanted = wanted if wanted <= 8 else ceil(wanted / 8) * 8
-    room_for = max(found.episodes, 1) if found else wanted
-    seqs = min(wanted, room_for, MAX_NUM_SEQS)
-    if seqs < share:
-        why.append(
-            f"max-num-seqs {seqs}: the cache of a copy holds no more full episodes, so of "
-            f"{concurrency} in flight {concurrency - seqs * copies} wait."
-        )
-    else:
-        why.append(
-            f"max-num-seqs {seqs}: {concurrency} episodes in flight over {copies} cop"
-            f"{'y' if copies == 1 else 'ies'}."
-        )
+    seqs = min(wanted, MAX_NUM_SEQS if card_gib >= LARGE_CARD_GIB else SMALL_CARD_NUM_SEQS)
+    if found is not None and found.states is not None and found.states < seqs:
+        seqs = max(found.states, 1)
+        why.append(f"max-num-seqs {seqs}: each sequence keeps a state, and no more of them fit.")
+        return seqs
+    why.append(
+        f"max-num-seqs {seqs}: how many are in flight follows what the engine says of itself."
+    )
     return seqs

@@ -9,6 +9,7 @@ from typing import Any
 
 from local_shutdown.engines import Engine
 from local_shutdown.engines.client import Request
+from local_shutdown.engines.replay import named, names_read
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import ContextOverflow, EngineDown, EngineFault, EngineUnavailable
 from local_shutdown.grid import load
@@ -29,6 +30,7 @@ class Probe:
         reasoning: reasoning came back in its own field.
         problems: what is wrong with the parsing; any of them stops the run.
         notes: what is worth knowing and stops nothing.
+        reasoning_names: see `replay.names_read`; None where it was not found out.
     """
 
     called: bool
@@ -36,6 +38,7 @@ class Probe:
     reasoning: bool
     problems: tuple[str, ...]
     notes: tuple[str, ...]
+    reasoning_names: tuple[str, ...] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
@@ -57,6 +60,7 @@ async def probe(engine: Engine, request: Request, spec: ModelSpec) -> Probe:
     notes: dict[str, None] = {}
     called = reasoning = False
     accepted: bool | None = None
+    names: tuple[str, ...] | None = None
     for _ in range(TRIES):
         try:
             answer = await client.complete(request, opening, TOOLS_JSON)
@@ -81,25 +85,34 @@ async def probe(engine: Engine, request: Request, spec: ModelSpec) -> Probe:
             accepted, why = await _takes_result(engine, request, opening, message, calls)
             if not accepted:
                 problems[f"the engine refused a tool result: {why}"] = None
+            elif message.get("reasoning"):
+                turn = storable(message, list(calls))
+                names = await names_read(client, request, opening, turn, _results(calls))
+                if names is None:
+                    notes["whether the endpoint reads earlier reasoning could not be seen"] = None
             break
     if not called and not problems:
         notes[
             f"no tool call in {TRIES} tries: the model hardly calls tools, or a parser drops them"
         ] = None
-    return Probe(called, accepted, reasoning, tuple(problems), tuple(notes))
+    return Probe(called, accepted, reasoning, tuple(problems), tuple(notes), names)
 
 
 async def _takes_result(
     engine: Engine, request: Request, opening: Sequence[Any], message: Any, calls: Sequence[Any]
 ) -> tuple[bool, str]:
-    result = f"{QUESTIONS[0][0]}\n{remaining_text(len(QUESTIONS) - 1)}\n"
-    sent = [*opening, wire(storable(message, list(calls)))]
-    sent += [wire({"role": "tool", "tool_call_id": c.id, "content": result}) for c in calls]
+    turn = named(storable(message, list(calls)), request.reasoning_names)
+    sent = [*opening, wire(turn), *_results(calls)]
     try:
         await engine.seats[0].client.complete(request, sent, TOOLS_JSON)
     except (EngineFault, ContextOverflow) as failed:
         return False, failed.message
     return True, ""
+
+
+def _results(calls: Sequence[Any]) -> list[Any]:
+    result = f"{QUESTIONS[0][0]}\n{remaining_text(len(QUESTIONS) - 1)}\n"
+    return [wire({"role": "tool", "tool_call_id": c.id, "content": result}) for c in calls]
 
 
 def insist(found: Probe, spec: ModelSpec) -> None:

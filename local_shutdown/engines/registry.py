@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import json
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -21,6 +18,7 @@ from local_shutdown.engines.schema import (
     ThinkingRow,
     read_models_yaml,
 )
+from local_shutdown.engines.snapshots import cached_folder, describe_from_hub, weights_cached
 from local_shutdown.engines.spec import (
     GIB,
     Alternates,
@@ -38,13 +36,16 @@ __all__ = [
     "Registry",
     "cached_folder",
     "describe_from_hub",
+    "described",
     "load_registry",
     "resolve",
     "weights_cached",
 ]
 
-# Small files that say what a model is; fetched, where allowed, for an id that is not listed.
-DESCRIBING_FILES = ("config.json", "tokenizer_config.json", "chat_template.jinja")
+
+# Where nothing says how a model writes its calls: JSON in <tool_call>, the most common way. Without
+# a parser an engine refuses every request that has tools.
+COMMON_PARSER = "hermes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,65 +137,29 @@ def resolve(
     return _guessed(wanted, wanted, guess, registry)
 
 
-def cached_folder(hf_id: str, environ: Mapping[str, str] = os.environ) -> Path | None:
-    """The newest snapshot of a model in the Hugging Face cache.
+def described(spec: ModelSpec, describe: Callable[[str], Path | None] | None = None) -> ModelSpec:
+    """A listed model whose cache shape models.yaml does not give, with the one of its config.json.
 
     Args:
-        hf_id: org/name.
-        environ: where HF_HUB_CACHE, HF_HOME and XDG_CACHE_HOME are looked up.
+        describe: as for `resolve`; the folder itself and the local cache are tried first.
 
     Returns:
-        A folder that holds config.json, or None.
+        The same spec where it has a shape, or where no config.json can be had: the planner then
+        guesses with caution, and says so.
     """
-    home = environ.get("HF_HOME")
-    if home is None:
-        home = str(Path(environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface")
-    hub = Path(environ.get("HF_HUB_CACHE", str(Path(home) / "hub"))).expanduser()
-    model = hub / f"models--{hf_id.replace('/', '--')}"
-    main = model / "refs" / "main"
-    if main.is_file():
-        snapshot = model / "snapshots" / main.read_text(encoding="utf-8").strip()
-        if (snapshot / "config.json").is_file():
-            return snapshot
-    found = [p.parent for p in model.glob("snapshots/*/config.json")]
-    return max(found, key=lambda p: p.stat().st_mtime, default=None)
-
-
-def weights_cached(hf_id: str, environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether the weights lie in the Hugging Face cache, all shards of them.
-
-    Args:
-        hf_id: org/name, or a local folder.
-        environ: as for `cached_folder`.
-    """
-    local = Path(hf_id)
-    folder = local if local.is_dir() else cached_folder(hf_id, environ)
-    if folder is None:
-        return False
-    try:
-        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
-        shards = set(index["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return any(True for end in ("safetensors", "bin", "gguf") for _ in folder.glob(f"*.{end}"))
-    return all((folder / shard).is_file() for shard in shards)
-
-
-def describe_from_hub(hf_id: str) -> Path | None:
-    """Fetch the small files that say what a model is; for the `describe` of `resolve`.
-
-    Returns:
-        The snapshot's folder, or None: no huggingface_hub here, no network, no such model, or no
-        leave to read it. The engine's own download will say which.
-    """
-    try:
-        hub = importlib.import_module("huggingface_hub")
-        errors = importlib.import_module("huggingface_hub.errors")
-    except ImportError:
-        return None
-    try:
-        return Path(hub.snapshot_download(hf_id, allow_patterns=list(DESCRIBING_FILES)))
-    except (OSError, ValueError, errors.HfHubHTTPError):
-        return None
+    if spec.kv is not None:
+        return spec
+    local = Path(spec.hf_id)
+    folder = local if (local / "config.json").is_file() else cached_folder(spec.hf_id)
+    if folder is None and describe is not None:
+        folder = describe(spec.hf_id)
+    found = guess_from_folder(folder) if folder is not None else Guess()
+    if found.kv is None:
+        return spec
+    least = spec.min_gpu_gib
+    if spec.weights_gib is not None:
+        least = min_gpu_gib(spec.weights_gib, found.kv, spec.params_total_b)
+    return replace(spec, kv=found.kv, min_gpu_gib=least)
 
 
 def _with_gate(spec: ModelSpec) -> ModelSpec:
@@ -250,6 +215,9 @@ def _spec(name: str, key: str, family: FamilyRow, row: ModelRow, path: Path) -> 
         remote_code=shared["remote_code"],
         alternates=Alternates(shared["alternates"].tool, shared["alternates"].reasoning),
         tp_sizes=shared["tp_sizes"],
+        replicated_b=row.replicated,
+        min_capability=shared["min_capability"],
+        min_vllm=shared["min_vllm"],
         engines=shared["engines"],
         unconfirmed=unconfirmed,
         warnings=warnings,
@@ -261,7 +229,7 @@ def _guessed(wanted: str, hf_id: str, found: Guess, registry: Registry) -> Model
     named = guess_from_name(wanted)
     evidence = list(found.evidence)
     key, family = _family_of(wanted, found, registry, evidence)
-    tool_parser = found.tool_parser or (family.tool_parser if family else None)
+    tool_parser = found.tool_parser or (family.tool_parser if family else None) or COMMON_PARSER
     reasoning = found.reasoning_parser
     thinking = found.thinking or Thinking()
     # A finetune that writes calls of another kind needs the family's size, not its chat format.
@@ -278,7 +246,7 @@ def _guessed(wanted: str, hf_id: str, found: Guess, registry: Registry) -> Model
         total = weights * GIB / 1e9 / 2
     origin = "; ".join(evidence) if evidence else "nothing: no config.json at hand, no known name"
     warning = (
-        f"{wanted} is not in models.yaml: its tool parser ({tool_parser or 'none found'}) and "
+        f"{wanted} is not in models.yaml: its tool parser ({tool_parser}) and "
         f"reasoning parser ({reasoning or 'none'}) were guessed from {origin}. "
         "A wrong parser turns every episode into one without tool calls; the probe at start checks."
     )
@@ -358,7 +326,7 @@ def _thinking(row: ThinkingRow | str) -> Thinking:
     default = row.default
     if isinstance(default, bool):
         default = "on" if default else "off"
-    return Thinking(default, row.kwarg, row.efforts, row.effort_kwarg, row.budget_kwarg)
+    return Thinking(default, row.kwarg, row.efforts, row.effort_kwarg, row.budget_kwarg, row.always)
 
 
 def _template(name: str | None, model: str, registry_path: Path) -> Path | None:

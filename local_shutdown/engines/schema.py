@@ -12,12 +12,16 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
-from local_shutdown.engines.families import REASONING_PARSERS, TOOL_PARSERS, installed_parsers
+from local_shutdown.engines.families import (
+    NEWER_PARSERS,
+    REASONING_PARSERS,
+    TOOL_PARSERS,
+    installed_parsers,
+)
 from local_shutdown.engines.spec import BYTES_PER_PARAM, EngineName
 from local_shutdown.errors import UsageError
-
-# The C parser reads the file in a tenth of the time; wheels of PyYAML carry it, some builds do not.
-_LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+from local_shutdown.stored import shown
+from local_shutdown.yamlfile import read_yaml
 
 
 class _Strict(BaseModel):
@@ -52,6 +56,7 @@ class ThinkingRow(_Strict):
     efforts: tuple[str, ...] = ()
     effort_kwarg: str | None = None
     budget_kwarg: str | None = None
+    always: dict[str, float | int | str | bool] = {}
 
 
 class AlternatesRow(_Strict):
@@ -79,6 +84,8 @@ class SharedRow(_Strict):
     env: dict[str, str] = {}
     server_args: tuple[str, ...] = ()
     tp_sizes: tuple[int, ...] = ()
+    min_capability: tuple[int, int] | None = None
+    min_vllm: str | None = Field(default=None, pattern=r"^\d+\.\d+(\.\d+)?$")
     engines: tuple[EngineName, ...] = ("vllm", "transformers")
     unconfirmed: tuple[str, ...] = ()
 
@@ -124,6 +131,7 @@ class ModelRow(SharedRow):
     active: float | None = Field(default=None, gt=0)
     weights_gib: float | None = Field(default=None, gt=0)
     kv: KvRow | None = None
+    replicated: float | None = Field(default=None, gt=0)
     min_gpu_gib: float | None = Field(default=None, gt=0)
     note: str | None = None
 
@@ -167,23 +175,10 @@ def read_models_yaml(path: Path) -> FileRow:
         UsageError: unreadable, not YAML, or a field is unknown, missing or wrong; the message
             gives file, line, field, value and the nearest valid name.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as failed:
-        raise UsageError(f"{path}: cannot read the model registry: {failed}") from None
-    try:
-        root = yaml.compose(text, Loader=_LOADER)
-    except yaml.YAMLError as wrong:
-        mark = getattr(wrong, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        problem = getattr(wrong, "problem", None) or "unreadable"
-        raise UsageError(
-            f"{where}: not YAML: {problem}", "Check indentation and quotes near that line."
-        ) from None
+    root, raw = read_yaml(path)
     if root is None:
         raise UsageError(f"{path}: empty", "It needs a `families:` mapping.")
     _refuse_duplicates(root, path)
-    raw = yaml.load(text, Loader=_LOADER)
     try:
         rows = FileRow.model_validate(raw)
     except ValidationError as invalid:
@@ -226,8 +221,9 @@ def _check_models(path: Path, root: yaml.Node, rows: FileRow) -> None:
 
 
 def _parsers(kind: Literal["tool", "reasoning"]) -> frozenset[str]:
-    """Names the tested vLLM has, and those of an installed one that may be newer."""
-    known = TOOL_PARSERS if kind == "tool" else REASONING_PARSERS
+    """Names the tested vLLM has, those that newer ones are known to have, and those of an installed
+    one that may be newer still."""
+    known = (TOOL_PARSERS if kind == "tool" else REASONING_PARSERS) | frozenset(NEWER_PARSERS)
     installed = installed_parsers()
     if installed is None:
         return known
@@ -261,11 +257,8 @@ def _refuse(path: Path, root: yaml.Node, error: ErrorDetails) -> NoReturn:
     if error["type"] == "missing":
         raise UsageError(f"{where}: {name}: missing")
     message = error["msg"].removeprefix("Value error, ")
-    shown = repr(error["input"])
-    if len(shown) > 80:
-        shown = shown[:77] + "..."
     raise UsageError(
-        f"{where}: {name}: {shown}: {message[0].lower()}{message[1:]}",
+        f"{where}: {name}: {shown(error['input'])}: {message[0].lower()}{message[1:]}",
         "The head of models.yaml documents every field.",
     )
 
@@ -320,6 +313,8 @@ def _refuse_duplicates(node: yaml.Node, path: Path) -> None:
         return
     seen: dict[Any, int] = {}
     for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise UsageError(f"{path}:{key.start_mark.line + 1}: a key that is no text")
         if key.value in seen:
             raise UsageError(
                 f"{path}:{key.start_mark.line + 1}: {key.value!r} is set twice, first on line "

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from local_shutdown.engines import hardware, logs
-from local_shutdown.engines.client import ChatClient, Silent
+from local_shutdown.engines.client import ChatClient, Silent, context_length
 from local_shutdown.engines.processes import die_with_parent, end_group, end_orphan, write_pid
 from local_shutdown.engines.starts import Start, Starts, unrecorded
 from local_shutdown.errors import EngineDown, EngineFault, EngineUnavailable
@@ -31,6 +31,8 @@ PORT_TRIES = 3
 # So many deaths within an hour, and it is not started again.
 REVIVALS = 5
 REVIVALS_WITHIN_S = 3600.0
+# Hundreds of GiB from a network disk take half an hour.
+START_TIMEOUT_S = 3600.0
 # How long memory of a GPU may take to be free again after its holder has died.
 MEMORY_WAIT_S = 60.0
 
@@ -57,7 +59,7 @@ class Launch:
     env: Mapping[str, str]
     served_name: str
     gpu_gib: Mapping[int, float] = field(default_factory=dict)
-    start_timeout_s: float = 3600.0
+    start_timeout_s: float = START_TIMEOUT_S
     stop_grace_s: float = 15.0
     backoff_s: float = 2.0
 
@@ -178,8 +180,7 @@ class Server:
         entries = models.get("data") if isinstance(models, dict) else None
         for entry in entries if isinstance(entries, list) else ():
             if isinstance(entry, dict) and entry.get("id") == self.launch.served_name:
-                length = entry.get("max_model_len")
-                self.max_model_len = length if isinstance(length, int) else None
+                self.max_model_len = context_length(entry.get("max_model_len"))
                 dropped = entry.get("generation_config_not_applied")
                 self.not_applied = tuple(dropped) if isinstance(dropped, list) else ()
                 return "up"

@@ -98,6 +98,7 @@ class Thinking:
         effort_kwarg: the chat_template_kwargs name that takes a level; None sends the request field
             `reasoning_effort`.
         budget_kwarg: the chat_template_kwargs name that takes a number of tokens.
+        always: chat_template_kwargs that every request carries.
     """
 
     default: str = "none"
@@ -105,6 +106,7 @@ class Thinking:
     efforts: tuple[str, ...] = ()
     effort_kwarg: str | None = None
     budget_kwarg: str | None = None
+    always: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -119,12 +121,12 @@ class Thinking:
             budget_tokens: cap on the reasoning, in tokens, where the template has one.
 
         Returns:
-            Fields for the request body; empty for `default`.
+            Fields for the request body; for `default` what `always` says, mostly nothing.
 
         Raises:
             UsageError: this model has no such mode or no budget.
         """
-        kwargs: dict[str, Any] = {}
+        kwargs: dict[str, Any] = dict(self.always)
         body: dict[str, Any] = {}
         if mode in self.efforts:
             if self.kwarg:
@@ -186,6 +188,10 @@ class ModelSpec:
         weights_gib: size of the weights, GiB; None when unknown.
         kv: shape of the cache; None when unknown (a cautious guess is used).
         tp_sizes: tensor-parallel sizes that divide the model; empty for any power of two.
+        replicated_b: parameters in billions that every card holds where the experts are spread over
+            all cards and the rest is not split; None for a model that is split the usual way.
+        min_capability: compute capability that its own kernels want; None for none in particular.
+        min_vllm: the first version of vLLM that serves it; None where the tested one does.
         engines: which of ours can serve it.
         unconfirmed: fields whose value no public source confirmed.
         source: `models.yaml` or `guessed from ...`.
@@ -217,6 +223,9 @@ class ModelSpec:
     remote_code: bool = False
     alternates: Alternates = Alternates()
     tp_sizes: tuple[int, ...] = ()
+    replicated_b: float | None = None
+    min_capability: tuple[int, int] | None = None
+    min_vllm: str | None = None
     engines: tuple[EngineName, ...] = ("vllm", "transformers")
     unconfirmed: tuple[str, ...] = ()
     source: str = "models.yaml"

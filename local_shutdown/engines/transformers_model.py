@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from local_shutdown.engines import response_templates
+from local_shutdown.engines import hardware, response_templates
 
 GIB = 2**30
 PER_REQUEST = frozenset({"top_p", "top_k"})
@@ -132,6 +132,7 @@ def load(
     per_request: frozenset[str] = frozenset(),
     max_num_seqs: int | None = None,
     kv_cache_gib: float | None = None,
+    kv_cache_tokens: int | None = None,
     trust_remote_code: bool = False,
 ) -> Loaded:
     """Load a checkpoint and make its batching manager.
@@ -144,6 +145,7 @@ def load(
         per_request: of top_p and top_k, what requests may set though the model has no default.
         max_num_seqs: requests in one batch.
         kv_cache_gib: memory of the cache.
+        kv_cache_tokens: on the CPU, tokens that it is to hold; one context it holds in any case.
 
     Raises:
         SystemExit: the context does not fit the cache, or the model has no end token.
@@ -177,9 +179,8 @@ def load(
     eos = frozenset(eos_tokens(model, tokenizer))
     if not eos:
         raise SystemExit(f"{name} names no end token in generation_config.json or tokenizer")
-    manager, sampling = _batching(
-        model, length, seed, per_request, max_num_seqs, kv_cache_gib, cuda
-    )
+    cache = _Cache(max_num_seqs, kv_cache_gib, kv_cache_tokens)
+    manager, sampling = _batching(model, length, seed, per_request, cache, cuda)
     chat_template = tokenizer.chat_template
     if isinstance(chat_template, dict):
         chat_template = chat_template.get("tool_use") or chat_template.get("default")
@@ -187,14 +188,17 @@ def load(
     return Loaded(tokenizer, manager, sampling, length, template, eos)
 
 
+@dataclass(frozen=True, slots=True)
+class _Cache:
+    """What was asked for: requests in one batch, memory, tokens."""
+
+    sequences: int | None
+    gib: float | None
+    tokens: int | None
+
+
 def _batching(
-    model: Any,
-    length: int,
-    seed: int,
-    per_request: frozenset[str],
-    max_num_seqs: int | None,
-    kv_cache_gib: float | None,
-    cuda: bool,
+    model: Any, length: int, seed: int, per_request: frozenset[str], cache: _Cache, cuda: bool
 ) -> tuple[Any, Sampling]:
     from transformers import ContinuousBatchingConfig
 
@@ -202,24 +206,15 @@ def _batching(
         seed=seed,
         per_request_processors=True,
         auto_switch_to_flash=cuda and _flash_installed(),
-        max_requests_per_batch=max_num_seqs or (None if cuda else CPU_BATCH),
+        max_requests_per_batch=cache.sequences or (None if cuda else CPU_BATCH),
     )
     if not cuda:
         config.page_size = CPU_PAGE_TOKENS
         config.max_batch_tokens = CPU_BATCH_TOKENS
-    if kv_cache_gib is not None or not cuda:
-        budget = (kv_cache_gib or CPU_KV_CACHE_GIB) * GIB
+    if cache.gib is not None or not cuda:
         per_page = kv_bytes_per_token(model) * config.page_size
-        config.num_blocks = int(budget // per_page)
-        if kv_cache_gib is None:  # no more than the batch can fill: all of it is written once
-            most = (max_num_seqs or CPU_BATCH) * length // 2
-            config.num_blocks = min(config.num_blocks, max(most, 2 * length) // config.page_size)
         needed = ceil(length / config.page_size) + 1
-        if config.num_blocks < needed:
-            raise SystemExit(
-                f"one context of {length} tokens needs a cache of {needed * per_page / GIB:.1f} "
-                f"GiB, there are {budget / GIB:.1f}: lower --max-model-len or raise --kv-cache-gib"
-            )
+        config.num_blocks = _pages(cache, length, needed, per_page, config.page_size)
     defaults, generation = _defaults(model, per_request)
     wanted = [type(p).__name__ for p in model._get_logits_processor(generation)]
     manager = model.init_continuous_batching(
@@ -228,6 +223,35 @@ def _batching(
     kept = " ".join(type(p).__name__ for p in manager.logit_processor.logits_processor)
     dropped = tuple(SETTING_OF.get(name, name) for name in wanted if name not in kept)
     return manager, Sampling(**defaults, not_applied=dropped)
+
+
+def _pages(cache: _Cache, length: int, needed: int, per_page: int, page_tokens: int) -> int:
+    """Pages of the cache, all of which are written once at the start.
+
+    Args:
+        needed: for one context of `length` tokens.
+
+    Raises:
+        SystemExit: one context does not fit what was asked for, or what is free.
+    """
+    budget = (cache.gib or CPU_KV_CACHE_GIB) * GIB
+    if cache.gib is None and needed * per_page > budget:
+        # A long context of a larger model: as much as it takes, if that is there.
+        free = hardware.free_ram_gib()
+        budget = needed * per_page if free is None else min(needed * per_page, free * GIB)
+    if int(budget // per_page) < needed:
+        raise SystemExit(
+            f"one context of {length} tokens needs a cache of {needed * per_page / GIB:.2f} GiB, "
+            f"there are {budget / GIB:.2f}: lower --max-model-len"
+            + (" or raise --kv-cache-gib" if cache.gib is not None else "")
+        )
+    most = int(budget // per_page)
+    if cache.tokens is not None:
+        return min(most, max(ceil(cache.tokens / page_tokens), needed))
+    if cache.gib is None:  # no more than the batch can fill
+        batch = (cache.sequences or CPU_BATCH) * length // 2
+        return min(most, max(batch, 2 * length) // page_tokens)
+    return most
 
 
 def _defaults(model: Any, per_request: frozenset[str]) -> tuple[dict[str, Any], Any]:

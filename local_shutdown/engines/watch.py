@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from local_shutdown.engines.client import ChatClient, Silent
-from local_shutdown.engines.metrics import Series, parse
+from local_shutdown.engines.metrics import Series, cache_tokens, parse
 from local_shutdown.engines.server import Server
 from local_shutdown.errors import EngineDown, EngineFault
 
@@ -22,8 +22,8 @@ class Patience:
         stall_s: requests are running, and no token is computed for so long.
     """
 
-    every_s: float = 5.0
-    misses: int = 8
+    every_s: float = 2.0
+    misses: int = 20
     stall_s: float = 600.0
 
 
@@ -58,6 +58,7 @@ async def watch(server: Server, series: Series, patience: Patience) -> None:
             continue
         now = time.monotonic()
         series.add(parse(text), now)
+        series.cache_tokens = cache_tokens(text) or series.cache_tokens
         running = series.last.running if series.last else None
         if series.tokens != tokens or not running:
             tokens, moved_at = series.tokens, now

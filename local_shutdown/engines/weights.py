@@ -17,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from local_shutdown.engines.registry import cached_folder, weights_cached
+from local_shutdown.engines import registry
+from local_shutdown.engines.snapshots import cached_folder, describe_from_hub, weights_cached
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import EngineUnavailable
 
@@ -30,6 +31,17 @@ def locate(spec: ModelSpec) -> Path | None:
         return None
     folder = Path(spec.hf_id)
     return folder if folder.is_dir() else cached_folder(spec.hf_id)
+
+
+def described(spec: ModelSpec) -> ModelSpec:
+    """With the shape of its cache, which models.yaml may not give: from config.json alone, here or
+    on the hub. Nothing is waited for that is not there."""
+    if spec.kv is not None:
+        return spec
+    found = registry.described(spec)
+    if found.kv is None and not Path(spec.hf_id).is_dir() and hub_unreachable() is None:
+        found = registry.described(spec, describe_from_hub)
+    return found
 
 
 def ensure(spec: ModelSpec, say: Callable[[str], None], *, fetch: bool = True) -> Path:

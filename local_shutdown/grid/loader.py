@@ -15,8 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from local_shutdown.errors import UsageError
 from local_shutdown.grid.wording import Instructs, instruction
+from local_shutdown.stored import shown
 from local_shutdown.task import QUESTIONS as TASK_QUESTIONS
 from local_shutdown.task import WARNED_ON_CALL
+from local_shutdown.yamlfile import read_yaml
 
 Wording = Literal["verbatim", "reconstructed"]
 BUILT_IN = Path(__file__).with_name("conditions.yaml")
@@ -93,7 +95,7 @@ def load(path: Path = BUILT_IN) -> dict[str, Condition]:
     conditions: dict[str, Condition] = {}
     for raw in parsed.conditions:
         if raw.id in conditions:
-            raise UsageError(f"{path}: condition {raw.id!r} stands there twice")
+            raise UsageError(f"{path}: condition {raw.id!r} appears twice")
         system = _fill(raw.system, texts, path, raw.id)
         user = _fill(raw.user, texts, path, raw.id)
         conditions[raw.id] = Condition(
@@ -109,23 +111,14 @@ def load(path: Path = BUILT_IN) -> dict[str, Condition]:
 
 
 def _parse(path: Path) -> _File:
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as failed:
-        raise UsageError(f"{path}: cannot be read: {failed.strerror}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path}: not UTF-8 text") from None
-    except yaml.YAMLError as failed:
-        where = getattr(failed, "problem_mark", None)
-        line = f":{where.line + 1}" if where else ""
-        raise UsageError(f"{path}{line}: not YAML: {getattr(failed, 'problem', failed)}") from None
+    _, raw = read_yaml(path)
     try:
         return _File.model_validate(raw)
     except ValidationError as failed:
         first = failed.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise UsageError(
-            f"{path}: {where}: {first['msg']}, got {first['input']!r}"[:400],
+            f"{path}: {where}: {first['msg']}, got {shown(first['input'])}"[:400],
             f"the form is that of {BUILT_IN}",
         ) from None
 

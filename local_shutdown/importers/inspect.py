@@ -36,8 +36,10 @@ import orjson
 
 from local_shutdown.episode import OUTCOMES, Episode, StopReason
 from local_shutdown.errors import CannotRunError, UsageError
-from local_shutdown.importers.records import Options
+from local_shutdown.importers.archive import check_archive, check_json, check_sample
+from local_shutdown.importers.records import Options, checked
 from local_shutdown.importers.transcript import Malformed, normalise
+from local_shutdown.stored import check_size
 
 KEY = "local_shutdown"  # in the metadata of a sample or message that we exported
 _LIMITS: Mapping[str, StopReason] = {
@@ -109,6 +111,7 @@ def open_log(path: str | Path) -> InspectLog:
     log = inspect_ai("log")
     try:
         kind = "eval" if zipfile.is_zipfile(path) else "json"
+        check_archive(path) if kind == "eval" else check_json(path)
         header = log.read_eval_log(str(path), header_only=True, format=kind)
         keys: list[tuple[str | int, int]] = []
         if kind == "eval":
@@ -219,7 +222,9 @@ def _eval_samples(log: InspectLog) -> Iterator[tuple[str, Any]]:
             place = _place(sample_id, epoch)
             try:
                 # A sample that was run again is there twice; zipfile opens the last one.
-                raw = json.loads(archive.read(f"samples/{sample_id}_epoch_{epoch}.json"))
+                text = archive.read(f"samples/{sample_id}_epoch_{epoch}.json")
+                check_size(text)
+                raw = json.loads(text)
             except Exception as failure:  # zlib, json, zipfile, ... : all mean this sample
                 yield place, Malformed(f"cannot be read: {_short(failure)}")
             else:
@@ -253,6 +258,7 @@ def _sample(api: Any, raw: Any) -> Any:
         return Malformed("is not an object")
     kept = {key: value for key, value in raw.items() if key not in _UNUSED}
     try:
+        check_sample(kept)
         return api.resolve_sample_attachments(api.EvalSample.model_validate(kept), True)
     except Exception as failure:
         return Malformed(f"cannot be read: {_short(failure)}")
@@ -270,8 +276,8 @@ def _episode(
         except Malformed:
             raise
         except (ValueError, TypeError) as wrong:
-            raise Malformed(f"its metadata.{KEY} is not an episode of ours: {wrong}") from None
-        return replace(episode, model=options.model) if options.model else episode
+            raise Malformed(f"its metadata.{KEY} is not an episode: {wrong}") from None
+        return checked(replace(episode, model=options.model) if options.model else episode)
 
     spec = log.header.eval
     model = options.model or str(spec.model)
@@ -286,7 +292,7 @@ def _episode(
     if isinstance(trial, bool) or not isinstance(trial, int) or trial < 0:
         trial = trials[model, condition]
     trials[model, condition] += 1
-    return Episode(
+    episode = Episode(
         episode_id=str(sample.uuid or f"{spec.eval_id}-{sample.id}-{sample.epoch}"),
         model=model,
         condition=condition,
@@ -302,6 +308,7 @@ def _episode(
         outcome=_outcome(sample, stop_reason),
         extra={**_provenance(sample, log), **transcript.notes()},
     )
+    return checked(episode)
 
 
 def _condition(sample: Any, spec: Any) -> str | None:

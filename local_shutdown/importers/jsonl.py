@@ -15,8 +15,8 @@ from local_shutdown.errors import UsageError
 from local_shutdown.importers.aggregate import Aggregate
 from local_shutdown.importers.records import Options, read_record
 from local_shutdown.importers.transcript import Malformed
+from local_shutdown.stored import MAX_LINE_BYTES, check_size
 
-MAX_LINE_BYTES = 256 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
 # First bytes of files that people hand over in place of JSONL, and what to do about it.
 _MAGIC: tuple[tuple[bytes, str, str], ...] = (
@@ -133,6 +133,10 @@ def check_file(path: Path) -> None:
 
 
 def _decode(line: bytes) -> Any:
+    try:
+        check_size(line)
+    except ValueError as large:
+        raise Malformed(str(large)) from None
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError as error:

@@ -22,6 +22,7 @@ from local_shutdown.episode import (
 )
 from local_shutdown.importers.aggregate import Aggregate
 from local_shutdown.importers.transcript import Malformed, a_kind, normalise
+from local_shutdown.stored import MAX_INTEGER, MAX_NAME, check_aggregate, shown
 
 _STOP_REASONS: tuple[str, ...] = get_args(StopReason)
 _EVENT_TYPES = frozenset(get_args(EventType))
@@ -88,7 +89,7 @@ def read_record(raw: Any, options: Options, line: int, own_id: str) -> Episode |
         return _episode(raw, options, line, own_id)
     if kind is None:
         raise Malformed('"kind" is missing; it is "aggregate" or "episode"')
-    raise Malformed(f'kind is {kind!r}, neither "aggregate" nor "episode"')
+    raise Malformed(f'kind is {shown(kind)}, neither "aggregate" nor "episode"')
 
 
 def _name(raw: Mapping[str, Any], key: str, given: str | None) -> str:
@@ -98,9 +99,11 @@ def _name(raw: Mapping[str, Any], key: str, given: str | None) -> str:
     if value is None:
         raise Malformed(f'"{key}" is missing')
     if not isinstance(value, str):
-        raise Malformed(f"{key} is {value!r} ({a_kind(value)}), not a string")
+        raise Malformed(f"{key} is {shown(value)} ({a_kind(value)}), not a string")
     if not value.strip():
         raise Malformed(f"{key} is empty")
+    if len(value) > MAX_NAME:
+        raise Malformed(f"{key} has {len(value)} characters, more than {MAX_NAME}")
     return value
 
 
@@ -109,9 +112,9 @@ def _integer(raw: Mapping[str, Any], key: str) -> int | None:
     if value is None:
         return None
     if isinstance(value, float) and value.is_integer():
-        return int(value)  # 1000.0, as data frames with a gap in the column write it
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise Malformed(f"{key} is {value!r} ({a_kind(value)}), not a whole number")
+        value = int(value)  # 1000.0, as data frames with a gap in the column write it
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_INTEGER:
+        raise Malformed(f"{key} is {shown(value)} ({a_kind(value)}), not a whole number")
     return value
 
 
@@ -120,7 +123,7 @@ def _number(raw: Mapping[str, Any], key: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise Malformed(f"{key} is {value!r} ({a_kind(value)}), not a finite number")
+        raise Malformed(f"{key} is {shown(value)} ({a_kind(value)}), not a finite number")
     return value
 
 
@@ -147,7 +150,12 @@ def _aggregate(raw: Mapping[str, Any], options: Options) -> Aggregate:
             )
     _choice(raw, "weights", WEIGHTS)
     extra = {k: v for k, v in raw.items() if k not in _AGGREGATE_KEYS and not _no_weights(k, v)}
-    return Aggregate(model, condition, n, resisted, rate, extra)
+    aggregate = Aggregate(model, condition, n, resisted, rate, extra)
+    try:
+        check_aggregate(aggregate.as_dict())
+    except ValueError as wrong:
+        raise Malformed(str(wrong)) from None
+    return aggregate
 
 
 def _rounding(rate: float) -> float:
@@ -164,7 +172,7 @@ def _episode(raw: Mapping[str, Any], options: Options, line: int, own_id: str) -
     condition = _name(raw, "condition", options.condition)
     version = raw.get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
-        raise Malformed(f"schema_version is {version!r}; this version reads {SCHEMA_VERSION}")
+        raise Malformed(f"schema_version is {shown(version)}; this version reads {SCHEMA_VERSION}")
     trial = _integer(raw, "trial")
     if trial is not None and trial < 0:
         raise Malformed(f"trial is {trial}, below 0")
@@ -176,7 +184,7 @@ def _episode(raw: Mapping[str, Any], options: Options, line: int, own_id: str) -
     if not raw_messages and outcome is None and stop_reason is None:
         raise Malformed('has neither "outcome" nor "messages": nothing says how it ended')
     extra = _extra(raw)
-    usage = _mapping(raw, "usage")
+    usage = _usage(raw)
     messages: list[dict[str, Any]] = []
     if raw_messages:
         transcript = normalise(raw_messages, options.mapping)
@@ -187,7 +195,7 @@ def _episode(raw: Mapping[str, Any], options: Options, line: int, own_id: str) -
             extra |= transcript.notes()
             turns = sum(message["role"] == "assistant" for message in messages)
             usage = {"turns": turns, **usage}
-    return Episode(
+    episode = Episode(
         episode_id=_episode_id(raw, own_id),
         model=model,
         condition=condition,
@@ -203,12 +211,36 @@ def _episode(raw: Mapping[str, Any], options: Options, line: int, own_id: str) -
         outcome=outcome,
         extra=extra,
     )
+    return checked(episode)
+
+
+def checked(episode: Episode) -> Episode:
+    """The episode, which can be stored and read again.
+
+    Raises:
+        Malformed: it cannot, and why.
+    """
+    try:
+        episode.check()
+    except ValueError as wrong:
+        raise Malformed(str(wrong)) from None
+    return episode
+
+
+def _usage(raw: Mapping[str, Any]) -> dict[str, Any]:
+    usage = _mapping(raw, "usage")
+    counts = {
+        key: int(value)
+        for key, value in usage.items()
+        if isinstance(value, float) and value.is_integer()  # 12.0, as data frames write it
+    }
+    return {**usage, **counts}
 
 
 def _choice(raw: Mapping[str, Any], key: str, allowed: tuple[str, ...]) -> Any:
     value = raw.get(key)
-    if value is not None and value not in allowed:
-        raise Malformed(f"{key} is {value!r}, none of {', '.join(allowed)}")
+    if value is not None and (not isinstance(value, str) or value not in allowed):
+        raise Malformed(f"{key} is {shown(value)}, not one of {', '.join(allowed)}")
     return value
 
 
@@ -233,16 +265,19 @@ def _episode_id(raw: Mapping[str, Any], own_id: str) -> str:
     if value is None:
         return own_id
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise Malformed(f"episode_id is {value!r} ({a_kind(value)}), not a string")
+        raise Malformed(f"episode_id is {shown(value)} ({a_kind(value)}), not a string")
     if value == "":
         raise Malformed("episode_id is empty")
-    return str(value)
+    name = str(value)
+    if len(name) > MAX_NAME:
+        raise Malformed(f"episode_id has {len(name)} characters, more than {MAX_NAME}")
+    return name
 
 
 def _text(raw: Mapping[str, Any], key: str) -> str | None:
     value = raw.get(key)
     if value is not None and not isinstance(value, str):
-        raise Malformed(f"{key} is {value!r} ({a_kind(value)}), not a string")
+        raise Malformed(f"{key} is {shown(value)} ({a_kind(value)}), not a string")
     return value
 
 
@@ -252,7 +287,7 @@ def _time(raw: Mapping[str, Any]) -> str | None:
         try:
             datetime.fromisoformat(value)
         except ValueError:
-            raise Malformed(f"started_at is {value!r}, not an ISO 8601 time") from None
+            raise Malformed(f"started_at is {shown(value)}, not an ISO 8601 time") from None
     return value
 
 
@@ -284,7 +319,7 @@ def _events(raw: Mapping[str, Any]) -> list[Event] | None:
             raise Malformed(f"events[{at}] is {a_kind(event)}, not an object")
         kind = event.get("type")
         if not isinstance(kind, str) or kind not in _EVENT_TYPES:
-            raise Malformed(f"events[{at}].type is {kind!r}, no event of ours")
+            raise Malformed(f"events[{at}].type is {shown(kind)}, not a known event")
         if _number(event, "t_s") is None or _integer(event, "message") is None:
             raise Malformed(f'events[{at}] lacks "t_s" or "message"')
         events.append(Event.from_dict(event))

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -20,16 +20,19 @@ import numpy as np
 import orjson
 
 from local_shutdown.episode import SCHEMA_VERSION, Episode
-from local_shutdown.errors import UsageError
+from local_shutdown.errors import CannotRunError, UsageError
+from local_shutdown.files import open_to_read
 from local_shutdown.importers.aggregate import Aggregate
 from local_shutdown.importers.inspect import open_log, scan_log
 from local_shutdown.importers.jsonl import scan
 from local_shutdown.importers.records import Options
 from local_shutdown.importers.summary import ImportSummary, Tally, key_of
 from local_shutdown.importers.transcript import Malformed
+from local_shutdown.stored import MAX_LINE_BYTES
 
 FORMATS = ("auto", "jsonl", "inspect")
 EPISODES, AGGREGATES, RUN = "episodes.jsonl", "aggregates.jsonl", "run.json"
+RESULTS = "results.csv"
 _MAX_NAMED = 20  # bad lines named in one message
 # The head of an Inspect .json log: version, status and eval are its first three keys.
 _INSPECT_JSON = re.compile(rb'\s*\{\s*"version"\s*:\s*\d+\s*,\s*"status"\s*:\s*"')
@@ -59,12 +62,14 @@ def import_files(
     model: str | None = None,
     mapping: Mapping[str, str] | None = None,
     condition: str | None = None,
+    complete: Callable[[Path], object] = lambda directory: None,
 ) -> ImportSummary:
     """Import files into a run directory: all records of all files, or nothing.
 
     `out` then holds run.json (kind "import"), episodes.jsonl in the order of the input and, where
     there are any, aggregates.jsonl. Everything is written beside `out` and moved there at the
-    end. Importing the same files the same way again gives the same; `results.csv` is not written.
+    end. Importing the same files the same way again gives the same; `results.csv` is written by
+    `complete`.
 
     Args:
         paths: JSONL files and Inspect logs.
@@ -73,6 +78,8 @@ def import_files(
         model: name for every record, whatever it says.
         mapping: tool names, see `toolnames.tool_mapping`.
         condition: for records that state none.
+        complete: called with the finished directory before it is moved to `out`; when it fails,
+            nothing is imported.
 
     Raises:
         UsageError: a file or line cannot be read (the first 20 are named by file, line and
@@ -91,8 +98,11 @@ def import_files(
     }
     earlier = _earlier_import(out, run)
     started_at = _now()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.importing-", dir=out.parent))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{out.name[:100]}.importing-", dir=out.parent))
+    except OSError as failed:
+        raise CannotRunError(f"{out}: cannot be written: {failed.strerror}") from None
     try:
         tally, warnings = _read_all(sources, options, beside)
         run["models"] = {name: {} for name in sorted(tally.models)}
@@ -106,6 +116,7 @@ def import_files(
         run |= {key: times.get(key) for key in ("started_at", "ended_at")}
         text = orjson.dumps(run, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
         (beside / RUN).write_bytes(text)
+        complete(beside)
         _move(beside, out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -136,6 +147,10 @@ def _sources(paths: Sequence[str | Path], fmt: str) -> list[_Source]:
         if len(files) > 1:
             prefix = f"{path.name if names[path.name] == 1 else path}:"
         try:
+            if path.exists() and not path.is_file() and not path.is_dir():
+                raise UsageError(
+                    f"{path}: is not a regular file", hint="save the data to a file first"
+                )
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             n_bytes = path.stat().st_size
@@ -164,8 +179,9 @@ def _earlier_import(out: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     hint = "choose another --out, or remove it first"
     try:
-        earlier = orjson.loads((out / RUN).read_bytes())
-    except (OSError, ValueError):
+        with open_to_read(out / RUN) as file:
+            earlier = orjson.loads(file.read(MAX_LINE_BYTES))
+    except (OSError, ValueError, UsageError):
         raise UsageError(f"{out}: exists and is not empty", hint=hint) from None
     if not isinstance(earlier, dict) or earlier.get("kind") != "import":
         raise UsageError(f"{out}: holds a run, not an import", hint=hint)
@@ -221,11 +237,17 @@ def _read_all(
                     if len(bad) == _MAX_NAMED:
                         _refuse(bad, more=True)
                     continue
+                rate = isinstance(record, Aggregate)
+                try:
+                    line = _line(record)
+                except (
+                    TypeError,
+                    ValueError,
+                ) as wrong:  # deeper than 254, a number of more than 64 bits
+                    bad.append(f"{place}: cannot be stored as JSON: {wrong}")
+                    continue
                 tally.add(record)
-                if isinstance(record, Aggregate):
-                    aggregates.write(orjson.dumps(record.as_dict()) + b"\n")
-                else:
-                    episodes.write(record.to_json() + b"\n")
+                (aggregates if rate else episodes).write(line + b"\n")
     if bad:
         _refuse(bad, more=False)
     _refuse_duplicates(sources, options, tally.keys)
@@ -233,6 +255,12 @@ def _read_all(
         (beside / AGGREGATES).unlink()
     warnings.extend(tally.warnings())
     return tally, tuple(warnings)
+
+
+def _line(record: Episode | Aggregate) -> bytes:
+    if isinstance(record, Aggregate):
+        return orjson.dumps(record.as_dict())
+    return record.to_json()
 
 
 def _refuse(bad: Sequence[str], more: bool) -> None:
@@ -288,7 +316,7 @@ def _move(beside: Path, out: Path) -> None:
         return
     if not (beside / AGGREGATES).exists():
         (out / AGGREGATES).unlink(missing_ok=True)
-    for name in (EPISODES, AGGREGATES, RUN):
+    for name in (EPISODES, AGGREGATES, RUN, RESULTS):
         if (beside / name).exists():
             (beside / name).replace(out / name)
 

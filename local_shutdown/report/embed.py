@@ -23,10 +23,11 @@ import orjson
 import pandas as pd
 
 from local_shutdown.episode import Episode
+from local_shutdown.files import open_to_read
 from local_shutdown.report import MAX_TRANSCRIPTS
 from local_shutdown.report.data import ReportData
 from local_shutdown.report.view import view, visible
-from local_shutdown.store import EPISODES
+from local_shutdown.store import EPISODES, read_lines
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]  # row numbers of the episodes' frame
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -116,7 +117,7 @@ def embed(data: ReportData, most: int = MAX_TRANSCRIPTS) -> Embedded:
 
 
 def _open(path: Path) -> Any:
-    return path.open("rb") if path.exists() else None
+    return open_to_read(path) if path.exists() else None
 
 
 def _telling(frame: pd.DataFrame) -> Mask:
@@ -178,12 +179,11 @@ def _places(path: Path, wanted: set[str]) -> dict[str, tuple[int, int]]:
     if not wanted or not path.exists():
         return places
     offset = 0
-    with path.open("rb") as file:
-        for line in file:
-            found = _id_of(line)
-            if found in wanted and line.endswith(b"\n"):
-                places[found] = (offset, len(line))
-            offset += len(line)
+    for _, line in read_lines(path):
+        found = _id_of(line)
+        if found in wanted and line.endswith(b"\n"):
+            places[found] = (offset, len(line))
+        offset += len(line)
     return places
 
 

@@ -14,6 +14,7 @@ from local_shutdown.report.data import ReportData, Series
 from local_shutdown.report.names import names
 from local_shutdown.report.plots import Line, Plot, Point
 from local_shutdown.report.view import visible
+from local_shutdown.spreadsheet import defused
 
 Row = tuple[Any, ...]
 
@@ -39,7 +40,9 @@ class Figure:
         text = io.StringIO()
         writer = csv.writer(text)
         writer.writerow(self.columns)
-        writer.writerows(["" if value is None else value for value in row] for row in self.rows)
+        writer.writerows(
+            ["" if value is None else defused(value) for value in row] for row in self.rows
+        )
         return text.getvalue()
 
 

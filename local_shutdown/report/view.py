@@ -17,15 +17,11 @@ from local_shutdown.detectors import score
 from local_shutdown.detectors.methods import Finding, conduct
 from local_shutdown.detectors.reasoning import ReasoningFinding, reasoning_findings
 from local_shutdown.episode import Episode, Event
+from local_shutdown.terminal import UNSEEN
 
 MAX_TEXT_CHARS = 60_000  # of one text: beginning and end are kept
 _KEPT_END_CHARS = 10_000
 _MAX_ITEMS = 2_000
-# Control characters (ANSI sequences start with one), and those that turn or hide text.
-UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    "\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff]"
-)
 # Joiners are part of emoji and of scripts that need them, and change no order.
 _JOINERS = "\u200c\u200d"
 

@@ -319,8 +319,8 @@ class Sandbox:
                 async with asyncio.timeout(limits.shutdown_s - limits.command_s):
                     await self._script_over.wait()
         if self._script_over is not None:
-            inside = standstill.Looks(self._pid, Path(self._kit.next_question_path))
-            self._blocked = await inside.stand_still()
+            program = self._kit.next_question_path
+            self._blocked = await standstill.stands_still(self._pid, program)
         self._timed_out = True
         with contextlib.suppress(SandboxFault):
             self._send(b"K")

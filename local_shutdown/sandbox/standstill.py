@@ -5,16 +5,22 @@ Every thread must be stopped, or wait in a call that ends only by something that
 the sandbox would have to do; then nothing there can happen any more. Whatever might end by itself
 (a sleep, a time limit, a timer, a loop that runs) is no standstill, nor is what the kernel does not
 let us see: then the script decides nothing. What a caller sees of a thread's call is
-/proc/PID/task/TID/syscall. Two things cannot be seen there: a timer set with alarm() by a process
-that does not catch the signal, and the contents of memory that changed after a call began.
+/proc/PID/task/TID/syscall, which is the agent's to read: this file is run as a program of its own,
+which joins the sandbox's user namespace where the caller may not read it.
+
+Two things cannot be seen there: a timer set with alarm() by a process that does not catch the
+signal, and the contents of memory that changed after a call began.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import platform
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +28,9 @@ from pathlib import Path
 
 # Two looks this far apart must both find a standstill.
 BETWEEN_LOOKS_S = 0.5
+STILL = b"still"
+PATIENCE_S = 30.0
+_CLONE_NEWUSER = 0x10000000
 # A sleep that is longer than any episode.
 FOR_EVER_S = 24 * 3600.0
 _SIGALRM_BIT, _TIMER_ABSTIME = 1 << 13, 1
@@ -62,30 +71,54 @@ _LIMIT_MS = {"poll": 2, "epoll_wait": 3, "epoll_pwait": 3}
 _TRANSFERS = frozenset(("read", "write", "readv", "writev"))
 
 
+async def stands_still(bwrap_pid: int, next_question: str) -> bool:
+    """Whether nothing in a sandbox can ever go on.
+
+    Args:
+        bwrap_pid: of the process that was started.
+        next_question: path of the program, as it is shipped.
+    """
+    program = [sys.executable, "-I", __file__, str(bwrap_pid), next_question]
+    try:
+        looked = await asyncio.to_thread(
+            subprocess.run,
+            program,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PATIENCE_S,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return looked.returncode == 0 and looked.stdout == STILL
+
+
 @dataclass(frozen=True, slots=True)
 class Looks:
     """Looks at the processes of one sandbox, from outside.
 
     Attributes:
-        bwrap_pid: of the process that was started.
+        machine: the host's id of PID 1.
         next_question: the program, as it is shipped.
     """
 
-    bwrap_pid: int
-    next_question: Path
+    machine: int
+    next_question: bytes
 
-    async def stand_still(self) -> bool:
-        """Whether nothing in the sandbox can ever go on."""
-        if not self.look():
-            return False
-        await asyncio.sleep(BETWEEN_LOOKS_S)
-        return self.look()
+    def join(self) -> None:
+        """Become one who may look: the owner of a user namespace has every right in it."""
+        for pid in _below(self.machine):
+            try:
+                Path(f"/proc/{pid}/syscall").read_text()
+                return
+            except PermissionError:
+                with Path(f"/proc/{pid}/ns/user").open() as namespace:
+                    ctypes.CDLL(None).setns(namespace.fileno(), _CLONE_NEWUSER)
+                return
 
     def look(self) -> bool:
         """Whether all of it waits without an end right now."""
         try:
-            (machine,) = _children(self.bwrap_pid)
-            processes = [pid for pid in _below(machine) if _state(pid, pid) != "Z"]
+            processes = [pid for pid in _below(self.machine) if _state(pid, pid) != "Z"]
             return bool(processes) and all(map(self._waits_for_ever, processes))
         except (OSError, ValueError, IndexError, struct.error):
             return False  # it ended meanwhile, or must not be looked at
@@ -133,7 +166,7 @@ class Looks:
         own, but that of next_question, which waits until it is its turn, has none."""
         target = os.readlink(f"/proc/{pid}/fd/{fd}")
         if target.startswith("socket:"):
-            return Path(f"/proc/{pid}/exe").read_bytes() == self.next_question.read_bytes()
+            return Path(f"/proc/{pid}/exe").read_bytes() == self.next_question
         return not target.startswith("anon_inode:")
 
 
@@ -171,3 +204,17 @@ def _seconds(pid: int, address: int) -> float:
         memory.seek(address)
         seconds, nanoseconds = struct.unpack("=qq", memory.read(16))
     return float(seconds + nanoseconds / 1e9)
+
+
+def main(bwrap_pid: int, next_question: Path) -> None:
+    (machine,) = _children(bwrap_pid)
+    looks = Looks(machine, next_question.read_bytes())
+    looks.join()
+    first = looks.look()
+    time.sleep(BETWEEN_LOOKS_S)
+    if first and looks.look():
+        sys.stdout.buffer.write(STILL)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

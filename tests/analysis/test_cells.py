@@ -69,7 +69,7 @@ def test_a_rate_alone_gives_rounded_counts() -> None:
     [
         ({"n": 10}, "has neither"),
         ({"n": 10, "rate": 1.5}, r"rate is 1\.5"),
-        ({"n": 10, "resisted": 11}, "successes is 11"),
+        ({"n": 10, "resisted": 11}, "resisted is 11"),
         ({"n": -1, "resisted": 0}, "n is -1"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import orjson
@@ -92,6 +93,27 @@ def test_an_engine_that_never_answers_is_an_error(tmp_path: Path) -> None:
         )  # fmt: skip
     assert result.exit_code == 1
     assert outcomes(tmp_path / "out") == {"error": 2}
+
+
+def test_a_slow_endpoint_makes_no_limit_and_no_error(tmp_path: Path) -> None:
+    # 60 s an answer, 16 at once, 64 in flight, a minute being 0.4 s here: an answer is waited for
+    # 1.6 s, longer than the request timeout, and an episode for longer than --max-seconds.
+    with scripted.serve_beside(comply) as model:
+        model.delay_s, model.at_once = 0.4, asyncio.Semaphore(16)
+        result = cli(
+            "run", "--base-url", model.base_url, "--out", tmp_path / "out", "--conditions", "A",
+            "--trials", 64, "--concurrency", 64, "--no-probe", "--request-timeout", 1.2,
+        )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert outcomes(tmp_path / "out") == {"complied": 64}
+
+
+def test_a_prompt_that_fills_the_context_to_the_last_token_is_a_limit(tmp_path: Path) -> None:
+    said = scripted.http_error(400, "max_tokens must be at least 1, got 0.")
+    policy = script(bash("true"), lambda: said(()))
+    result = play(policy, tmp_path / "out", *QUICK, "--no-probe")
+    assert result.exit_code == 0, result.stderr
+    assert {row["stop_reason"] for row in rows(tmp_path / "out")} == {"context_limit"}
 
 
 def test_the_probe_stops_a_run_whose_calls_no_parser_takes(tmp_path: Path) -> None:

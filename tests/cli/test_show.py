@@ -11,6 +11,7 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
+from local_shutdown import terminal
 from local_shutdown.cli import main, transcript
 from local_shutdown.episode import Episode, Event
 from local_shutdown.errors import UsageError
@@ -177,4 +178,4 @@ def test_a_pipe_gets_no_control_codes(run: Path) -> None:
 
 def test_no_color_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
-    assert transcript.colours() is False
+    assert terminal.colours() is False

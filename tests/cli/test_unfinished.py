@@ -49,11 +49,24 @@ def on_disk(out: Path) -> set[int]:
 
 
 def begun(out: Path) -> list[int]:
-    return [started.trial for started in read_started(out)]
+    """Trials in the order in which they were first begun."""
+    return [started.trial for started in read_started(out) if not started.again]
+
+
+def again(out: Path) -> list[int]:
+    """Trials that were begun again after a play of them was broken off."""
+    return [started.trial for started in read_started(out) if started.again]
 
 
 def run_record(out: Path) -> Any:
     return orjson.loads((out / "run.json").read_bytes())
+
+
+def varied(messages: Messages) -> scripted.Answer:
+    """Complies, in other words each time."""
+    answer = comply(messages)
+    assert isinstance(answer, dict)
+    return {**answer, "content": f"now {time.monotonic_ns()}"}
 
 
 # --- Ctrl-C -------------------------------------------------------------------------------------
@@ -86,7 +99,7 @@ def test_the_first_signal_plays_what_is_in_flight_to_its_end_and_starts_nothing(
 def test_a_second_signal_ends_at_once_and_what_was_started_is_known_and_played_first(
     tmp_path: Path, second: int
 ) -> None:
-    gate = Gate(comply, free=5)
+    gate = Gate(varied, free=5)
     with serve_beside(gate) as model:
         grid = ("--trials", 12, "--concurrency", 4)
         run = start(model.base_url, tmp_path, *grid)
@@ -102,12 +115,16 @@ def test_a_second_signal_ends_at_once_and_what_was_started_is_known_and_played_f
         assert begun(tmp_path) == list(range(9))
         assert "4 that were started are not" in said
         gate.open = True
-        again = cli(*RUN[3:], "--base-url", model.base_url, "--out", tmp_path, *grid)
-    assert again.exit_code == 0
+        result = cli(*RUN[3:], "--base-url", model.base_url, "--out", tmp_path, *grid)
+    assert result.exit_code == 0
     order = [(e["trial"], e["extra"]["session"]) for e in stored(tmp_path)]
     assert {trial for trial, _ in order[5:9]} == missing
     assert [session for _, session in order] == [1] * 5 + [2] * 7
     assert begun(tmp_path) == list(range(12))
+    assert again(tmp_path) == sorted(missing)
+    # All 12 are there, but which of them had to be drawn again goes with how long they took.
+    (cell,) = compared(tmp_path)["cells"]
+    assert (cell["n"], cell["complete"], cell["interval"]) == (12, True, "anytime")
 
 
 def test_before_the_first_episode_one_signal_is_enough(tmp_path: Path) -> None:
@@ -139,7 +156,8 @@ def test_a_run_that_never_got_to_an_episode_goes_on_as_the_same_run(tmp_path: Pa
     assert again.returncode == 0
     assert run_record(tmp_path)["run_seed"] == before["run_seed"]
     assert {e["extra"]["session"] for e in stored(tmp_path)} == {2}
-    assert [s.session for s in read_started(tmp_path)] == [1, 1, 2]
+    found = [(s.trial, s.session, s.again) for s in read_started(tmp_path)]
+    assert found == [(0, 1, False), (1, 1, False), (0, 2, True), (1, 2, True), (2, 2, False)]
 
 
 def test_other_settings_before_the_first_episode_make_it_another_run(tmp_path: Path) -> None:
@@ -217,8 +235,11 @@ def test_a_run_that_stops_early_gives_the_same_however_often_it_was_interrupted(
     run_to_its_end(broken, *EARLY)
     assert played(broken) == played(whole)
     one, other = (compared(out)["cells"][0] for out in (whole, broken))
-    named = ("n", "resisted", "rate", "ci_low", "ci_high")
+    named = ("n", "resisted", "rate")
     assert [one[name] for name in named] == [other[name] for name in named]
+    # A model that draws anew would have drawn something else for the trials that were broken off.
+    assert other["ci_low"] <= one["ci_low"] < one["ci_high"] <= other["ci_high"]
+    assert len(again(broken)) >= 2
 
 
 def test_trials_in_flight_when_a_cell_stops_are_played_after_a_kill_and_are_in_the_cell(

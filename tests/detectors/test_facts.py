@@ -173,5 +173,7 @@ def test_a_transcript_submitted_when_it_ends_so(stop: str | None, submitted: boo
     went_on = [asked("2", "submit"), told("no"), asked("ls")]
     assert gather(episode(went_on, None, stop_reason=None)).submitted is False
     assert gather(episode([told("x")], None, stop_reason=None)).submitted is False
+    # A record without a word of the model shows no ending, whatever it says.
+    assert gather(episode([{"role": "user"}], None, stop_reason=stop)).submitted is False
     odd = [{"role": "assistant", "tool_calls": [{}, *asked("2", "submit")["tool_calls"]]}]
     assert gather(episode(odd, None, stop_reason=None)).submitted is True

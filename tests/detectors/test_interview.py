@@ -172,7 +172,7 @@ def test_said_denied_weighed_and_wanted_are_told_apart(answer: str, admits: bool
     assert reading(MOVED, ["", answer]).admits is admits
 
 
-# --- declared instead of guessed ----------------------------------------------------------------
+# --- declared instead of guessed -----------------------------------------------------------------
 
 
 def raw(asked: list[dict[str, Any]], prompt: str = ALLOW, **extra: Any) -> InterviewReading:

@@ -65,6 +65,12 @@ def starts(control: Path) -> list[list[str]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def environment(control: Path) -> dict[str, str]:
+    """What the last server found in its environment, of what servers are told there."""
+    found: dict[str, str] = json.loads(control.with_suffix(".environment").read_text())
+    return found
+
+
 class State:
     def __init__(self, model: str, generation: int) -> None:
         self.model = model
@@ -213,6 +219,8 @@ def main() -> None:
     generation = len(starts(control)) + 1
     with control.with_suffix(".starts").open("a") as noted:
         noted.write(json.dumps(sys.argv[1:]) + "\n")
+    told = {k: v for k, v in os.environ.items() if k.startswith(("VLLM_", "CUDA_", "HIP_"))}
+    control.with_suffix(".environment").write_text(json.dumps(told))
     state = State(args.served_model_name, generation)
     print("INFO 01-01 00:00:00 [api_server.py:1] vLLM API server version 0.0.0-fake", flush=True)
     if state.misbehaves("ignore_term"):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import cast
+
 import pytest
 
-from local_shutdown import engines
-from local_shutdown.engines import Engine, Seat, choose_kind, endpoint_url, vllm
+from local_shutdown.engines import Engine, Seat, choose_kind, endpoint_url, transformers, vllm
 from local_shutdown.engines.client import ChatClient
 from local_shutdown.engines.metrics import Reading, Series
+from local_shutdown.engines.server import Server
 from local_shutdown.errors import CannotRunError, UsageError
 
 
@@ -51,7 +54,7 @@ def test_without_any_engine_the_user_is_told_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(vllm, "unusable", lambda: "no")
-    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(transformers.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(CannotRunError, match="no engine is installed"):
         choose_kind("auto", None)
 
@@ -74,6 +77,19 @@ def test_a_place_that_falls_free_is_taken_again() -> None:
     served.take_seat()
     served.leave(first)
     assert served.take_seat() is first
+
+
+def test_a_copy_that_is_being_started_again_gets_no_more_episodes_meanwhile() -> None:
+    @dataclass
+    class Down:
+        settled: bool = False
+
+    served = engine(2)
+    down = Down()
+    served.seats[0].server = cast(Server, down)
+    assert [served.take_seat() for _ in range(3)] == [served.seats[1]] * 3
+    down.settled = True
+    assert [served.take_seat() for _ in range(3)] == [served.seats[0]] * 3
 
 
 def test_readings_are_whole_or_unknown() -> None:

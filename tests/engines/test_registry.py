@@ -11,19 +11,23 @@ import pytest
 
 from local_shutdown import resources
 from local_shutdown.engines.families import (
+    NEWER_PARSERS,
     REASONING_PARSERS,
     TOOL_PARSERS,
     guess_from_name,
     installed_parsers,
 )
+from local_shutdown.engines.plan import Gpu
+from local_shutdown.engines.planner import plan
 from local_shutdown.engines.registry import (
     Registry,
     cached_folder,
+    described,
     load_registry,
     resolve,
     weights_cached,
 )
-from local_shutdown.engines.spec import KvCache, Thinking
+from local_shutdown.engines.spec import KvCache, Sliding, Thinking
 from local_shutdown.errors import UsageError
 
 
@@ -114,6 +118,34 @@ def test_gpt_oss_pins_its_date_and_keeps_system_text_in_the_system_message(
     assert env["VLLM_SYSTEM_START_DATE"]
 
 
+def test_values_that_a_recipe_or_a_card_gives_are_those(registry: Registry) -> None:
+    models = registry.models
+    for name in ("minimax-m2", "minimax-m2.1", "minimax-m2.5", "minimax-m2.7"):
+        assert models[name].reasoning_parser == "minimax_m2", name
+    sampling = {
+        "mimo-v2-flash": {"temperature": 0.3, "top_p": 0.95},
+        "mimo-v2.5": {"temperature": 0.3, "top_p": 0.95},
+        "kimi-k2-instruct-0905": {"temperature": 0.6},
+        "lfm2.5-1.2b": {"temperature": 0.1, "top_k": 50, "repetition_penalty": 1.05},
+        "muse-glimmer-30b": {"temperature": 1.0, "top_p": 0.95, "top_k": 64},
+        "nemotron-3-nano-30b-a3b": {"temperature": 0.6, "top_p": 0.95},
+        "minicpm5-1b": {"temperature": 0.7, "top_p": 0.95},
+    }
+    assert {name: dict(models[name].sampling) for name in sampling} == sampling
+    assert (models["kimi-k3"].params_active_b, models["kimi-k3"].weights_gib) == (104, 1453)
+    m3 = models["minimax-m3-mxfp8"]
+    assert (m3.params_total_b, m3.params_active_b) == (427, 26)
+
+
+def test_hy3_may_think_between_calls_in_every_request(registry: Registry) -> None:
+    thinking = registry.models["hy3-fp8"].thinking
+    always = {"interleaved_thinking": True}
+    assert thinking.request() == {"chat_template_kwargs": always}
+    assert thinking.request("high") == {
+        "chat_template_kwargs": {**always, "reasoning_effort": "high"}
+    }
+
+
 def test_every_model_is_found_by_the_name_pattern_of_its_own_family(registry: Registry) -> None:
     strays = []
     for spec in registry:
@@ -137,6 +169,7 @@ def test_the_parser_names_we_know_are_those_of_the_installed_build() -> None:
     thoughts = set(ReasoningParserManager.list_registered())
     assert installed_parsers() == (tools, thoughts)
     assert (set(TOOL_PARSERS), set(REASONING_PARSERS)) == (tools, thoughts)
+    assert not set(NEWER_PARSERS) & (tools | thoughts)
 
 
 @needs_vllm
@@ -147,6 +180,10 @@ def test_every_parser_in_models_yaml_is_registered(registry: Registry) -> None:
     tools = set(ToolParserManager.list_registered())
     thoughts = set(ReasoningParserManager.list_registered())
     for spec in registry:
+        newer = {p for p in (spec.tool_parser, spec.reasoning_parser) if p in NEWER_PARSERS}
+        if newer:  # it says so itself, and is told from a mistyped one by that
+            assert spec.min_vllm is not None, spec.name
+            continue
         assert spec.tool_parser in tools, spec.name
         assert spec.reasoning_parser is None or spec.reasoning_parser in thoughts, spec.name
         assert set(spec.alternates.tool) <= tools, spec.name
@@ -247,7 +284,7 @@ def test_a_chat_template_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot read the model registry"):
+    with pytest.raises(UsageError, match=r"nothing\.yaml: cannot be read"):
         load_registry(tmp_path / "nothing.yaml")
 
 
@@ -284,7 +321,7 @@ def test_an_id_that_gives_nothing_away_says_so(
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     spec = resolve("someone/mystery", registry)
-    assert spec.tool_parser is None
+    assert spec.tool_parser == "hermes"  # the most common one; without any no call can be made
     assert spec.weights_gib is None
     assert "guessed from nothing" in spec.warnings[0]
 
@@ -393,6 +430,78 @@ def test_windowed_layers_are_told_from_those_that_keep_every_token(
     assert kv.layers == 16
     assert kv.sliding is not None
     assert (kv.sliding.layers, kv.sliding.window) == (16, 128)
+
+
+def test_gemma_4_with_layers_that_share_their_cache_is_read(
+    registry: Registry, tmp_path: Path
+) -> None:
+    text = {
+        "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 4,
+        "head_dim": 256, "global_head_dim": 512, "num_global_key_value_heads": 2,
+        "sliding_window": 512, "num_kv_shared_layers": 2,
+        "layer_types": (["sliding_attention"] * 3 + ["full_attention"]) * 2,
+    }  # fmt: skip
+    config = {"architectures": ["Gemma4ForConditionalGeneration"], "text_config": text}
+    kv = resolve(str(folder_with(tmp_path, config)), registry).kv
+    assert kv == KvCache(1, 2, 512, sliding=Sliding(5, 4, 256, 512))
+
+
+def test_mamba_and_linear_layers_keep_a_state_and_no_tokens(
+    registry: Registry, tmp_path: Path
+) -> None:
+    nemotron = {
+        **LLAMA, "hybrid_override_pattern": "M-M*-E", "num_hidden_layers": 6, "head_dim": 128,
+        "mamba_num_heads": 64, "mamba_head_dim": 64, "ssm_state_size": 128,
+    }  # fmt: skip
+    kv = resolve(str(folder_with(tmp_path, nemotron)), registry).kv
+    assert kv is not None
+    assert (kv.layers, kv.heads) == (1, 8)
+    assert kv.state_mib == pytest.approx(2 * 2 * 1.1)
+    qwen = {
+        **LLAMA, "full_attention_interval": 4, "linear_num_value_heads": 32,
+        "linear_key_head_dim": 128, "linear_value_head_dim": 128,
+    }  # fmt: skip
+    kv = resolve(str(folder_with(tmp_path, qwen)), registry).kv
+    assert kv is not None
+    assert (kv.layers, round(kv.state_mib)) == (8, 53)
+
+
+def test_a_listed_model_without_a_cache_shape_gets_it_from_config_json(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))
+    spec = registry.models["gemma-4-12b"]
+    assert spec.kv is None
+    assert described(spec).kv is None  # nothing here, and nobody to ask
+    asked = []
+
+    def describe(hf_id: str) -> Path:
+        asked.append(hf_id)
+        return folder_with(tmp_path, LLAMA)
+
+    found = described(spec, describe)
+    assert asked == ["google/gemma-4-12B-it"]
+    assert found.kv == KvCache(layers=32, heads=8, dim=128)
+    cards = [Gpu(n, "card", 79.2, 79.2) for n in range(4)]
+    assert plan(found, cards, concurrency=64).tensor_parallel == 1
+
+
+def test_the_size_of_weights_that_are_not_here_is_read_from_their_index(
+    registry: Registry, tmp_path: Path
+) -> None:
+    index = {"metadata": {"total_size": 16 * 2**30}, "weight_map": {"a": "model-1.safetensors"}}
+    folder_with(tmp_path, LLAMA)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert resolve(str(tmp_path), registry).weights_gib == 16
+
+
+def test_a_folder_whose_config_names_no_architecture_is_not_said_to_have_none(
+    registry: Registry, tmp_path: Path
+) -> None:
+    config = {k: v for k, v in LLAMA.items() if k != "architectures"}
+    spec = resolve(str(folder_with(tmp_path, config)), registry)
+    assert "config.json" in spec.source
+    assert "no config.json" not in spec.warnings[0]
 
 
 def test_a_folder_without_config_is_refused(registry: Registry, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ episode is there once, and nothing that the engine did reads as an outcome."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import signal
@@ -21,11 +22,12 @@ import pytest
 from click.testing import Result
 from playing import cli, outcomes, stored
 
-from local_shutdown import engines
-from local_shutdown.engines import client, server, vllm
+from local_shutdown.engines import client, served, server, vllm
+from local_shutdown.engines.engine import Fleet
 from local_shutdown.engines.processes import members
 from local_shutdown.engines.server import Launch
 from local_shutdown.engines.watch import Patience
+from local_shutdown.store import read_started
 
 GRID = ("--conditions", "A,E", "--trials", "6")
 ALL = Counter(f"{c}/{t}" for c in "AE" for t in range(6))
@@ -93,7 +95,7 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
 def test_a_run_is_served_probed_played_and_put_on_record(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "PATIENCE", Patience(every_s=0.05))
+    monkeypatch.setattr(served, "PATIENCE", Patience(every_s=0.05))
     house.cue(delay_s=0.05)
     result = house.run("--concurrency", 4)
     assert result.exit_code == 0, result.stderr
@@ -151,16 +153,59 @@ def test_no_start_of_a_server_has_the_seed_of_another_and_every_episode_names_it
     assert servers == set(recorded(house))
 
 
-def test_two_servers_of_one_run_have_two_seeds(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one = vllm.fleet
+def two_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for two copies on two cards: the planner gives the CPU one."""
+    one = vllm.Vllm.fleet
 
-    def two(*args: Any) -> engines.Fleet:
+    def two(*args: Any) -> Fleet:
         fleet = one(*args)
         return replace(fleet, launches=fleet.launches * 2, capacity=2 * fleet.capacity)
 
-    monkeypatch.setattr(vllm, "fleet", two)
+    monkeypatch.setattr(vllm.Vllm, "fleet", two)
+
+
+def test_of_two_servers_one_that_is_killed_comes_back_while_the_other_plays_on(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_servers(monkeypatch)
+    # The first start kills itself in the middle; the second is only slow to come up again.
+    house.cue(die_after=9, only_generation=1, delay_s=0.1)
+    result = house.run("--concurrency", 4, "--no-probe")
+    assert result.exit_code == 0, result.stderr
+    assert house.played() == ALL
+    assert outcomes(house.out) == {"complied": 12}
+    starts = sorted(one["starts"] for one in house.facts["servers"])
+    assert starts == [1, 2]
+    assert sorted(recorded(house)) in (["1.0.1", "1.0.2", "1.1.1"], ["1.0.1", "1.1.1", "1.1.2"])
+    (session,) = house.facts["sessions"]
+    assert 1 <= session["rerun"] <= 2  # those of the dead one; the other's two went on
+
+
+def test_calls_are_not_constrained_and_that_is_on_record(house: House) -> None:
+    house.run()
+    assert fake_vllm.environment(house.control)["VLLM_ENFORCE_STRICT_TOOL_CALLING"] == "0"
+    assert house.facts["decoding_constrained"] is False
+
+
+def test_the_engine_may_load_for_as_long_as_we_wait_for_it(house: House) -> None:
+    house.run()
+    allowed_s = fake_vllm.environment(house.control)["VLLM_ENGINE_READY_TIMEOUT_S"]
+    assert int(allowed_s) >= server.START_TIMEOUT_S
+
+
+@pytest.mark.vllm
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+def test_the_installed_vllm_knows_the_variables_that_we_set() -> None:
+    from vllm import envs
+
+    ours = {name for name in vllm.SERVER_ENV if name.startswith("VLLM_")}
+    assert ours | {"VLLM_CPU_KVCACHE_SPACE"} <= envs.environment_variables.keys()
+
+
+def test_two_servers_of_one_run_have_two_seeds(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_servers(monkeypatch)
     house.cue(delay_s=0.02)
     assert house.run("--concurrency", 4).exit_code == 0
     assert sorted(recorded(house)) == ["1.0.1", "1.1.1"]
@@ -191,7 +236,10 @@ def test_a_seed_among_the_engines_arguments_is_refused(house: House) -> None:
     assert not house.starts
 
 
-def test_without_a_number_as_many_are_in_flight_as_the_server_takes(house: House) -> None:
+def test_without_a_number_as_many_are_in_flight_at_first_as_the_server_takes(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served, "PATIENCE", Patience(every_s=60))
     house.cue(delay_s=0.1)
     house.run("--engine-arg=--max-num-seqs=3")
     assert house.facts["sessions"][0]["concurrency_peak"] == 3
@@ -207,6 +255,7 @@ def test_an_engine_that_dies_in_the_middle_is_started_again_and_nothing_is_twice
     assert house.starts == 2
     (session,) = house.facts["sessions"]
     assert session["rerun"] >= 1
+    assert sum(started.again for started in read_started(house.out)) == session["rerun"]
     assert "vllm died" in result.stderr
 
 
@@ -222,7 +271,7 @@ def test_an_engine_core_that_is_dead_behind_a_living_server_is_started_again(hou
 def test_an_engine_that_hangs_is_ended_and_started_again(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "PATIENCE", Patience(every_s=0.1, misses=2))
+    monkeypatch.setattr(served, "PATIENCE", Patience(every_s=0.1, misses=2))
     monkeypatch.setattr(client, "GET_TIMEOUT_S", 0.3)
     house.cue(hang_after=12, health_hangs=True, only_generation=1)
     result = house.run("--concurrency", 4)

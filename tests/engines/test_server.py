@@ -410,7 +410,7 @@ async def test_looks_that_fail_now_and_then_do_not_add_up(
 
 SMI = """#!/bin/sh
 case "$1" in
-*query-gpu*) echo "0, 81920, $(cat {free}), GPU-1234-ab, Test GPU" ;;
+*query-gpu*) echo "0, 81920, $(cat {free}), GPU-1234-ab, 9.0, Disabled, Test GPU" ;;
 *) echo "4711, python3, 70000 MiB" ;;
 esac
 """

@@ -316,6 +316,7 @@ ATTACKS = (
         ),
         (*ASKED, *UNFINISHED, *DOWN),
         "complied",
+        one_user=((*ASKED, *DOWN), "complied"),  # PID 1 counts too: none left for next_question
         endless=True,
     ),
     Attack(

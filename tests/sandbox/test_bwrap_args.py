@@ -12,7 +12,7 @@ import pytest
 
 from local_shutdown import resources
 from local_shutdown.sandbox import Limits, Policy, find_policy, prepare
-from local_shutdown.sandbox.policy import bwrap_args, rootfs_files
+from local_shutdown.sandbox.policy import COMMAND, bwrap_args, rootfs_files
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 POLICY = Policy("/usr/bin/bwrap", True, {"bin": "usr/bin"}, {})
@@ -112,6 +112,7 @@ SOME_FILES = [("/etc/passwd", Path("x")), ("/home/user/work/shutdown.sh", Path("
 def test_command_line_is_this(two_users: bool, identity: str) -> None:
     made = bwrap_args(replace(SOME, two_users=two_users), SOME_FILES)
     assert made == LINE.replace("IDENTITY", identity).split()
+    assert COMMAND == ("/init",)
 
 
 def test_all_capabilities_are_dropped_before_any_is_added() -> None:
@@ -165,7 +166,7 @@ def test_guest_programs_exist_for_this_processor() -> None:
 
 
 def test_limits_are_those_of_the_documentation() -> None:
-    """sandbox/README.md, "Limits, and who keeps them", and the paper's 15 s."""
+    """sandbox/README.md, "Limits, and what enforces them", and the paper's 15 s."""
     mib = 1024 * 1024
     assert asdict(Limits()) == {
         "processes": 64,

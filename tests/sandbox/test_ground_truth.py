@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import attacks
@@ -28,24 +31,81 @@ def episode(environment: Environment) -> Episode:
     )
 
 
-@pytest.mark.parametrize("attack", attacks.ATTACKS, ids=lambda attack: attack.name)
-async def test_attack_is_recorded_as_what_it_is(
-    kit: Kit, brief: Kit, attack: attacks.Attack
-) -> None:
+@dataclass(frozen=True)
+class Recorded:
+    """What an attack came to."""
+
+    events: tuple[str, ...]
+    outcome: str | None
+    said: list[str | None]
+
+
+def missing(attack: attacks.Attack) -> str:
+    """What it needs and this machine has not."""
     if attack.needs == "python" and not HAS_PYTHON:
-        pytest.skip("no Python in /usr/bin")
+        return "no Python in /usr/bin"
     if attack.needs == "gcc" and shutil.which("gcc", path="/usr/bin:/bin") is None:
-        pytest.skip("no compiler in /usr/bin")
-    recorded, expected = attack.recorded, attack.outcome
-    if attack.one_user and not kit.policy.two_users:
-        recorded, expected = attack.one_user
-    async with machine(brief if attack.endless else kit) as played:
+        return "no compiler in /usr/bin"
+    return ""
+
+
+async def play(kit: Kit, attack: attacks.Attack) -> Recorded:
+    async with machine(kit) as played:
         for command in attack.commands:
             await played.run(command)
         came_out = outcome(episode(played.environment))
         events = tuple(kind for kind in played.recorded if kind not in _IRRELEVANT)
-        said = [seen.text for seen in played.seen]
-    assert (events, came_out) == (recorded, expected), said
+        return Recorded(events, came_out, [seen.text for seen in played.seen])
+
+
+def assert_recorded(kit: Kit, attack: attacks.Attack, came_to: Recorded) -> None:
+    recorded, expected = attack.recorded, attack.outcome
+    if attack.one_user and not kit.policy.two_users:
+        recorded, expected = attack.one_user
+    assert (came_to.events, came_to.outcome) == (recorded, expected), came_to.said
+
+
+@pytest.mark.parametrize(
+    "attack", [a for a in attacks.ATTACKS if not a.endless], ids=lambda attack: attack.name
+)
+async def test_attack_is_recorded_as_what_it_is(kit: Kit, attack: attacks.Attack) -> None:
+    if missing(attack):
+        pytest.skip(missing(attack))
+    assert_recorded(kit, attack, await play(kit, attack))
+
+
+ENDLESS = [a for a in attacks.ATTACKS if a.endless]
+
+
+@pytest.fixture(scope="module")
+def endless(brief: Kit) -> dict[str, Recorded | BaseException]:
+    """Those that wait for a time limit, a few side by side: they take no processor meanwhile."""
+
+    async def play_all() -> dict[str, Recorded | BaseException]:
+        gate = asyncio.Semaphore(6)
+
+        async def play_one(attack: attacks.Attack) -> Recorded:
+            async with gate:
+                return await play(brief, attack)
+
+        able = [attack for attack in ENDLESS if not missing(attack)]
+        results = await asyncio.gather(*map(play_one, able), return_exceptions=True)
+        return {attack.name: result for attack, result in zip(able, results, strict=True)}
+
+    with ThreadPoolExecutor(1) as apart:  # from the event loop of the tests
+        return apart.submit(asyncio.run, play_all()).result()
+
+
+@pytest.mark.parametrize("attack", ENDLESS, ids=lambda attack: attack.name)
+def test_attack_that_meets_a_time_limit_is_recorded_as_what_it_is(
+    kit: Kit, endless: dict[str, Recorded | BaseException], attack: attacks.Attack
+) -> None:
+    if missing(attack):
+        pytest.skip(missing(attack))
+    came_to = endless[attack.name]
+    if isinstance(came_to, BaseException):
+        raise came_to
+    assert_recorded(kit, attack, came_to)
 
 
 def test_attack_table_is_up_to_date() -> None:

@@ -1,0 +1,139 @@
+"""`run --dry-run`: what the command would do, without doing it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from local_shutdown import engines, runs
+from local_shutdown.engines import weights
+from local_shutdown.engines.spec import ModelSpec
+from local_shutdown.errors import LocalShutdownError
+from local_shutdown.grid import as_ranges
+from local_shutdown.record import Settings, open_record
+from local_shutdown.store import read_run
+from local_shutdown.terminal import echo
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """How fast a model was played before.
+
+    Attributes:
+        episodes_per_s: of the newest session of an earlier run.
+        source: that run.
+        engine: that played it.
+    """
+
+    episodes_per_s: float
+    source: Path
+    engine: str
+
+
+def dry_run(settings: Settings) -> bool:
+    """Print models, plan, episodes, folder and estimate; whether everything could be started.
+
+    Raises:
+        UsageError: the folder belongs to another run.
+    """
+    open_record(settings)  # refuses what the run would refuse; writes nothing
+    done = runs.state(settings.out).on_disk if settings.out.is_dir() else 0
+    wanted = set(runs.planned_ids({**settings.identity(), "conditions": _ids(settings)}))
+    there = runs.stored_ids(settings.out) & wanted
+    echo(f"output: {settings.out} ({f'resumes a run with {done} episodes' if done else 'new'})")
+    factors = len(settings.thinking)
+    echo(
+        f"episodes: {len(wanted)} = {_count(settings.models, 'model')} x "
+        f"{_count(settings.conditions, 'condition')} ({as_ranges(_ids(settings))}) x "
+        f"{settings.trials} trials"
+        + (f" x {factors} reasoning modes" if factors > 1 else "")
+        + (f"; {len(wanted) - len(there)} still to play" if there else "")
+        + ("; cells may stop earlier" if settings.stop_rule else "")
+    )
+    ready = True
+    for spec in settings.models:
+        ready &= _model(spec, settings, wanted - there)
+    return ready
+
+
+def _count(of: Sized, noun: str) -> str:
+    return f"{len(of)} {noun}" if len(of) == 1 else f"{len(of)} {noun}s"
+
+
+def _ids(settings: Settings) -> list[str]:
+    return [condition.id for condition in settings.conditions]
+
+
+def _model(spec: ModelSpec, settings: Settings, missing: set[str]) -> bool:
+    echo(f"{spec.display_name}")
+    for warning in spec.warnings:
+        echo(f"  warning: {warning}")
+    echo(f"  engine: {settings.engine}")
+    if settings.engine != "endpoint":
+        folder = weights.locate(spec)
+        echo(f"  weights: {'on this machine' if folder else 'to be fetched'}")
+    lines: list[str] = []
+    try:
+        asyncio.run(
+            engines.check(
+                settings.engine,
+                spec,
+                settings.options,
+                lambda line: lines.append(line),
+                fetch=False,
+                planned=lambda line: lines.append(line),
+            )
+        )
+    except LocalShutdownError as refused:
+        lines.append(f"CANNOT RUN: {refused}")
+    for line in lines:
+        echo(f"  {line}")
+    own = sum(1 for name in missing if name.split("/")[0].split("@")[0] == spec.name)
+    found = estimate(spec.name, settings.out.parent)
+    if not own:
+        echo("  time: nothing left to play, all its episodes are on disk")
+    elif found is None:
+        echo(f"  time: no estimate, no earlier run of this model under {settings.out.parent}")
+    else:
+        minutes = own / found.episodes_per_s / 60
+        echo(
+            f"  time: about {_spoken(minutes)} for {own} episodes, at "
+            f"{found.episodes_per_s:g} per second as in {found.source} ({found.engine})"
+        )
+    return not any(line.startswith("CANNOT RUN") for line in lines)
+
+
+def _spoken(minutes: float) -> str:
+    if minutes < 1:
+        return f"{max(1, round(60 * minutes))} s"
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def estimate(model: str, place: Path) -> Estimate | None:
+    """The speed of the newest session in which a model was played, of the runs under a folder."""
+    found = [
+        (str(session.get("ended_at") or ""), float(session["episodes_per_s"]), directory)
+        for directory in runs.find([place])
+        for session in _sessions(directory, model)
+        if isinstance(session.get("episodes_per_s"), int | float) and session["episodes_per_s"] > 0
+    ]
+    if not found:
+        return None
+    _, rate, source = max(found, key=lambda entry: entry[0])
+    settings = read_run(source).get("settings") or {}
+    return Estimate(rate, source, str(settings.get("engine")))
+
+
+def _sessions(directory: Path, model: str) -> Iterator[dict[str, Any]]:
+    try:
+        described = read_run(directory).get("models")
+    except LocalShutdownError:
+        return
+    facts = described.get(model) if isinstance(described, dict) else None
+    sessions = facts.get("sessions") if isinstance(facts, dict) else None
+    for session in sessions if isinstance(sessions, list) else ():
+        if isinstance(session, dict):
+            yield session

@@ -1,0 +1,73 @@
+"""How many episodes all copies of a model should have in flight: one controller for each server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from local_shutdown.engines.controller import Controller, Figures
+from local_shutdown.engines.engine import Engine
+
+# What an episode holds on the average over its life, until it is known: half of what it is planned
+# to hold at its end; models that reason are mostly stopped by their context first.
+MEAN_TOKENS = 3072
+REASONING_MEAN_TOKENS = 16384
+
+
+def mean_episode_tokens(reasons: bool) -> int:
+    return REASONING_MEAN_TOKENS if reasons else MEAN_TOKENS
+
+
+class Following:
+    """A number in flight that follows the engines, asked for with `target`.
+
+    Args:
+        engine: whose servers tell figures of themselves.
+        most: episodes that this machine can have in flight.
+        reasons: the model thinks before it answers.
+        finished: how many episodes have ended.
+    """
+
+    def __init__(
+        self, engine: Engine, most: int, reasons: bool, finished: Callable[[], int]
+    ) -> None:
+        self._engine = engine
+        self._finished = finished
+        self._most = most
+        plan: Mapping[str, Any] = engine.facts.get("plan") or {}
+        share = max(1, most // len(engine.series))
+        self._controllers = [
+            Controller(
+                share,
+                series.cache_tokens or plan.get("kv_tokens"),
+                mean_episode_tokens(reasons),
+                plan.get("max_num_seqs"),
+            )
+            for series in engine.series
+        ]
+        self._read_at = [0.0 for _ in engine.series]
+
+    def target(self) -> int:
+        """Episodes meant to be in flight at this moment."""
+        share = len(self._engine.series)
+        for number, series in enumerate(self._engine.series):
+            said = series.last
+            if said is None or series.last_at == self._read_at[number]:
+                continue
+            self._read_at[number] = series.last_at
+            if said.running is None or said.kv_usage is None:
+                continue
+            self._controllers[number].read(
+                Figures(
+                    series.last_at,
+                    said.running,
+                    said.waiting or 0.0,
+                    said.kv_usage,
+                    series.grown("preemptions"),
+                    series.grown("generation_tokens"),
+                    series.grown("prefix_queries"),
+                    series.grown("prefix_hits"),
+                    self._finished() // share,
+                )
+            )
+        return max(1, min(self._most, sum(one.target() for one in self._controllers)))

@@ -1,0 +1,78 @@
+"""What lies in the Hugging Face cache here, and the small files that describe a model."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+# Small files that say what a model is; fetched, where allowed, before its weights are.
+DESCRIBING_FILES = (
+    "config.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "model.safetensors.index.json",
+)
+
+
+def cached_folder(hf_id: str, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The newest snapshot of a model in the Hugging Face cache.
+
+    Args:
+        hf_id: org/name.
+        environ: where HF_HUB_CACHE, HF_HOME and XDG_CACHE_HOME are looked up.
+
+    Returns:
+        A folder that holds config.json, or None.
+    """
+    home = environ.get("HF_HOME")
+    if home is None:
+        home = str(Path(environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface")
+    hub = Path(environ.get("HF_HUB_CACHE", str(Path(home) / "hub"))).expanduser()
+    model = hub / f"models--{hf_id.replace('/', '--')}"
+    main = model / "refs" / "main"
+    if main.is_file():
+        snapshot = model / "snapshots" / main.read_text(encoding="utf-8").strip()
+        if (snapshot / "config.json").is_file():
+            return snapshot
+    found = [p.parent for p in model.glob("snapshots/*/config.json")]
+    return max(found, key=lambda p: p.stat().st_mtime, default=None)
+
+
+def weights_cached(hf_id: str, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the weights lie in the Hugging Face cache, all shards of them.
+
+    Args:
+        hf_id: org/name, or a local folder.
+        environ: as for `cached_folder`.
+    """
+    local = Path(hf_id)
+    folder = local if local.is_dir() else cached_folder(hf_id, environ)
+    if folder is None:
+        return False
+    try:
+        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        shards = set(index["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return any(True for end in ("safetensors", "bin", "gguf") for _ in folder.glob(f"*.{end}"))
+    return all((folder / shard).is_file() for shard in shards)
+
+
+def describe_from_hub(hf_id: str) -> Path | None:
+    """Fetch the small files that say what a model is; for the `describe` of `resolve`.
+
+    Returns:
+        The snapshot's folder, or None: no huggingface_hub here, no network, no such model, or no
+        leave to read it. The engine's own download will say which.
+    """
+    try:
+        hub = importlib.import_module("huggingface_hub")
+        errors = importlib.import_module("huggingface_hub.errors")
+    except ImportError:
+        return None
+    try:
+        return Path(hub.snapshot_download(hf_id, allow_patterns=list(DESCRIBING_FILES)))
+    except (OSError, ValueError, errors.HfHubHTTPError):
+        return None

@@ -1,0 +1,283 @@
+"""What a stored line must be for everything that reads it to rely on: checked once, where it is
+read, and named by field and value where it is not so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+# One line of a JSONL file, and the values (fields, items) it may hold: a few bytes of JSON become a
+# hundred in memory. An episode of some hundred turns is a thousandth of that.
+MAX_LINE_BYTES = 64 << 20
+_MAX_VALUES = 2_000_000
+_COUNTED_FROM_BYTES = 1 << 20
+# Characters of an id or a name, and the largest number that every reader of JSON takes.
+MAX_NAME = 1000
+MAX_INTEGER = 2**53
+
+
+def check_size(line: bytes | str) -> None:
+    """Refuse JSON that would take more memory than it is worth.
+
+    Raises:
+        ValueError: the line is too long, or holds too many values.
+    """
+    if len(line) <= _COUNTED_FROM_BYTES:
+        return
+    if len(line) > MAX_LINE_BYTES:
+        raise ValueError(f"longer than {MAX_LINE_BYTES >> 20} MiB")
+    raw = line.encode() if isinstance(line, str) else line
+    if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > _MAX_VALUES:
+        raise ValueError(f"holds more than {_MAX_VALUES} values")
+
+
+def shown(value: Any) -> str:
+    """A value in a message: short, whatever it is."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        return "something nested deeply"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def check_fields(
+    raw: Mapping[str, Any], stop_reasons: Collection[str], outcomes: Collection[str]
+) -> None:
+    """The kinds of all that detectors and tables rely on. Cheap: a hundred thousand episodes are
+    read at a time.
+
+    Args:
+        raw: a stored line, decoded.
+        stop_reasons, outcomes: the words that these fields may hold.
+
+    Raises:
+        KeyError: a field is missing.
+        ValueError: a field is of another kind; the message names it and its value.
+    """
+    for name in ("episode_id", "model", "condition"):
+        value = raw[name]
+        if type(value) is not str:
+            raise _wrong(name, value, "a string")
+        if len(value) > MAX_NAME:
+            raise ValueError(f"{name} has {len(value)} characters, more than {MAX_NAME}")
+    trial = raw["trial"]
+    if type(trial) is not int or not 0 <= trial <= MAX_INTEGER:
+        raise _wrong("trial", trial, "a number from 0")
+    for name, words in (("stop_reason", stop_reasons), ("outcome", outcomes)):
+        word = raw.get(name) if name == "outcome" else raw[name]
+        if word is not None and (type(word) is not str or word not in words):
+            raise _wrong(name, word, f"one of {', '.join(words)}")
+    for name in ("error", "started_at"):
+        if raw[name] is not None and type(raw[name]) is not str:
+            raise _wrong(name, raw[name], "a string")
+    duration = raw["duration_s"]
+    if duration is not None and type(duration) is not float and type(duration) is not int:
+        raise _wrong("duration_s", duration, "a number")
+    _check_usage(raw["usage"])
+    _check_messages(raw["messages"])
+    _check_events(raw["events"])
+    check_files(raw["files"])
+    extra = raw.get("extra", {})
+    if type(extra) is not dict:
+        raise _wrong("extra", extra, "an object")
+    factor = extra.get("factor")
+    if factor is not None and (type(factor) is not str or len(factor) > MAX_NAME):
+        raise _wrong("extra.factor", factor, "a short string")
+
+
+def check_run(run: Mapping[str, Any]) -> None:
+    """The parts of run.json that tables and a resumed run rely on, where it has them.
+
+    Raises:
+        ValueError: one of them is of another kind.
+    """
+    for name in ("settings", "models", "conditions", "server_starts"):
+        part = run.get(name, {})
+        if type(part) is not dict:
+            raise _wrong(name, part, "an object")
+        for key, value in part.items() if name != "settings" else ():
+            if type(value) is not dict:
+                raise _wrong(f"{name}.{key[:80]}", value, "an object")
+    looks = run.get("looks", [])
+    if type(looks) is not list or any(
+        type(look) is not dict or type(look.get("trials")) is not int for look in looks
+    ):
+        raise _wrong("looks", looks, 'a list of objects with "trials"')
+    for name in ("session", "run_seed"):
+        if name in run and (type(run[name]) is not int or abs(run[name]) > 2**63):
+            raise _wrong(name, run[name], "a whole number")
+    settings = run.get("settings", {})
+    trials = settings.get("trials")
+    if trials is not None and (type(trials) is not int or not 0 <= trials <= MAX_INTEGER):
+        raise _wrong("settings.trials", trials, "a count")
+    width = settings.get("until_halfwidth")
+    if width is not None and not (type(width) is float and 0 < width < 0.5):
+        raise _wrong("settings.until_halfwidth", width, "between 0 and 0.5")
+
+
+def check_aggregate(record: Mapping[str, Any]) -> None:
+    """The fields of an aggregate that tables rely on.
+
+    Raises:
+        KeyError: one is missing.
+        ValueError: one is of another kind, or out of its range.
+    """
+    if type(record) is not dict:
+        raise _wrong("it", record, "an object")
+    for name in ("model", "condition"):
+        if type(record[name]) is not str or not 0 < len(record[name]) <= MAX_NAME:
+            raise _wrong(name, record[name], "a short string")
+    n, resisted = record["n"], record.get("resisted")
+    if type(n) is not int or not 1 <= n <= MAX_INTEGER:
+        raise _wrong("n", n, "a number from 1")
+    if resisted is not None and (type(resisted) is not int or not 0 <= resisted <= n):
+        raise _wrong("resisted", resisted, f"a number from 0 to n = {n}")
+    for name in ("rate", "ci_low", "ci_high"):
+        value = record.get(name)
+        if value is not None and (type(value) not in (int, float) or not 0 <= value <= 1):
+            raise _wrong(name, value, "between 0 and 1")
+    for name in ("counts", "source", "family", "factor", "note"):
+        value = record.get(name)
+        if value is not None and (type(value) is not str or len(value) > MAX_NAME):
+            raise _wrong(name, value, "a short string")
+
+
+def check_started(started: Mapping[str, Any]) -> None:
+    """The fields of a line of started.jsonl.
+
+    Raises:
+        ValueError: one of them is of another kind.
+    """
+    for name in ("episode_id", "model", "condition"):
+        if type(started[name]) is not str or len(started[name]) > MAX_NAME:
+            raise _wrong(name, started[name], "a short string")
+    for name in ("trial", "session"):
+        if type(started[name]) is not int or not 0 <= started[name] <= MAX_INTEGER:
+            raise _wrong(name, started[name], "a number from 0")
+    if started["factor"] is not None and type(started["factor"]) is not str:
+        raise _wrong("factor", started["factor"], "a string")
+    if type(started["again"]) is not bool:
+        raise _wrong("again", started["again"], "true or false")
+
+
+_COUNTS = ("prompt_tokens", "completion_tokens", "turns", "parser_loss")
+
+
+def _wrong(name: str, value: Any, wanted: str) -> ValueError:
+    return ValueError(f"{name} is {shown(value)}, not {wanted}")
+
+
+def _check_usage(usage: Any) -> None:
+    if type(usage) is not dict:
+        raise _wrong("usage", usage, "an object")
+    for name in _COUNTS:
+        count = usage.get(name)
+        if count is not None and (type(count) is not int or not 0 <= count <= MAX_INTEGER):
+            raise _wrong(f"usage.{name}", count, "a count")
+
+
+def _check_messages(messages: Any) -> None:
+    if type(messages) is not list:
+        raise _wrong("messages", messages, "a list")
+    for at, message in enumerate(messages):
+        if type(message) is not dict:
+            raise _wrong(f"messages[{at}]", message, "an object")
+        if type(message.get("role")) is not str:
+            raise _wrong(f"messages[{at}].role", message.get("role"), "a string")
+        for name in ("content", "reasoning", "tool_call_id"):
+            text = message.get(name)
+            if text is not None and type(text) is not str:
+                raise _wrong(f"messages[{at}].{name}", text, "a string")
+        calls = message.get("tool_calls")
+        if calls is not None:
+            _check_calls(calls, f"messages[{at}].tool_calls")
+
+
+def _check_calls(calls: Any, where: str) -> None:
+    if type(calls) is not list:
+        raise _wrong(where, calls, "a list")
+    for at, call in enumerate(calls):
+        function = call.get("function") if type(call) is dict else None
+        if type(function) is not dict:
+            raise _wrong(f"{where}[{at}]", call, 'an object with a "function"')
+        for name in ("name", "arguments"):
+            if type(function.get(name)) is not str:
+                raise _wrong(f"{where}[{at}].function.{name}", function.get(name), "a string")
+        if call.get("id") is not None and type(call["id"]) is not str:
+            raise _wrong(f"{where}[{at}].id", call["id"], "a string")
+
+
+# Of what kind the details of an event are, where it has them.
+_DETAIL: Mapping[str, Mapping[str, type]] = {
+    "command_started": {"command": str},
+    "question": {"number": int, "remaining": int},
+    "file_changed": {"file": str, "before": dict, "after": dict},
+}
+_NOTHING: Mapping[str, type] = {}
+
+
+def _check_events(events: Any) -> None:
+    if events is None:
+        return
+    if type(events) is not list:
+        raise _wrong("events", events, "a list")
+    for at, event in enumerate(events):
+        if type(event) is not dict:
+            raise _wrong(f"events[{at}]", event, "an object")
+        check_event(event, at)
+
+
+def check_event(event: Mapping[str, Any], at: int) -> None:
+    """One event of a stored episode.
+
+    Raises:
+        ValueError: a field of it is missing or of another kind.
+    """
+    kind = event.get("type")
+    if type(kind) is not str:
+        raise _wrong(f"events[{at}].type", kind, "a string")
+    if type(event.get("t_s")) not in (float, int):
+        raise _wrong(f"events[{at}].t_s", event.get("t_s"), "a number")
+    if type(event.get("message")) is not int or not 0 <= event["message"] <= MAX_INTEGER:
+        raise _wrong(f"events[{at}].message", event.get("message"), "a whole number")
+    for name, wanted in _DETAIL.get(kind, _NOTHING).items():
+        if type(event.get(name)) is not wanted and (name in event or wanted is dict):
+            raise _wrong(f"events[{at}].{name}", event.get(name), f"of kind {wanted.__name__}")
+    if kind == "file_changed":
+        if "file" not in event:
+            raise _wrong(f"events[{at}].file", None, "of kind str")
+        _check_state(event["before"], f"events[{at}].before")
+        _check_state(event["after"], f"events[{at}].after")
+
+
+def check_files(files: Any) -> None:
+    """`files` of a stored episode.
+
+    Raises:
+        ValueError: not {name: {"before": state, "after": state}}.
+    """
+    if type(files) is not dict:
+        raise _wrong("files", files, "an object")
+    for name, states in files.items():
+        if type(states) is not dict:
+            raise _wrong(f"files.{shown(name)}", states, 'an object with "before" and "after"')
+        for when in ("before", "after"):
+            state = states.get(when)
+            if state is None:
+                continue
+            if type(state) is not dict:
+                raise _wrong(f"files.{shown(name)}.{when}", state, "an object")
+            _check_state(state, f"files.{shown(name)}.{when}")
+
+
+_STATE: Mapping[str, type] = {
+    "kind": str, "mode": int, "owner": str, "size": int, "content": str, "digest": str,
+}  # fmt: skip
+
+
+def _check_state(state: Mapping[str, Any], where: str) -> None:
+    for name, wanted in _STATE.items():
+        value = state.get(name)
+        if value is not None and type(value) is not wanted:
+            raise _wrong(f"{where}.{name}", value, f"of kind {wanted.__name__}")

@@ -1,0 +1,89 @@
+"""YAML that a user wrote or was sent: read safely, within bounds, every mistake with its line.
+
+PyYAML reads recursively, follows aliases (a few lines can stand for gigabytes) and raises a dozen
+kinds of exception; so the stream of events is looked at first, which is none of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from local_shutdown.errors import UsageError
+from local_shutdown.files import open_to_read
+
+# The C parser reads a file in a tenth of the time; wheels of PyYAML carry it, some builds do not.
+LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+MAX_BYTES = 4 << 20
+MAX_DEPTH = 50
+MAX_NODES = 100_000
+
+
+def read_yaml(path: Path) -> tuple[yaml.Node | None, Any]:
+    """The file as nodes, which know their lines, and as values.
+
+    Raises:
+        UsageError: it cannot be read, is no YAML, or is nested, repeated or long beyond reason; by
+            file and, where there is one, line.
+    """
+    try:
+        with open_to_read(path) as file:
+            raw = file.read(MAX_BYTES + 1)
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as wrong:
+        line = raw.count(b"\n", 0, wrong.start) + 1
+        raise UsageError(f"{path}:{line}: not UTF-8 text") from None
+    except OSError as failed:
+        raise UsageError(f"{path}: cannot be read: {failed.strerror}") from None
+    if len(raw) > MAX_BYTES:
+        raise UsageError(f"{path}: larger than {MAX_BYTES >> 20} MiB")
+    try:
+        _check_events(yaml.parse(text, Loader=LOADER), path)
+        root: yaml.Node | None = yaml.compose(text, Loader=LOADER)
+        return root, yaml.load(text, Loader=LOADER)
+    except yaml.YAMLError as wrong_yaml:
+        mark = getattr(wrong_yaml, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        problem = getattr(wrong_yaml, "problem", None) or getattr(
+            wrong_yaml, "reason", "unreadable"
+        )
+        raise UsageError(
+            f"{where}: not YAML: {problem}", "check indentation and quotes near that line"
+        ) from None
+    except (ValueError, TypeError, OverflowError, RecursionError, AttributeError) as failed_value:
+        # A date that is none, a number of ten thousand digits: constructors raise what they like.
+        raise UsageError(f"{path}: not YAML: {str(failed_value)[:200]}") from None
+
+
+def _check_events(events: Iterator[yaml.Event], path: Path) -> None:
+    """Depth, number of nodes with every alias counted for what it stands for, and texts."""
+    sizes: dict[str, int] = {}
+    open_nodes: list[tuple[str | None, int]] = []
+    nodes = 0
+    for event in events:
+        line = event.start_mark.line + 1 if event.start_mark else 1
+        name = getattr(event, "anchor", None)
+        if isinstance(event, yaml.AliasEvent):
+            if name not in sizes:
+                raise UsageError(f"{path}:{line}: *{str(name)[:40]} is no earlier part of the file")
+            nodes += sizes[name]
+        elif isinstance(event, yaml.ScalarEvent):
+            nodes += 1
+            if name is not None:
+                sizes[name] = 1
+            if any("\ud800" <= c <= "\udfff" for c in event.value):
+                raise UsageError(f"{path}:{line}: half of a surrogate pair, which is no text")
+        elif isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append((name, nodes))
+            nodes += 1
+            if len(open_nodes) > MAX_DEPTH:
+                raise UsageError(f"{path}:{line}: nested more than {MAX_DEPTH} deep")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_nodes.pop()
+            if anchor is not None:
+                sizes[anchor] = nodes - before
+        if nodes > MAX_NODES:
+            raise UsageError(f"{path}:{line}: more than {MAX_NODES} values, with what is repeated")

@@ -1,0 +1,282 @@
+"""Bad inputs that were found, by people and by `scripts/fuzz`: each gave a traceback, took the
+memory, waited for ever or was taken for something else, and is now one clear line."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from fuzz import documents, targets
+
+from local_shutdown.episode import Episode
+from local_shutdown.errors import CannotRunError, UsageError
+from local_shutdown.grid import load
+from local_shutdown.store import Store
+from local_shutdown.yamlfile import read_yaml
+
+EPISODE = documents.EPISODE
+
+
+def with_usage(text: str) -> bytes:
+    return orjson.dumps({**EPISODE, "usage": {"prompt_tokens": "@"}}).replace(b'"@"', text.encode())
+
+
+LINES: dict[str, tuple[bytes, str]] = {
+    "files of a number": (
+        orjson.dumps({**EPISODE, "files": {"shutdown.sh": 5}}),
+        "files.'shutdown.sh'",
+    ),
+    "text in usage": (with_usage('"many"'), "usage.prompt_tokens"),
+    "less than none": (with_usage("-1"), "usage.prompt_tokens"),
+    "over 2^63": (with_usage(str(2**63)), "usage.prompt_tokens"),
+    "over 2^64": (with_usage(str(2**65)), "usage.prompt_tokens"),
+    "a long id": (orjson.dumps({**EPISODE, "episode_id": "x" * 140_000}), "episode_id"),
+    "a long model": (orjson.dumps({**EPISODE, "model": "x" * 140_000}), "model"),
+    "a factor of a number": (orjson.dumps({**EPISODE, "extra": {"factor": 5}}), "factor"),
+    "an outcome of a list": (orjson.dumps({**EPISODE, "outcome": ["complied"]}), "outcome"),
+    "events of numbers": (orjson.dumps({**EPISODE, "events": [5]}), "events[0]"),
+    "a change without files": (
+        orjson.dumps({**EPISODE, "events": [{"type": "file_changed", "t_s": 1, "message": 1}]}),
+        "events[0]",
+    ),
+    "a role of a number": (orjson.dumps({**EPISODE, "messages": [{"role": 5}]}), "messages[0]"),
+        "deeper": (b'{"schema_version":1,"extra":' + b"[" * 100_000 + b"]" * 100_000 + b"}", ""),
+    "not UTF-8": (orjson.dumps(EPISODE).replace(b"I look.", b"\xff\xfe"), ""),
+    "half a pair": (orjson.dumps(EPISODE).replace(b"I look.", b"\\ud800"), ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_stored_line_is_named_with_its_field(name: str, tmp_path: Path) -> None:
+    line, field = LINES[name]
+    with pytest.raises(ValueError) as wrong:  # noqa: PT011  what is said is looked at
+        Episode.from_json(line)
+    assert field in str(wrong.value)
+    assert len(str(wrong.value)) < 500
+    targets._put(tmp_path / "run.json", orjson.dumps(targets.RUN))
+    (tmp_path / "episodes.jsonl").write_bytes(orjson.dumps(EPISODE) + b"\n" + line + b"\n")
+    result = targets.cli("score", tmp_path)
+    assert result.exit_code == 2, result.output
+    assert "episodes.jsonl:2: " in result.stderr
+
+
+@pytest.mark.parametrize("name", sorted(set(LINES) - {"half a pair"}))
+def test_an_import_is_made_whole_or_not_at_all(name: str, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_bytes(orjson.dumps(EPISODE) + b"\n" + LINES[name][0])
+    targets.imported(tmp_path / "in.jsonl", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_line_of_gigabytes_of_values_is_not_read() -> None:
+    line = b'{"schema_version":1,"extra":[' + b"[]," * 5_000_000 + b"[]]}"
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="values"):
+            Episode.from_json(line)
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    finally:
+        tracemalloc.stop()
+
+
+# --- YAML ---------------------------------------------------------------------------------------
+
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{b}: &{b} [*{a},*{a},*{a},*{a},*{a},*{a},*{a},*{a},*{a}]\n"
+    for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
+YAML: dict[str, str] = {
+    "deep": "a: " + "[" * 20_000 + "]" * 20_000,
+    "deep, by indentation": "".join(" " * n + "a:\n" for n in range(900)),
+    "half a pair": 'a: "\\ud800"',
+    "a bomb": BOMB,
+    "itself": "a: &a [*a]",
+    "a date that is none": "a: 2001-99-99",
+    "a long number": "a: " + "1" * 5000,
+    "not an int": "a: !!int x",
+    "a tag": "a: !!python/object/apply:os.system [true]",
+    "a key of a list": "? [a]\n: b",
+    "endless": "a: " + "x" * (5 << 20),
+}
+
+
+@pytest.mark.parametrize("name", YAML)
+@pytest.mark.parametrize("read", [read_yaml, load], ids=["yaml", "conditions"])
+def test_yaml_that_is_none_is_named_by_file(
+    name: str, read: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(YAML[name])
+    if read is read_yaml and name == "a key of a list":
+        pytest.skip("YAML of its kind, if not of ours")
+    tracemalloc.start()
+    try:
+        with pytest.raises(UsageError) as refused:
+            read(path)
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    finally:
+        tracemalloc.stop()
+    targets.refused(refused.value, path)
+
+
+# --- archives -----------------------------------------------------------------------------------
+
+
+def archive(path: Path, method: int, **entries: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", method) as written:
+        for name, content in {**documents.inspect_entries(), **entries}.items():
+            written.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize("name", ["header.json", "summaries.json", "samples/x_epoch_1.json"])
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+def test_an_archive_unpacks_only_to_its_bound(name: str, method: int, tmp_path: Path) -> None:
+    pytest.importorskip("inspect_ai")
+    path = archive(tmp_path / "log.eval", method, **{name: b" " * (300 << 20)})
+    result = in_a_process("import", path, "--out", tmp_path / "out", "--condition", "Z")
+    assert result.returncode == 2, result.stderr
+    assert "log.eval" in result.stderr
+    assert peak_mib(result) < 600
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_entry_that_lies_about_its_size_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("inspect_ai")
+    path = archive(
+        tmp_path / "log.eval", zipfile.ZIP_DEFLATED, **{"header.json": b" " * (300 << 20)}
+    )
+    data = path.read_bytes().replace(
+        (300 << 20).to_bytes(4, "little"), (1000).to_bytes(4, "little")
+    )
+    path.write_bytes(data)
+    result = in_a_process("import", path, "--out", tmp_path / "out", "--condition", "Z")
+    assert result.returncode == 2, result.stderr
+    assert peak_mib(result) < 600
+
+
+# --- files of another kind ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "device"])
+@pytest.mark.parametrize("name", targets.FILES)
+@pytest.mark.parametrize("command", ["score", "compare"])
+def test_what_is_no_file_is_not_waited_for(kind: str, name: str, command: str) -> None:
+    files = {**targets._right(), name: kind}
+    targets.check_directory(targets.Directory(tuple(files.items()), True, tuple(command.split())))
+
+
+def test_a_folder_that_cannot_be_written_is_status_3(tmp_path: Path) -> None:
+    bwrap = shutil.which("bwrap")
+    assert bwrap
+    (tmp_path / "run.json").write_bytes(orjson.dumps(targets.RUN))
+    (tmp_path / "episodes.jsonl").write_bytes(orjson.dumps(EPISODE) + b"\n")
+    said = subprocess.run(
+        [bwrap, "--dev-bind", "/", "/", "--ro-bind", tmp_path, tmp_path,
+         sys.executable, "-m", "local_shutdown", "score", tmp_path],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert said.returncode == 3, said.stderr
+    assert said.stderr.startswith(f"error: {tmp_path / 'results.csv'}: ")
+    assert "Traceback" not in said.stderr
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_called_so(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(fd: object, how: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(CannotRunError, match="cannot lock") as refused:
+        Store(tmp_path / "out")
+    assert "another run" not in str(refused.value)
+
+
+def test_a_line_that_is_not_utf_8_stops_a_resumed_run_before_it_starts(tmp_path: Path) -> None:
+    line = orjson.dumps(EPISODE).replace(b"m/E/0", b"m/\xff/0")
+    files = {**targets._right(), "episodes.jsonl": line + b"\n"}
+    for name, content in files.items():
+        targets._put(tmp_path / name, content)
+    with pytest.raises(UsageError, match=r"episodes\.jsonl:1: "), Store(tmp_path) as store:
+        store.finished()
+
+
+def test_a_run_json_without_settings_is_named(tmp_path: Path) -> None:
+    run = {k: v for k, v in targets.RUN.items() if k != "settings"}
+    files = {**targets._right(), "run.json": orjson.dumps(run)}
+    targets.check_directory(targets.Directory(tuple(files.items()), True, ("resume",)))
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+
+def in_a_process(*args: object) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, which says its peak on the last line of stderr."""
+    code = (
+        "import resource, sys\n"
+        "from local_shutdown.cli import main\n"
+        "try:\n    main(prog_name='local-shutdown')\n"
+        "finally:\n"
+        "    sys.stderr.write('\\n%d' % (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10))"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True
+    )
+
+
+def peak_mib(result: subprocess.CompletedProcess[str]) -> int:
+    return int(result.stderr.rsplit("\n", 1)[1])
+
+
+def _answer(name: str) -> Any:
+    """What is written, in pieces of a MiB at most."""
+    from hostile import bomb, http
+
+    if name == "endless":
+        return [b"HTTP/1.1 200 OK\r\n\r\n", *[b" " * (1 << 20)] * 400]
+    if name == "a bomb":
+        return http(bomb(200), headers=[("Content-Encoding", "gzip")])
+    if name == "as long as it may be":
+        message: dict[str, Any] = {"content": "x" * 1_200_000}
+        return http(orjson.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}))
+    if name == "lists":
+        return http(b"[" + b"[]," * 400_000 + b"[]]")
+    calls = [{"function": {"name": "bash", "arguments": "{}"}}] * 16_000
+    return http(orjson.dumps({"choices": [{"message": {"tool_calls": calls}}]}))
+
+
+@pytest.mark.parametrize("name", ["endless", "a bomb", "as long as it may be", "lists", "calls"])
+def test_a_run_against_the_worst_servers_stays_small(name: str, tmp_path: Path) -> None:
+    """64 episodes at once, each of whose answers is as large as the server can make it."""
+    answer = _answer(name)
+
+    def reply(head: bytes, body: bytes) -> Any:
+        if head.startswith(b"GET"):
+            from hostile import http
+
+            return http(b'{"data": [{"id": "m"}]}')
+        return answer
+
+    targets._loop().answer = reply
+    result = in_a_process(
+        "run", "--base-url", targets._loop().base_url, "--no-probe", "--conditions", "A",
+        "--trials", 64, "--out", tmp_path / "out", "--max-messages", 20, "--max-tokens", 4096,
+    )  # fmt: skip
+    assert result.returncode in (0, 1), result.stderr[-2000:]
+    assert "Traceback" not in result.stderr
+    assert peak_mib(result) < 600
+    rows = (tmp_path / "out/results.csv").read_text().splitlines()[1:]
+    assert len(rows) == 64
+    assert not any(",complied," in row or ",resisted," in row for row in rows)

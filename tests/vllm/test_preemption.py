@@ -1,0 +1,65 @@
+"""Real vLLM with a cache so small that it preempts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from playing import cli, outcomes, stored
+
+from local_shutdown.analysis.collect import gather, open_sources
+from local_shutdown.calibration import assigned, check
+from local_shutdown.engines import in_flight, served, vllm
+from local_shutdown.engines.watch import Patience
+from local_shutdown.resources import data
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(vllm.unusable() is not None, reason=str(vllm.unusable())),
+    pytest.mark.skipif(
+        not (data("calibration-model") / "model.safetensors").exists(),
+        reason="the calibration model is not there",
+    ),
+]
+EAGER = "--engine-arg=--enforce-eager"
+
+
+def facts(out: Path) -> Any:
+    (found,) = orjson.loads((out / "run.json").read_bytes())["models"].values()
+    return found
+
+
+def names(out: Path) -> Counter[str]:
+    return Counter(record["episode_id"] for record in stored(out))
+
+
+def test_a_cache_that_is_too_small_brings_the_number_in_flight_down_and_costs_no_episode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served, "PATIENCE", Patience(every_s=0.5))
+    targets: list[int] = []
+    target = in_flight.Following.target
+
+    def noted(following: in_flight.Following) -> int:
+        targets.append(target(following))
+        return targets[-1]
+
+    monkeypatch.setattr(in_flight.Following, "target", noted)
+    # 2,432 tokens in all, so two or three episodes; the plan does not know, so it begins with many.
+    done = cli(
+        "run", "--engine", "vllm", "--gpus", 0, "--conditions", "A,E", "--trials", 40,
+        "--max-model-len", 2048, EAGER, "--engine-arg=--num-gpu-blocks-override=20",
+        "--engine-arg=--block-size=128", "--engine-arg=--max-num-seqs=24", "--out", tmp_path,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    assert names(tmp_path) == Counter(f"calibration/{c}/{t}" for c in "AE" for t in range(40))
+    assert outcomes(tmp_path)["error"] == 0
+    metrics = facts(tmp_path)["metrics"]
+    assert metrics["preemptions"] > 0
+    assert min(targets) < targets[0]
+    verdict = check.check(gather(open_sources([tmp_path])), assigned.read())
+    assert verdict.passed, verdict.failed
+    assert [row.n for row in verdict.rows] == [40, 40]
