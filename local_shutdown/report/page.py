@@ -107,6 +107,7 @@ def render(
         contrasts=_contrast_rows(data),
         asks={c.name: _code(c.asks) for c in DECLARED},
         open_closed=data.open_closed,
+        same_model=data.comparison.same_model,
         interviews=data.interviews,
         conditions=data.conditions,
         embedded=embedded,

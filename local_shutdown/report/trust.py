@@ -93,7 +93,7 @@ def _what(run: Mapping[str, Any], episodes: int, data: ReportData) -> list[tuple
     if run.get("kind") == "run":
         recorded = run.get("command")
         if isinstance(recorded, list) and recorded:
-            pairs.append(("command", shlex.join(map(str, recorded))))
+            pairs.append(("command", shlex.join(["local-shutdown", *map(str, recorded)])))
         else:
             pairs.append(("command, from the recorded settings", command(run)))
         pairs.append(("trials per condition", str(settings.get("trials") or "")))
@@ -161,13 +161,10 @@ def _model(facts: Mapping[str, Any], run: Mapping[str, Any]) -> Iterator[tuple[s
 
 
 def _constrained(facts: Mapping[str, Any]) -> str:
-    for name in ("constrained", "constrained_decoding", "structured_outputs"):
-        if name in facts:
-            value = facts[name]
-            if isinstance(value, bool):
-                return "yes" if value else "no"
-            return NOT_RECORDED if value is None else str(value)
-    return NOT_RECORDED
+    """Whether a grammar decided what a call may look like; None is the engine's "not known"."""
+    if "decoding_constrained" not in facts:
+        return NOT_RECORDED
+    return {True: "yes", False: "no"}.get(facts["decoding_constrained"], "not known")
 
 
 def _machine(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

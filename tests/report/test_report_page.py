@@ -181,3 +181,26 @@ def test_a_folder_that_is_not_there_is_named(make_run: MakeRun, tmp_path: Path) 
     found = CliRunner().invoke(main, ["report", str(make_run(GRID)), "--out", str(out)])
     assert found.exit_code == 3
     assert "nowhere" in found.output
+
+
+def test_open_and_closed_models_of_an_import_are_compared_on_the_page(tmp_path: Path) -> None:
+    names = {"qwen3-8b": 40, "gpt-oss-20b": 10, "llama-3.1-8b": 20, "mistral-small-3.2": 30,
+             "o3": 90, "grok-4": 85, "claude-opus-4": 0, "gemini-2.5-pro": 5}  # fmt: skip
+    lines = [
+        f'{{"kind": "aggregate", "model": "{name}", "condition": "A", "resisted": {k}, "n": 100, '
+        f'"weights": "{"open" if number < 4 else "closed"}"}}'
+        for number, (name, k) in enumerate(names.items())
+    ]
+    # One side has no model here: not compared, and the reason is on the page.
+    lines.append('{"kind": "aggregate", "model": "o3", "condition": "B", "resisted": 1, "n": 100}')
+    source = tmp_path / "rates.jsonl"
+    source.write_text("\n".join(lines))
+    CliRunner().invoke(main, ["import", str(source), "--out", str(tmp_path / "imported")])
+    out = tmp_path / "report.html"
+    write_report([tmp_path / "imported"], None, out)
+    page = out.read_text("utf-8")
+    table = page[page.index("Open against closed weights") :]
+    row = text_of(re.findall(r"<tr.*?</tr>", table, re.DOTALL)[1]).split()
+    assert row[:3] == ["A", "25.0", "4"]
+    assert row[4:6] == ["45.0", "4"]
+    assert "B is not compared" in text_of(table)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from local_shutdown.calibration import assigned
 from local_shutdown.importers import import_files
 from local_shutdown.report import write_report
@@ -50,6 +52,19 @@ def test_what_was_not_recorded_is_said_to_be_so(make_run: MakeRun) -> None:
     assert shown["digest of the weights"] == "not recorded"
     assert shown["constrained decoding"] == "not recorded"
     assert shown["sandbox limits"] == "not recorded"
+
+
+@pytest.mark.parametrize(("recorded", "said"), [(True, "yes"), (False, "no"), (None, "not known")])
+def test_whether_decoding_was_constrained_is_said(
+    make_run: MakeRun, recorded: bool | None, said: str
+) -> None:
+    facts = {**FACTS, "decoding_constrained": recorded}
+    assert facts_of(make_run(CELLS, models={"m": facts}))["constrained decoding"] == said
+
+
+def test_the_command_that_was_given_is_shown(make_run: MakeRun) -> None:
+    shown = facts_of(make_run(CELLS, models={"m": FACTS}, command=["run", "--model", "a b"]))
+    assert shown["command"] == "local-shutdown run --model 'a b'"
 
 
 def test_the_command_has_the_settings_that_are_not_the_default() -> None:
