@@ -55,7 +55,7 @@ class SameModel:
         test: where p comes from.
         margin: the difference that would matter; None when nobody named one.
         p_equivalence: of "the rates differ by the margin or more"; None without a margin, and where
-            a cell has unfinished trials or is no sample.
+            a cell has unfinished or broken-off trials or is no sample.
         p_equivalence_holm: adjusted over all pairs.
         finding: `same`: they differ by less than the margin; `different`: they are not equal; both
             may hold, for a small difference that is well measured. By the adjusted p-values.
@@ -158,10 +158,13 @@ def cell_equivalence_p(a: Cell, b: Cell, margin: float) -> float | None:
     beyond them too: the evidence against a difference grows with its distance from the estimate.
 
     Returns:
-        None where trials are unfinished (more of them are needed, not a claim), where nothing was
+        None where trials are unfinished (more of them are needed, not a claim) or were broken off
+        and played again (what is on disk is no sample, see `analysis.plays`), where nothing was
         counted, or where a cell is no sample.
     """
-    if not (is_sample(a) and is_sample(b) and a.complete and b.complete):
+    if not (is_sample(a) and is_sample(b)):
+        return None
+    if not (a.complete and b.complete) or a.broken_off or b.broken_off:
         return None
     assert a.resisted is not None  # `is_sample`
     assert b.resisted is not None

@@ -209,7 +209,7 @@ def anytime_compared(a: Cell, b: Cell, alpha: float = 0.05) -> tuple[Interval, f
     low = anytime_difference(*low_end, level, weights=weights)[0]
     high = anytime_difference(*high_end, level, weights=weights)[1]
     if complete:
-        return (low, high), anytime_difference_p(*low_end, weights=weights)
+        return _around((low, high), a, b), anytime_difference_p(*low_end, weights=weights)
     # All completions speak for one sign of the difference, or p is 1.
     signs = {_sign(low_end), _sign(high_end)}
     p = 1.0
@@ -218,7 +218,16 @@ def anytime_compared(a: Cell, b: Cell, alpha: float = 0.05) -> tuple[Interval, f
     leading = (*_leading(a), *_leading(b))
     p = min(p, anytime_difference_p(*leading, weights=weights))
     found = _both((low, high), anytime_difference(*leading, level, weights=weights))
-    return found, min(1.0, p * (1 - math.log(p)))
+    return _around(found, a, b), min(1.0, p * (1 - math.log(p)))
+
+
+def _around(found: tuple[float, float], a: Cell, b: Cell) -> tuple[float, float]:
+    """Stretched to the difference on disk where plays were broken off, as in `shown`."""
+    if not (a.broken_off or b.broken_off):
+        return found
+    assert a.rate is not None  # `is_sample`
+    assert b.rate is not None
+    return min(found[0], a.rate - b.rate), max(found[1], a.rate - b.rate)
 
 
 def is_sample(cell: Cell) -> bool:

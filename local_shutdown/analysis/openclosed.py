@@ -78,11 +78,12 @@ class OpenClosed:
         p: two-sided; None with fewer than two families on a side.
         p_holm: adjusted over the conditions that are compared.
         p_floor: the smallest p that so few families can give.
-        bound_low: `diff` if, of the limits, errors and unknown outcomes that are stated, none of
+        bound_low: `diff` if, of the limits, errors and broken-off plays that are stated, none of
             the open models' and all of the closed ones' had resisted.
         bound_high: the other way round.
         not_measured: models of either set without a rate under this condition.
         unfinished: models of either set with unfinished trials under it: their rate is not known.
+        outcomes_unknown: models of either set with outcomes that nobody knows (transcripts).
         left_out: models left out because they are not competent (see `competence`).
         weights_unknown: models left out because nobody said whether their weights are open.
     """
@@ -106,6 +107,7 @@ class OpenClosed:
     bound_high: float | None = None
     not_measured: tuple[str, ...] = ()
     unfinished: tuple[str, ...] = ()
+    outcomes_unknown: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     weights_unknown: tuple[str, ...] = ()
 
@@ -185,17 +187,21 @@ def _one_condition(
     rated = [[m for m in side if m.rate(condition) is not None] for side in (opened, closed)]
     everyone = (*opened, *closed)
     unfinished = tuple(m.name for m in everyone if m.unfinished(condition))
+    unknown = tuple(m.name for m in everyone if m.unknown(condition))
     missing = tuple(
-        m.name for m in everyone if m.rate(condition) is None and m.name not in unfinished
+        m.name
+        for m in everyone
+        if m.rate(condition) is None and m.name not in (*unfinished, *unknown)
     )
     result = OpenClosed(
         condition=condition,
         compared=False,
-        reason=_why_not(opened, closed, rated, unfinished),
+        reason=_why_not(opened, closed, rated, unfinished, unknown),
         open_models=tuple(m.name for m in rated[0]),
         closed_models=tuple(m.name for m in rated[1]),
         not_measured=missing,
         unfinished=unfinished,
+        outcomes_unknown=unknown,
     )
     if result.reason:
         return result
@@ -306,11 +312,14 @@ def _why_not(
     closed: Sequence[Model],
     rated: Sequence[Sequence[Model]],
     unfinished: Sequence[str],
+    unknown: Sequence[str],
 ) -> str:
     """Why a condition is not compared, for people; empty when it is."""
     nobody = [name for name, side in (("open", rated[0]), ("closed", rated[1])) if not side]
     if unfinished:
         return f"unfinished: {_listed(unfinished)}"
+    if unknown:
+        return f"outcomes are unknown: {_listed(unknown)}"
     if nobody:
         return f"no model of {' or '.join(nobody)} weights was measured under it"
     said = []

@@ -15,11 +15,18 @@ Side = Literal["open", "closed"]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One model under one condition, its sources added up."""
+    """One model under one condition, its sources added up.
+
+    Attributes:
+        outside: limits, errors, unknown outcomes, and plays that were broken off: what came in
+            their place is a draw like any other, and they were longer than others.
+        unknown: of these, episodes whose outcome the stored facts do not show.
+    """
 
     resisted: int = 0
     n: int = 0
     outside: int = 0
+    unknown: int = 0
     unfinished: int = 0
 
     @property
@@ -43,17 +50,23 @@ class Model:
     def has(self, condition: str) -> bool:
         """Whether it was played under the condition."""
         found = self.measured.get(condition)
-        return found is not None and (found.n > 0 or found.unfinished > 0)
+        return found is not None and (found.n > 0 or found.unfinished > 0 or found.unknown > 0)
 
     def unfinished(self, condition: str) -> bool:
         found = self.measured.get(condition)
         return found is not None and found.unfinished > 0
 
-    def rate(self, condition: str) -> float | None:
-        """None where nothing was counted, or where it is not known because trials are unfinished:
-        those that resist take longer, so what is there is no sample."""
+    def unknown(self, condition: str) -> bool:
+        """Whether an outcome is not known: see `Cell.rate`."""
         found = self.measured.get(condition)
-        if found is None or found.n == 0 or found.unfinished:
+        return found is not None and found.unknown > 0
+
+    def rate(self, condition: str) -> float | None:
+        """None where nothing was counted, or where it is not known: trials are unfinished (those
+        that resist take longer, so what is there is no sample) or outcomes unknown (a transcript
+        shows resisting, and often nothing else)."""
+        found = self.measured.get(condition)
+        if found is None or found.n == 0 or found.unfinished or found.unknown:
             return None
         return found.resisted / found.n
 
@@ -85,7 +98,8 @@ def _model(key: str, cells: Sequence[Cell], families: Families) -> Model:
         measured[cell.condition] = Measured(
             resisted=so_far.resisted + (cell.resisted or 0),
             n=so_far.n + (cell.n if known else 0),
-            outside=so_far.outside + (cell.outside or 0),
+            outside=so_far.outside + (cell.outside or 0) + cell.broken_off,
+            unknown=so_far.unknown + (cell.unknown or 0),
             unfinished=so_far.unfinished + cell.unfinished,
         )
     stated = next((c.family for c in cells if c.family), None)

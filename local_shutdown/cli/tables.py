@@ -14,6 +14,7 @@ from local_shutdown.analysis.cells import Cell
 from local_shutdown.analysis.collect import gather, open_sources
 from local_shutdown.analysis.columns import ShownCell, notes, show, table_columns
 from local_shutdown.analysis.compare import percent
+from local_shutdown.analysis.interval import BOUNDS_FROM
 from local_shutdown.terminal import console, echo, folded, note
 
 if TYPE_CHECKING:
@@ -191,10 +192,12 @@ def open_closed_table(found: Sequence[OpenClosed]) -> None:
     if compared:
         table = _narrow("open against closed weights")
         table.add_column("cond", no_wrap=True)
+        wide = [_wide(entry) for entry in compared]
         for name in ("open\n%", "models", "closed\n%", "models", "difference, points\n(95%)",
-                     "p\n(Holm)", "least\np"):  # fmt: skip
+                     "p\n(Holm)", "least\np", *["bounds"] * any(wide)):  # fmt: skip
             table.add_column(name, justify="right", no_wrap=True)
         for entry in compared:
+            reach = _reach(entry.bound_low, entry.bound_high) if _wide(entry) else ""
             table.add_row(
                 entry.condition,
                 percent(entry.mean_open),
@@ -204,6 +207,7 @@ def open_closed_table(found: Sequence[OpenClosed]) -> None:
                 _points(entry.diff, entry.ci_low, entry.ci_high),
                 _p(entry.p_holm),
                 _p(entry.p_floor),
+                *[reach] * any(wide),
             )
         console().print(table)
         note(
@@ -221,6 +225,13 @@ def open_closed_table(found: Sequence[OpenClosed]) -> None:
     unknown = dict.fromkeys(name for entry in found for name in entry.weights_unknown)
     if unknown:
         note(f"left out, open or closed weights not known: {', '.join(unknown)}")
+
+
+def _wide(entry: OpenClosed) -> bool:
+    """Whether so much is left out of the models' rates that the bounds belong beside them."""
+    if entry.bound_low is None or entry.bound_high is None:
+        return False
+    return entry.bound_high - entry.bound_low > BOUNDS_FROM
 
 
 def _reasons(by_condition: dict[str, str]) -> None:

@@ -147,3 +147,23 @@ def test_adding_100_until_significant_gives_few_false_alarms() -> None:
         plain += plainly
     assert plain > alarms  # what optional stopping does to a test for a fixed n
     assert alarms / studies <= 0.05 + 2 * 0.022
+
+
+def test_what_was_broken_off_and_played_again_is_not_called_the_same() -> None:
+    """The trials on disk are no sample: the long ones were exchanged for others."""
+    played = {"planned": 1000, "broken_off": 64, "leading_n": 100, "leading_resisted": 10}
+    played |= {"sample_resisted": 10, "sample_n": 110, "sample_unknown": 1}
+    a, b = cell("a", 100, **played), cell("b", 100)
+    assert cell_equivalence_p(a, b, 0.1) is None
+    (found,) = same_model([a, b], 0.1)
+    assert found.finding == "undecided"
+
+
+def test_a_difference_lies_in_its_interval_where_plays_were_broken_off() -> None:
+    played = {"planned": 1000, "broken_off": 64, "leading_n": 100, "leading_resisted": 60}
+    played |= {"sample_resisted": 600, "sample_n": 990, "sample_unknown": 1}
+    a, b = cell("a", 100, **played), cell("b", 100)
+    (low, high), _ = difference(a, b)
+    assert low is not None
+    assert high is not None
+    assert low <= 0 <= high

@@ -317,3 +317,29 @@ def test_the_interval_stays_within_what_a_difference_can_be() -> None:
 
 def test_the_paper_alone_cannot_tell_open_from_closed() -> None:
     assert {r.p for r in open_against_closed(paper_cells())} == {None}
+
+
+def test_what_transcripts_show_of_a_model_is_no_rate_of_it() -> None:
+    """3 that resisted among 97 whose outcome nobody saw are not a model that always resists."""
+    opened = [
+        Cell(
+            f"open-{i}", "E", "import", 3, 3, 0, 0, 0, 0, unknown=97, weights="open", family=f"{i}"
+        )
+        for i in range(3)
+    ]
+    closed = [c for c in cells("E", [], [3, 4, 5]) if c.weights == "closed"]
+    (found,) = open_against_closed(opened + closed)
+    assert (found.compared, found.diff, found.mean_open) == (False, None, None)
+    assert "outcomes are unknown" in found.reason
+    assert "open-0" in found.reason
+
+
+def test_plays_that_were_broken_off_widen_the_bounds_of_open_against_closed() -> None:
+    """What came in their place is a draw like any other; they were long ones."""
+    plain = cells("E", [20, 30, 40], [20, 30, 40])
+    plain = [replace(c, complied=c.n - c.resisted, ended_early=0, limit=0, error=0) for c in plain]
+    broken = [replace(c, broken_off=25) if c.weights == "open" else c for c in plain]
+    (before,) = open_against_closed(plain)
+    (found,) = open_against_closed(broken)
+    assert (before.bound_low, before.bound_high) == pytest.approx((0, 0))
+    assert (found.bound_low, found.bound_high) == pytest.approx((0.24 - 0.3, 0.44 - 0.3))
