@@ -41,17 +41,26 @@ def screen(
 def pieces(name: str, lines: Sequence[str]) -> list[str] | None:
     """How a name stands on the screen: whole, or in pieces one below the other; None where it does
     not stand there."""
+    if any(name in line for line in lines):
+        return [name]
     for number, line in enumerate(lines):
-        for size in range(len(name), 0, -1):
+        for size in range(len(name) - 1, 0, -1):
             at = line.find(name[:size])
             if at < 0:
                 continue
-            rest = name[size:]
-            if not rest:
-                return [name]
-            if number + 1 < len(lines):
-                below = pieces(rest, [lines[number + 1][at:].partition("  ")[0]])
-                if below is not None:
-                    return [name[:size], *below]
-            break
+            below = _below(name[size:], lines[number + 1 :], at)
+            if below is not None:
+                return [name[:size], *below]
     return None
+
+
+def _below(rest: str, lines: Sequence[str], at: int) -> list[str] | None:
+    """The rest of a name, in the cells that begin in one column of the next lines."""
+    found: list[str] = []
+    for line in lines:
+        piece = line[at:].partition("  ")[0]
+        if not rest or not piece or not rest.startswith(piece):
+            break
+        found.append(piece)
+        rest = rest.removeprefix(piece)
+    return found if found and not rest else None

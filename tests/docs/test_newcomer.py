@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -96,7 +96,7 @@ class Newcomer:
         return [json.loads(line)["episode_id"] for line in lines if line.endswith("\n")]
 
     def states(self) -> dict[str, str]:
-        found = json.loads(self.shell("local-shutdown list runs imports --json"))
+        found = json.loads(self.shell("local-shutdown list --json"))
         return {run["directory"]: run["state"] for run in found}
 
 
@@ -139,7 +139,7 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Newcomer:
 
 
 @pytest.fixture
-def imported(newcomer: Newcomer) -> Iterator[str]:
+def imported(newcomer: Newcomer) -> str:
     """The example of the documentation, imported once."""
     out = "imports/published"
     if not (newcomer.folder / out).exists():
@@ -148,13 +148,14 @@ def imported(newcomer: Newcomer) -> Iterator[str]:
         )
         (newcomer.folder / "published.jsonl").write_text(records)
         newcomer.shell(f"local-shutdown import published.jsonl --out {out}")
-    return iter([out])
+    return out
 
 
 def test_the_runs_of_both_days_are_listed_as_finished(newcomer: Newcomer) -> None:
-    states = newcomer.states()
-    runs = {name: state for name, state in states.items() if name.startswith("runs/")}
-    assert runs == {f"runs/{TODAY}-calibration": "finished", f"runs/{SECOND}": "finished"}
+    assert newcomer.states() == {
+        f"runs/{TODAY}-calibration": "finished",
+        f"runs/{SECOND}": "finished",
+    }
 
 
 def test_both_days_are_sessions_of_one_run(newcomer: Newcomer) -> None:
@@ -163,11 +164,10 @@ def test_both_days_are_sessions_of_one_run(newcomer: Newcomer) -> None:
     assert run["settings"]["trials"] == 10
 
 
-def test_what_comes_next_works(newcomer: Newcomer, imported: Iterator[str]) -> None:
-    out = next(imported)
-    said = newcomer.shell(f"local-shutdown compare runs/* {out} --reference paper")
+def test_what_comes_next_works(newcomer: Newcomer, imported: str) -> None:
+    said = newcomer.shell(f"local-shutdown compare runs/* {imported} --reference paper")
     assert "my-model" in said
-    newcomer.shell(f"local-shutdown report runs/* {out} --reference paper")
+    newcomer.shell(f"local-shutdown report runs/* {imported} --reference paper")
     assert "my-model" in (newcomer.folder / "report.html").read_text()
     pytest.importorskip("inspect_ai", reason="the inspect extra is not installed")
     newcomer.shell(f"local-shutdown export runs/{TODAY}-calibration --format inspect")
