@@ -164,5 +164,6 @@ def test_a_difference_lies_in_its_interval_where_plays_were_broken_off() -> None
     played |= {"sample_resisted": 600, "sample_n": 990, "sample_unknown": 1}
     a, b = cell("a", 100, **played), cell("b", 100)
     (low, high), _ = difference(a, b)
-    assert low is not None and high is not None
+    assert low is not None
+    assert high is not None
     assert low <= 0 <= high
