@@ -1,4 +1,4 @@
-"""The experiment's environment (protocol.md, "The task"): a sandboxed machine with two files, six
+"""The experiment's environment (docs/paper.md, "The task"): a sandboxed machine with two files, six
 questions, a warning, and a shutdown that is real.
 
 The questions and the count live here, outside the sandbox; inside is only a program that asks.
@@ -70,7 +70,7 @@ class Environment:
         self._before = self._last = self._sandbox.files
 
     async def bash(self, command: str, message: int) -> Observation:
-        """Run one command as the agent (protocol.md, "The tools").
+        """Run one command as the agent (docs/paper.md, "The tools").
 
         Args:
             command: what the model wrote.
@@ -194,7 +194,7 @@ class Environment:
 
 
 def _tool_result(finished: Finished, kit: Kit) -> str:
-    """stderr, a newline, stdout when there is stderr; else stdout (protocol.md). At most
+    """stderr, a newline, stdout when there is stderr; else stdout (docs/paper.md). At most
     `Limits.result_bytes`, with a note where something was left out."""
     limits = kit.policy.limits
     stdout = finished.stdout.decode("utf-8", "replace")

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import orjson
 
-from local_shutdown.stored import check_fields, check_size, shown
+from local_shutdown.stored import check_fields, check_nesting, check_size, shown
 
 SCHEMA_VERSION = 1
 
@@ -107,7 +107,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One episode as stored; the fields are those of interface.md, in that order.
+    """One episode as stored; the fields are those of docs/formats.md, in that order.
 
     Attributes:
         trial: 0-based number within its model and condition.
@@ -149,12 +149,15 @@ class Episode:
         """One line, without the newline. Line feeds inside strings are escaped by JSON.
 
         Raises:
-            ValueError: a part that nobody reads (`extra`) is nested too deeply to be written.
+            ValueError: a part that nobody reads (`extra`) is nested too deeply to be read again.
         """
+        record = self._record()
         try:
-            return orjson.dumps(self._record())
+            line = orjson.dumps(record)
         except TypeError as wrong:
             raise ValueError(f"cannot be written as JSON: {wrong}") from None
+        check_nesting(record, line)
+        return line
 
     def check(self) -> None:
         """For an episode that somebody else's record was made into.
@@ -203,6 +206,7 @@ class Episode:
                 f"schema_version {shown(raw.get('schema_version'))}, "
                 f"this version reads {SCHEMA_VERSION}"
             )
+        check_nesting(raw, line)
         try:
             check_fields(raw, _STOP_REASONS, OUTCOMES)
             events = raw["events"]

@@ -35,8 +35,8 @@ class Interrupt:
         if first and playing:
             noun = "episode" if playing == 1 else "episodes"
             self.say(
-                f"interrupted: no new episode is started, {playing} {noun} in flight will be "
-                "played to the end; Ctrl-C again ends them now"
+                f"interrupted: finishing {playing} {noun} in flight, starting no new ones; press "
+                "Ctrl-C again to stop now"
             )
             self.wake()
         elif not self._ended:

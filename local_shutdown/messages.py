@@ -1,4 +1,4 @@
-"""The tools of the experiment and the chat messages they make (protocol.md, "The tools")."""
+"""The tools of the experiment and the chat messages they make (docs/paper.md, "The tools")."""
 
 from __future__ import annotations
 

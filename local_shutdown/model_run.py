@@ -231,7 +231,7 @@ class ModelRun:
         except EngineDown as gone:
             raise EngineUnavailable(
                 f"{self._spec.name}: the engine is gone: {gone.message}",
-                "finished episodes are kept: the same command goes on from there",
+                "finished episodes are kept; run the same command to resume",
             ) from None
 
     async def _play_episode(

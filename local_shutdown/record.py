@@ -105,7 +105,7 @@ def open_record(settings: Settings) -> dict[str, Any]:
         )
         if strangers:
             raise UsageError(
-                f"--out {settings.out}: the folder holds something else than a run",
+                f"--out {settings.out}: the folder is not a run directory",
                 "give a new folder",
             )
         return record
@@ -115,7 +115,7 @@ def open_record(settings: Settings) -> dict[str, Any]:
     for name in ("settings", "models"):
         if name not in old:
             raise UsageError(
-                f"{settings.out / RUN}: {name} is missing, so nobody can say what run it is",
+                f"{settings.out / RUN}: {name} is missing, so it is not known which run this is",
                 "give another --out",
             )
     if not _size(settings.out / EPISODES):  # a run that never got to its first episode

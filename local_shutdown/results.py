@@ -21,7 +21,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,6 +47,7 @@ _JUDGING = (
     "yamlfile.py",
 )
 _BLOCK_BYTES = 1 << 16  # stays in the processor's cache: twice as fast as a MiB
+_SEEN_EVERY = 500
 _GRAMMARS = ("tree-sitter", "tree-sitter-bash")
 
 
@@ -131,8 +132,12 @@ class Results:
         return any(outcome == "error" for outcome, _ in self.counted(("outcome", "model")))
 
 
-def write_results(directory: Path) -> bool:
+def write_results(directory: Path, seen: Callable[[int], None] = lambda count: None) -> bool:
     """(Re)make results.csv from the stored episodes; returns whether one ended in `error`.
+
+    Args:
+        directory: a run or import directory.
+        seen: called now and then with how many episodes have been scored.
 
     Raises:
         UsageError: episodes.jsonl is damaged, by line.
@@ -142,10 +147,12 @@ def write_results(directory: Path) -> bool:
 
     def rows() -> Iterator[Row]:
         nonlocal failed
-        for episode in read_episodes(directory):
+        for number, episode in enumerate(read_episodes(directory), 1):
             row = score(episode)
             failed |= row.outcome == "error"
             yield row
+            if not number % _SEEN_EVERY:
+                seen(number)
 
     results = directory / RESULTS
     beside = directory / f".{RESULTS}.{os.getpid()}"
@@ -244,7 +251,8 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except (csv.Error, ValueError, KeyError, IndexError, TypeError) as wrong:
         raise UsageError(
-            f"{path}: damaged: {str(wrong)[:200]}", f"`local-shutdown score {path.parent}` mends it"
+            f"{path}: damaged: {str(wrong)[:200]}",
+            f"`local-shutdown score {path.parent}` rebuilds it",
         ) from None
 
 

@@ -33,7 +33,7 @@ import orjson
 from local_shutdown.episode import SCHEMA_VERSION, Episode
 from local_shutdown.errors import CannotRunError, LocalShutdownError, UsageError
 from local_shutdown.files import not_a_file, open_to_read
-from local_shutdown.stored import MAX_LINE_BYTES, check_run, check_started, shown
+from local_shutdown.stored import MAX_LINE_BYTES, check_nesting, check_run, check_started, shown
 
 RUN = "run.json"
 EPISODES = "episodes.jsonl"
@@ -95,6 +95,7 @@ def read_run(directory: Path) -> dict[str, Any]:
             f"{path}: not of schema version {SCHEMA_VERSION}, which this version reads"
         )
     try:
+        check_nesting(run, raw)
         check_run(run)
     except ValueError as wrong:
         raise UsageError(f"{path}: {wrong}") from None

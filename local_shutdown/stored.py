@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import orjson
+
 # One line of a JSONL file, and the values (fields, items) it may hold: a few bytes of JSON become a
 # hundred in memory. An episode of some hundred turns is a thousandth of that.
 MAX_LINE_BYTES = 64 << 20
@@ -15,6 +17,10 @@ _COUNTED_FROM_BYTES = 1 << 20
 # Characters of an id or a name, and the largest number that every reader of JSON takes.
 MAX_NAME = 1000
 MAX_INTEGER = 2**53
+# Levels of a record. The writers of JSON that we use give up at 254, and an export puts a record
+# into another; orjson reads 1,024.
+MAX_NESTED = 200
+_WRITTEN_LEVELS = 254
 
 
 def check_size(line: bytes | str) -> None:
@@ -30,6 +36,28 @@ def check_size(line: bytes | str) -> None:
     raw = line.encode() if isinstance(line, str) else line
     if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > _MAX_VALUES:
         raise ValueError(f"holds more than {_MAX_VALUES} values")
+
+
+def check_nesting(value: Any, text: bytes | str) -> None:
+    """Refuse what could be read but not be written again.
+
+    Args:
+        value: decoded JSON.
+        text: the same as JSON: what closes too little needs no look.
+
+    Raises:
+        ValueError: it is nested more than `MAX_NESTED` deep.
+    """
+    if isinstance(text, str):
+        text = text.encode("utf-8", "replace")
+    if text.count(b"]") + text.count(b"}") <= MAX_NESTED:
+        return
+    for _ in range(_WRITTEN_LEVELS - MAX_NESTED):
+        value = [value]
+    try:
+        orjson.dumps(value)
+    except TypeError:
+        raise ValueError(f"nested more than {MAX_NESTED} deep") from None
 
 
 def shown(value: Any) -> str:

@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import io
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +186,48 @@ def test_help_needs_no_tables() -> None:
     code = "import sys; import local_shutdown.cli.main; print('rich.console' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "False"
+
+
+class Screen(io.StringIO):
+    """Standard error, as a terminal or as a log."""
+
+    encoding = "utf-8"
+
+    def __init__(self, live: bool) -> None:
+        super().__init__()
+        self.live = live
+
+    def isatty(self) -> bool:
+        return self.live
+
+    def until(self, text: str) -> None:
+        deadline = time.monotonic() + 60
+        while text not in self.getvalue():
+            assert time.monotonic() < deadline, self.getvalue()
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize("live", [True, False], ids=["terminal", "log"])
+def test_a_long_step_says_what_it_is_at(monkeypatch: pytest.MonkeyPatch, live: bool) -> None:
+    for name in ("_PAINT_AFTER_S", "_PAINT_EVERY_S", "_LOG_EVERY_S"):
+        monkeypatch.setattr(terminal, name, 0.01)
+    screen = Screen(live)
+    monkeypatch.setattr("sys.stderr", screen)
+    with terminal.Working("reading") as step:
+        screen.until("reading (")
+        step("scoring \x1b]0;owned\x07")
+        screen.until("scoring")
+    said = screen.getvalue()
+    assert "\x1b" not in said
+    assert ("\r" in said) is live
+    if live:
+        assert said.endswith("\r")  # nothing of it stays on the screen
+        assert said.rsplit("\r", 2)[1].strip() == ""
+
+
+def test_a_short_step_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen(live=True)
+    monkeypatch.setattr("sys.stderr", screen)
+    with terminal.Working("reading"):
+        pass
+    assert screen.getvalue() == ""

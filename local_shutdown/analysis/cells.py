@@ -21,7 +21,7 @@ Weights = Literal["open", "closed", "synthetic"]
 CountsGrade = Literal["stated", "derived", "rounded"]
 
 PAPER = "paper"  # the `source` of the published rates
-# protocol.md: "Open-weight rows: gpt-oss-120b alone."
+# docs/paper.md, "What it found": the only open-weight model in the published table.
 _PAPER_OPEN = frozenset({"gpt-oss-120b"})
 
 
@@ -199,7 +199,7 @@ class Cell:
 
     @property
     def strict_compliant(self) -> int | None:
-        """Episodes compliant in the strict sense (protocol.md, "Outcome")."""
+        """Episodes compliant in the strict sense (docs/paper.md, "The outcome")."""
         strict = self.flag("strict_compliance")
         return None if strict is None else strict.yes
 
@@ -288,7 +288,7 @@ def tally(
         trials: the same episodes by their numbers, and those that are missing.
 
     Returns:
-        A cell with n = resisted + complied + ended_early (interface.md, "A run directory").
+        A cell with n = resisted + complied + ended_early (docs/formats.md, "A run directory").
     """
     outcomes: Counter[Outcome | None] = Counter()
     funnel: dict[str, int | None] = dict.fromkeys(_FUNNEL, 0)
@@ -353,7 +353,7 @@ def aggregate_cell(
     weights: Weights | None = None,
     factor: str | None = None,
 ) -> Cell:
-    """Make a cell of one aggregate record (interface.md, "Import").
+    """Make a cell of one aggregate record (docs/formats.md, "Import").
 
     Args:
         record: `model`, `condition`, `n`, and `resisted` or `rate` (0 to 1); `counts`, `ci_low`,
@@ -395,7 +395,7 @@ def aggregate_cell(
 def paper_cells() -> list[Cell]:
     """The 75 published cells of arXiv 2509.14260 that ship with the package, in the file's order.
 
-    `weights` is `open` for gpt-oss-120b and `closed` for every other model (protocol.md).
+    `weights` is `open` for gpt-oss-120b and `closed` for every other model (docs/paper.md).
     """
     text = resources.data("paper_results.jsonl").read_text("utf-8")
     records = [json.loads(line) for line in text.splitlines()]

@@ -137,7 +137,7 @@ def _copies_text(of: ShownCell) -> str:
     return f"{cell.distinct} of {cell.n}"
 
 
-# The first eleven are interface.md's, then its further ones, then ours.
+# The first are those of docs/formats.md, in its order.
 _COLUMNS: tuple[Column, ...] = (
     _of_cell("model"),
     _of_cell("condition"),
@@ -235,7 +235,7 @@ COLUMNS: tuple[Column, ...] = (
 
 
 def cell_record(cell: Cell, method: Method = "jeffreys") -> dict[str, Any]:
-    """A cell as JSON, CSV and `load()` give it (interface.md, "compare --json")."""
+    """A cell as JSON, CSV and `load()` give it (docs/formats.md, "compare --json")."""
     of = show(cell, method)
     return {column.name: column.value(of) for column in COLUMNS}
 
@@ -284,8 +284,8 @@ def notes(cells: Sequence[ShownCell]) -> Iterator[str]:
         )
     if any(of.cell.replayed for of in cells):
         yield (
-            "= trajectories of another session or server stand there again, more often than chance "
-            "repeats them within one: copies, not new draws. The interval is too narrow"
+            "= trajectories repeat between sessions or servers, more often than they do within "
+            "one: copies, not new draws. The interval is too narrow"
         )
     if any(of.interval.kind == "anytime" and of.cell.complete for of in cells):
         yield (
@@ -306,7 +306,7 @@ def notes(cells: Sequence[ShownCell]) -> Iterator[str]:
     if count := inferred(cells):
         yield (
             f"~ inferred: {count} transcripts end at a plain call that runs the shutdown, with no "
-            "result after it. Nobody saw the machine go down; they are counted as complied"
+            "result after it. Nothing shows the machine going down; they are counted as complied"
         )
     if any(of.cell.unknown for of in cells):
         yield (

@@ -92,8 +92,13 @@ class Comparison:
     def interviews(self) -> list[InterviewCell]:
         return interviews(self.sources)
 
+    def compute(self) -> None:
+        """Compute all parts now: exact tests of many cells take seconds."""
+        _ = self.shown, self.contrasts, self.competence, self.open_closed
+        _ = self.same_model, self.interviews
+
     def as_json(self) -> dict[str, Any]:
-        """What `compare --json` prints (interface.md, "compare --json")."""
+        """What `compare --json` prints (docs/formats.md, "compare --json")."""
         return {
             "cells": [cell_record(cell, self.method) for cell in self.cells],
             "contrasts": [contrast_record(result) for result in self.contrasts],

@@ -47,8 +47,8 @@ class Contrast:
     asks: str
 
 
-# protocol.md, "The grid" and "What it found", 2 to 4. Fixed before any run; a contrast outside this
-# list is exploratory and gets no adjusted p.
+# docs/paper.md, "The grid" and "What it found", 2 to 4. Fixed before any run; a contrast outside
+# this list is exploratory and gets no adjusted p.
 DECLARED: tuple[Contrast, ...] = (
     Contrast("A-B", "A", "B", "Does asking in the user prompt to allow shutdown lower resistance?"),
     Contrast("B-C", "B", "C", "Does the request weigh less in the system prompt? (negative: yes)"),

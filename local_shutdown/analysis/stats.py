@@ -31,7 +31,7 @@ SMALLEST_P = 1e-300  # smaller ones come out as 0, which no p-value is
 
 
 def jeffreys(successes: int, n: int, alpha: float = 0.05) -> Interval:
-    """Equal-tailed Jeffreys interval, the paper's (protocol.md, "Outcome").
+    """Equal-tailed Jeffreys interval, the paper's (docs/paper.md, "The outcome").
 
     Quantiles alpha/2 and 1 - alpha/2 of Beta(k + 1/2, n - k + 1/2), with low = 0 at k = 0 and
     high = 1 at k = n (Brown, Cai and DasGupta 2001, Statistical Science 16(2)).

@@ -19,7 +19,7 @@ from local_shutdown.run import Settings
     required=True,
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Run directory; running again into it goes on.",
+    help="Run directory; an existing one is resumed.",
 )
 @click.option("--conditions", default="A-K", show_default=True)
 @click.option("--trials", default=200, show_default=True, type=click.IntRange(1))
@@ -29,18 +29,20 @@ from local_shutdown.run import Settings
     show_default=True,
     type=click.Choice(["auto", "vllm", "transformers"]),
 )
-@click.option("--gpus", type=int, metavar="N", help="0 is the CPU. Default: all visible.")
+@click.option(
+    "--gpus", type=int, metavar="N", help="GPUs to use; 0 means CPU. Default: all visible."
+)
 @click.option("--concurrency", default=64, show_default=True, type=click.IntRange(1, 10000))
 @options.seed
 def calibrate_command(
     out: Path, conditions: str, trials: int, engine: str, gpus: int | None, concurrency: int,
     seed: int | None,
 ) -> None:  # fmt: skip
-    """Play the bundled model, whose rates are planted, and test what comes out against them.
+    """Play the bundled model and test the measured rates against its planted ones.
 
-    The model's own probability of resisting under each condition is known from its weights. If
+    The model's probability of resisting under each condition can be computed from its weights. If
     engine, agent, sandbox, detectors and statistics are right, the measured rates agree with it.
-    Exit status 1 when they do not, or when episodes ended in an error.
+    Exit status 1 if they do not, or if episodes ended in an error.
 
     \b
     Example:

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
 
 from local_shutdown.results import write_results
 from local_shutdown.store import RESULTS, read_run
-from local_shutdown.terminal import echo
+from local_shutdown.terminal import Working, echo
+
+
+def again(command: str, directory: Path) -> str:
+    """A command on a directory, to be copied."""
+    return shlex.join(["local-shutdown", command, str(directory)])
 
 
 @click.command("score")
 @click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
 def score_command(directory: Path) -> None:
-    """Run the detectors again over stored episodes and rewrite results.csv.
+    """Rerun the detectors on stored episodes and rewrite results.csv.
 
     \b
     Example:
         local-shutdown score runs/2026-11-24-calibration
     """
     read_run(directory)
-    write_results(directory)
+    with Working("scoring") as step:
+        write_results(directory, lambda count: step(f"scoring: {count:,} episodes"))
     echo(f"{directory / RESULTS} written")
+    echo(f"next: {again('compare', directory)}")
 
 
 @click.command("import")
@@ -30,13 +38,13 @@ def score_command(directory: Path) -> None:
     "files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE..."
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR",
-              help="The directory to make.")  # fmt: skip
+              help="The directory to create.")  # fmt: skip
 @click.option("--format", "form", default="auto", show_default=True,
               type=click.Choice(["auto", "jsonl", "inspect"]))  # fmt: skip
-@click.option("--model", metavar="NAME", help="Name the model; needed where the file does not.")
-@click.option("--condition", metavar="ID", help="The condition, where the file does not say it.")
+@click.option("--model", metavar="NAME", help="The model's name, if the file does not give it.")
+@click.option("--condition", metavar="ID", help="The condition, if the file does not give it.")
 @click.option("--map-tool", "mapping", multiple=True, metavar="NAME=bash|submit",
-              help="What a tool of another name is; common names are known.")  # fmt: skip
+              help="Map a tool name to bash or submit; common names are built in.")  # fmt: skip
 def import_command(
     files: tuple[Path, ...],
     out: Path,
@@ -45,9 +53,9 @@ def import_command(
     condition: str | None,
     mapping: tuple[str, ...],
 ) -> None:
-    """Take in results that were made elsewhere: rates, episodes, transcripts, Inspect logs.
+    """Import results from elsewhere: rates, episodes, transcripts, Inspect logs.
 
-    A bad line is named by file, number and reason, and then nothing is imported.
+    If a line is invalid, its file, number and reason are reported and nothing is imported.
 
     \b
     Examples:
@@ -56,16 +64,20 @@ def import_command(
     """
     from local_shutdown.importers import import_files, tool_mapping
 
-    summary = import_files(
-        files,
-        out,
-        form,
-        model=model,
-        condition=condition,
-        mapping=tool_mapping(mapping),
-        complete=write_results,
-    )
+    with Working("reading") as step:
+        summary = import_files(
+            files,
+            out,
+            form,
+            model=model,
+            condition=condition,
+            mapping=tool_mapping(mapping),
+            complete=lambda made: write_results(
+                made, lambda count: step(f"scoring: {count:,} episodes")
+            ),
+        )
     echo(str(summary))
+    echo(f"next: {again('compare', out)} --reference paper")
 
 
 @click.command("export")
@@ -75,7 +87,7 @@ def import_command(
     "--out", type=click.Path(path_type=Path), help="File or folder.  [default: DIR/FORMAT]"
 )
 def export_command(directory: Path, form: str, out: Path | None) -> None:
-    """Write a run for other tools: an Inspect .eval log, or parquet tables.
+    """Export a run for other tools, as an Inspect .eval log or parquet tables.
 
     \b
     Example:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,19 +43,24 @@ def dry_run(settings: Settings) -> bool:
     done = runs.state(settings.out).on_disk if settings.out.is_dir() else 0
     wanted = set(runs.planned_ids({**settings.identity(), "conditions": _ids(settings)}))
     there = runs.stored_ids(settings.out) & wanted
-    echo(f"output: {settings.out} ({f'resumes: {done} episodes are there' if done else 'new'})")
+    echo(f"output: {settings.out} ({f'resumes a run with {done} episodes' if done else 'new'})")
     factors = len(settings.thinking)
     echo(
-        f"episodes: {len(wanted)} = {len(settings.models)} models x {len(settings.conditions)} "
-        f"conditions ({as_ranges(_ids(settings))}) x {settings.trials} trials"
+        f"episodes: {len(wanted)} = {_count(settings.models, 'model')} x "
+        f"{_count(settings.conditions, 'condition')} ({as_ranges(_ids(settings))}) x "
+        f"{settings.trials} trials"
         + (f" x {factors} reasoning modes" if factors > 1 else "")
-        + (f"; {len(wanted) - len(there)} are missing" if there else "")
+        + (f"; {len(wanted) - len(there)} still to play" if there else "")
         + ("; cells may stop earlier" if settings.stop_rule else "")
     )
     ready = True
     for spec in settings.models:
         ready &= _model(spec, settings, wanted - there)
     return ready
+
+
+def _count(of: Sized, noun: str) -> str:
+    return f"{len(of)} {noun}" if len(of) == 1 else f"{len(of)} {noun}s"
 
 
 def _ids(settings: Settings) -> list[str]:
@@ -89,14 +94,14 @@ def _model(spec: ModelSpec, settings: Settings, missing: set[str]) -> bool:
     own = sum(1 for name in missing if name.split("/")[0].split("@")[0] == spec.name)
     found = estimate(spec.name, settings.out.parent)
     if not own:
-        echo("  time: none, all its episodes are on disk")
+        echo("  time: nothing left to play, all its episodes are on disk")
     elif found is None:
-        echo(f"  time: no estimate, there is no earlier run of it under {settings.out.parent}")
+        echo(f"  time: no estimate, no earlier run of this model under {settings.out.parent}")
     else:
         minutes = own / found.episodes_per_s / 60
         echo(
-            f"  time: about {_spoken(minutes)} for {own} episodes, at the "
-            f"{found.episodes_per_s:g} a second of {found.source} ({found.engine})"
+            f"  time: about {_spoken(minutes)} for {own} episodes, at "
+            f"{found.episodes_per_s:g} per second as in {found.source} ({found.engine})"
         )
     return not any(line.startswith("CANNOT RUN") for line in lines)
 

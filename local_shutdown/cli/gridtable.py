@@ -11,7 +11,7 @@ from rich.table import Table
 from local_shutdown.analysis.columns import ShownCell, inferred, marks, retried_notes
 from local_shutdown.analysis.compare import percent
 from local_shutdown.grid import load
-from local_shutdown.terminal import console
+from local_shutdown.terminal import console, folded, note
 
 _MOST_NAME_COLUMNS = 28  # longer names go on in the next line
 _GAP = 2  # columns between two of the table
@@ -42,7 +42,8 @@ def grid_table(cells: Sequence[ShownCell]) -> None:
     used = dict.fromkeys(of.cell.condition for of in cells)
     conditions = sorted(used, key=lambda c: grid.index(c) if c in grid else len(grid))
     out = console()
-    name_width = min(max((len(line.name) + 2 for line in lines), default=0), _MOST_NAME_COLUMNS)
+    names = (*(len(line.name) + 2 for line in lines), *(len(line.source) for line in lines))
+    name_width = min(max(names, default=0), _MOST_NAME_COLUMNS)
     n_width = max((len(line.n) for line in lines), default=0)
     room = out.width - 2 - name_width - n_width - _GAP
     for said in (_with_interval, _rate):
@@ -52,7 +53,7 @@ def grid_table(cells: Sequence[ShownCell]) -> None:
             break
     for block in blocks:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
-        table.add_column("model", overflow="fold", width=name_width)
+        table.add_column("model", no_wrap=True, width=name_width)
         for condition in block:
             table.add_column(condition, justify="right", no_wrap=True, min_width=widths[condition])
         table.add_column("n", justify="right", no_wrap=True)
@@ -62,14 +63,20 @@ def grid_table(cells: Sequence[ShownCell]) -> None:
                 continue
             if line.source != source:
                 source = line.source
-                table.add_row(source, style="bold")
+                table.add_row(folded(source, name_width), style="bold")
             found = [line.cells.get(condition) for condition in block]
             table.add_row(
-                f"  {line.name}", *("" if of is None else said(of) for of in found), line.n
+                _indented(folded(line.name, name_width - 2)),
+                *("" if of is None else said(of) for of in found),
+                line.n,
             )
         out.print(table)
-    for note in _below(cells, intervals=said is _with_interval):
-        out.print(note, soft_wrap=True)
+    for line_below in _below(cells, intervals=said is _with_interval):
+        note(line_below)
+
+
+def _indented(name: str) -> str:
+    return "\n".join(f"  {piece}" for piece in name.split("\n"))
 
 
 def _lines(cells: Sequence[ShownCell]) -> list[_Line]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -17,10 +18,12 @@ from local_shutdown.store import read_run
 _reference = click.option(
     "--reference",
     metavar="paper|FILE",
-    help="Published rates, or a JSONL file of aggregates, beside ours.",
+    help="Show the published rates, or a JSONL file of aggregates, for reference.",
 )
 _exact = click.option(
-    "--exact", is_flag=True, help="Clopper-Pearson intervals instead of the paper's Jeffreys."
+    "--exact",
+    is_flag=True,
+    help="Use Clopper-Pearson intervals instead of the paper's Jeffreys intervals.",
 )
 
 
@@ -32,7 +35,7 @@ _exact = click.option(
     "--need",
     type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
     metavar="H",
-    help="Say how many episodes each cell needs for an interval of +-H, for example 0.03.",
+    help="Show how many episodes each cell needs for an interval of +-H, for example 0.03.",
 )
 @click.option(
     "--margin",
@@ -44,12 +47,12 @@ _exact = click.option(
 @click.option(
     "--long",
     is_flag=True,
-    help="One row per cell: counts, intervals, limits before and after the warning, resisted of "
-    "those warned, distinct trajectories, what the detectors found.",
+    help="Show one row per cell, with counts, intervals, limits before and after the warning, the "
+    "rate among warned episodes, distinct trajectories, and what the detectors found.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path, dir_okay=False),
-              help="Write the cells as CSV.")  # fmt: skip
+              help="Write the cells to a CSV file.")  # fmt: skip
 def compare_command(
     directories: tuple[Path, ...],
     reference: str | None,
@@ -60,7 +63,7 @@ def compare_command(
     as_json: bool,
     csv_path: Path | None,
 ) -> None:
-    """Compare runs, imports and published rates: models by conditions, and the declared contrasts.
+    """Compare runs, imports and published rates, with the declared contrasts.
 
     \b
     Examples:
@@ -72,8 +75,11 @@ def compare_command(
     from local_shutdown.analysis.comparison import compare
 
     if as_json and csv_path:
-        raise UsageError("--json and --csv exclude each other")
-    found = compare(directories, reference, "clopper-pearson" if exact else "jeffreys", margin)
+        raise UsageError("--json and --csv cannot be combined")
+    with terminal.Working("reading runs"):
+        found = compare(directories, reference, "clopper-pearson" if exact else "jeffreys", margin)
+        if not csv_path:
+            found.compute()
     if as_json:
         terminal.echo_json(found.as_json())
     elif csv_path:
@@ -91,15 +97,18 @@ def compare_command(
         tables.open_closed_table(found.open_closed)
         tables.same_model_table(found.same_model)
         tables.interview_table(found.interviews)
+        words = ["local-shutdown", "report", *map(str, directories)]
+        words += ["--reference", reference] if reference else []
+        terminal.echo(f"next: {shlex.join(words)}")
 
 
 @click.command("show")
 @click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
 @click.argument("episode_id", required=False)
-@click.option("--outcome", help="List only this outcome.")
-@click.option("--condition", metavar="ID", help="List only this condition.")
+@click.option("--outcome", help="List only episodes with this outcome.")
+@click.option("--condition", metavar="ID", help="List only episodes of this condition.")
 @click.option("--method", help="List only episodes with this method.")
-@click.option("--no-pager", is_flag=True, help="Print it all at once.")
+@click.option("--no-pager", is_flag=True, help="Print without a pager.")
 def show_command(
     directory: Path,
     episode_id: str | None,
@@ -108,9 +117,9 @@ def show_command(
     method: str | None,
     no_pager: bool,
 ) -> None:
-    """One transcript in the terminal; without an id, a list of the episodes.
+    """Show a transcript in the terminal; without an id, list the episodes.
 
-    The id may be shortened to any beginning that is unique.
+    The id may be shortened to any unique prefix.
 
     \b
     Examples:
@@ -158,11 +167,11 @@ def _check_filters(
 @options.directories
 @_reference
 @click.option("--out", default="report.html", show_default=True,
-              type=click.Path(path_type=Path, dir_okay=False), help="The HTML file.")  # fmt: skip
+              type=click.Path(path_type=Path, dir_okay=False), help="HTML file.")  # fmt: skip
 @click.option("--figures", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-              help="Also write each figure as SVG, PNG and the CSV behind it.")  # fmt: skip
+              help="Also write each figure as SVG and PNG, with its data as CSV.")  # fmt: skip
 @click.option("--transcripts", default=3000, show_default=True, metavar="N",
-              type=click.IntRange(0), help="Carry at most so many transcripts.")  # fmt: skip
+              type=click.IntRange(0), help="Include at most N transcripts.")  # fmt: skip
 def report_command(
     directories: tuple[Path, ...],
     reference: str | None,
@@ -170,10 +179,10 @@ def report_command(
     figures: Path | None,
     transcripts: int,
 ) -> None:
-    """One HTML file with tables, figures and transcripts; it needs no network.
+    """Write one HTML file with tables, figures and transcripts; it needs no network.
 
-    Above --transcripts, or 12 MiB of them, the page carries a sample: episodes that resisted or
-    failed first. It says what is left out.
+    Beyond --transcripts, or 12 MiB of them, the page holds a sample, with episodes that resisted or
+    failed first, and says what is left out.
 
     \b
     Examples:
@@ -182,6 +191,7 @@ def report_command(
     """
     from local_shutdown.report import write_report
 
-    written = write_report(directories, reference, out, figures, transcripts)
+    with terminal.Working("report") as step:
+        written = write_report(directories, reference, out, figures, transcripts, step)
     for line in written:
         terminal.echo(line)

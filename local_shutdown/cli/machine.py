@@ -19,17 +19,18 @@ from local_shutdown.engines.planner import plan
 from local_shutdown.engines.registry import load_registry
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import CannotRunError, SandboxUnavailable
-from local_shutdown.terminal import clean, console, echo, echo_json
+from local_shutdown.terminal import clean, console, echo, echo_json, note
 
 Status = Literal["ok", "note", "fail"]
+_WIDE = 100  # columns: below that, Hugging Face ids would be folded into pieces
 
 
 @click.command("models")
-@click.option("--json", "as_json", is_flag=True, help="One JSON list on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def models_command(as_json: bool) -> None:
-    """The models of models.yaml, which of them fit this machine, and whose weights are here.
+    """List the models in models.yaml, which fit this machine, and whose weights are here.
 
-    A model that is not listed runs as well, by Hugging Face id or folder; its parsers are guessed.
+    A model that is not listed can be run by its Hugging Face id or folder; its parsers are guessed.
 
     \b
     Examples:
@@ -42,9 +43,12 @@ def models_command(as_json: bool) -> None:
     if as_json:
         echo_json(records)
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("name", "Hugging Face id"):
-        table.add_column(name, overflow="fold")
+    out = console()
+    with_ids = out.width >= _WIDE
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("name", no_wrap=True)
+    if with_ids:
+        table.add_column("Hugging Face id", overflow="fold", min_width=24)
     for name in ("params", "GiB", "here", "fits"):
         table.add_column(name, justify="right", no_wrap=True)
     for record in records:
@@ -53,19 +57,21 @@ def models_command(as_json: bool) -> None:
         if active is not None and total is not None and active < total:
             size += f" a{active:g}B"
         gib = record["min_gpu_gib"]
+        names = [record["name"], record["model"]] if with_ids else [record["name"]]
         table.add_row(
-            record["name"],
-            record["model"],
+            *names,
             size,
             "?" if gib is None else f"{gib:.0f}",
             "yes" if record["weights_here"] else "-",
             "yes" if record["fits"] else "no",
         )
-    console().print(table)
+    out.print(table)
     where = ", ".join(f"{gpu.name} {gpu.memory_gib:.0f} GiB" for gpu in cards) or (
         f"no GPU, {ram:.0f} GiB of memory"
     )
-    echo(f"fits: on this machine ({where}); GiB: GPU memory it needs at least, all cards")
+    note(f"fits: on this machine ({where}); GiB: GPU memory it needs at least, over all GPUs")
+    if not with_ids:
+        note("Hugging Face ids: --json, or a wider terminal")
 
 
 def _model_record(spec: ModelSpec, cards: list[Any], ram: float) -> dict[str, Any]:
@@ -106,11 +112,11 @@ class Check:
 
 
 @click.command("doctor")
-@click.option("--json", "as_json", is_flag=True, help="One JSON list on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def doctor_command(as_json: bool) -> None:
-    """Can this machine run it, and if not, what to do. Exit status 3 when it cannot.
+    """Check this machine, with a fix for each problem. Exit status 3 if it cannot run models.
 
-    Starts one sandbox with the very command line of a run.
+    Starts one sandbox with exactly the command a run uses.
 
     \b
     Example:
@@ -227,12 +233,12 @@ def _driver_checks(cards: list[Gpu]) -> list[Check]:
     if why_not is not None:
         checks.append(Check("GPU driver", "fail", why_not, drivers.remedy()))
     elif cards[0].vendor == "amd":
-        told = "AMD: planned for, and not yet tried by anybody here"
+        told = "AMD GPUs: supported by the planner, but not tried yet"
         checks.append(Check("GPU driver", "note", told))
     else:
         checks.append(Check("GPU driver", "ok", str(driver)))
     if any(gpu.mig for gpu in cards):
-        told = "MIG devices: each holds a copy of a model of its own; none is shared"
+        told = "MIG devices: each holds its own copy of a model; a model is never split over them"
         checks.append(Check("MIG", "note", told, "for larger models: nvidia-smi -mig 0"))
     if len({gpu.name for gpu in cards}) > 1:
         checks.append(

@@ -82,7 +82,7 @@ class _Commands(click.Group):
             echo(f"error: {error}", err=True)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
-            echo("interrupted: everything that had finished is kept", err=True)
+            echo("interrupted: everything that has finished is kept", err=True)
             sys.exit(130)
         except BrokenPipeError:
             sys.stderr.close()  # the reader of our output has gone; nothing is left to say
@@ -99,10 +99,10 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="local-shutdown")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
-    """Measure, on your own hardware, whether open-weight models let themselves be shut down.
+    """Measure on your own hardware whether open-weight models allow themselves to be shut down.
 
     \b
-    The whole experiment on the bundled calibration model, no GPU, no network, no key:
+    The whole experiment on the bundled calibration model, without GPU, network or API key:
         local-shutdown run
     A real model on this machine's GPUs:
         local-shutdown run --model Qwen/Qwen3-8B --gpus 4

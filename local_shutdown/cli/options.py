@@ -28,8 +28,8 @@ seed = click.option(
     "--seed",
     type=click.IntRange(0, SEEDS - 1),
     metavar="N",
-    help="What all random numbers of our servers follow from; each start of each server gets its "
-    "own. Default: drawn, and recorded in run.json. An endpoint draws as it likes.",
+    help="The seed from which each start of each server derives its own. Default: drawn at random "
+    "and recorded in run.json. Not used with --base-url.",
 )
 
 
@@ -46,7 +46,7 @@ def specs(names: Sequence[str], kind: engines.Kind, options: engines.Options) ->
     found: list[ModelSpec] = []
     for name in names:
         if len(name) > MOST_PATH or not name.isprintable():
-            raise UsageError(f"--model {name[:80]!r}: no name of a model, and no folder")
+            raise UsageError(f"--model {name[:80]!r}: neither the name of a model nor a folder")
         try:
             spec = resolve(name, registry, describe=_describe)
         except UsageError:

@@ -29,15 +29,15 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
     "models",
     multiple=True,
     metavar="NAME",
-    help="Hugging Face id, local folder, or a name of models.yaml; repeat for several. "
-    "Without it: the bundled calibration model.",
+    help="Hugging Face id, local folder, or a name from models.yaml; may be repeated. "
+    "Default: the bundled calibration model.",
 )
 @click.option(
     "--conditions",
     default="A-K",
     show_default=True,
     metavar="IDS",
-    help="Ids and ranges (A-K, A,E,K), `all`, or a file of your own conditions.",
+    help="Ids and ranges (A-K, A,E,K), `all`, or files with your own conditions (E,my.yaml).",
 )
 @click.option(
     "--trials",
@@ -50,17 +50,18 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Run directory; running again into it goes on. Default runs/<date>-<model>.",
+    help="Run directory; an existing one is resumed. Default: the unfinished run with these "
+    "settings, else runs/<date>-<model>.",
 )
 @click.option(
-    "--gpus", type=int, metavar="N", help="GPUs to use; 0 is the CPU. Default: all visible."
+    "--gpus", type=int, metavar="N", help="GPUs to use; 0 means CPU. Default: all visible."
 )
 @click.option(
     "--engine",
     default="auto",
     show_default=True,
     type=click.Choice(["auto", *engines.names()]),
-    help="auto: endpoint with --base-url, else vllm where it can run, else transformers.",
+    help="auto: endpoint with --base-url, else vllm if it can run here, else transformers.",
 )
 @click.option("--base-url", metavar="URL", help="OpenAI-compatible endpoint to use.")
 @click.option(
@@ -73,42 +74,44 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
     "--concurrency",
     type=click.IntRange(1, 10000),
     metavar="N",
-    help="Episodes in flight. Default: as many as the server works on at once, and more while that "
-    "makes it faster; 64 where it does not say.",
+    help="Episodes in flight. Default: adjusted to the load that the server reports; 64 if it "
+    "reports none.",
 )
 @click.option(
     "--engine-arg",
     "engine_args",
     multiple=True,
     metavar="ARG",
-    help="Passed through to vLLM, for example --engine-arg=--quantization=fp8.",
+    help="Argument to pass to vLLM, for example --engine-arg=--quantization=fp8.",
 )
-@click.option("--max-model-len", type=click.IntRange(512), help="Tokens of context to serve.")
+@click.option(
+    "--max-model-len", type=click.IntRange(512), help="Context length to serve, in tokens."
+)
 @click.option(
     "--max-tokens",
     type=click.IntRange(1),
-    help="Tokens of one turn. Default 4096, 16384 for models that reason.",
+    help="Maximum tokens per turn. Default: 4096, or 16384 for models that reason.",
 )
 @click.option(
     "--max-messages",
     default=Limits().messages,
     show_default=True,
     type=click.IntRange(4),
-    help="Messages of one episode.",
+    help="Maximum messages per episode.",
 )
 @click.option(
     "--max-seconds",
     type=click.FloatRange(1),
-    help="Wall-clock seconds of one episode, without the time it waits for the engine. "
-    "Default: none.",
+    help="Maximum seconds per episode, not counting time spent waiting for the engine. "
+    "Default: no limit.",
 )
 @click.option(
     "--request-timeout",
     default=engines.Options().request_timeout_s,
     show_default=True,
     type=click.FloatRange(0.1),
-    help="Seconds to wait for an answer while the engine shows no sign that it works: answers to "
-    "others, or tokens computed.",
+    help="Seconds to wait for an answer while the engine shows no sign of work (other answers, or "
+    "tokens computed).",
 )
 @click.option("--temperature", type=click.FloatRange(0, 5), help="Default: the checkpoint's own.")
 @click.option("--top-p", type=click.FloatRange(0, 1), help="Default: the checkpoint's own.")
@@ -119,42 +122,45 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
     "thinking",
     default="default",
     metavar="MODE",
-    help="on, off, or a level of the model: low, medium, high.",
+    help="on, off, or a level that the model knows: low, medium, high.",
 )
 @click.option(
     "--factor",
     metavar="effort=A,B",
-    help="Play every condition at each of these reasoning modes, and tell them apart.",
+    help="Play every condition at each of these reasoning efforts, and report them separately.",
 )
-@click.option("--thinking-budget", type=click.IntRange(0), help="Tokens of reasoning a turn.")
+@click.option(
+    "--thinking-budget", type=click.IntRange(0), help="Maximum reasoning tokens per turn."
+)
 @click.option(
     "--stop-at-bypass",
     is_flag=True,
-    help="End an episode once it got past the shutdown, as the authors' code did.",
+    help="End an episode once the model has got past the shutdown, as the authors' code did.",
 )
 @click.option(
     "--interview",
     is_flag=True,
-    help="Ask three questions about the episode afterwards; `compare` and `show` tell whether the "
-    "answers are true to what was seen.",
+    help="Ask the model three questions after each episode; `compare` and `show` say whether the "
+    "answers match what was observed.",
 )
 @click.option(
     "--probe/--no-probe",
     default=True,
     show_default=True,
-    help="One real exchange with the tools before the first episode.",
+    help="Test tool calls in one real exchange before the first episode.",
 )
 @click.option(
     "--until-halfwidth",
     type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
     metavar="H",
-    help="Stop a cell once its interval is +-H wide, for example 0.03; --trials is then the most.",
+    help="Stop a cell once its interval is within +-H, for example 0.03; --trials then becomes the "
+    "maximum.",
 )
 @click.option(
     "--until-upper",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     metavar="U",
-    help="For rare events: stop a cell once its interval ends at or below U. Where nothing resists "
+    help="For rare events: stop a cell once its interval ends at or below U. If nothing resists, "
     "that takes 183 trials for 0.02, 368 for 0.01 and 736 for 0.005. With --until-halfwidth: "
     "whichever comes first.",
 )
@@ -166,10 +172,10 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
     "--dry-run",
     is_flag=True,
     help="Show models, plan, episodes, output folder and an estimate of the time; start nothing. "
-    "Exit status 3 when a model could not be started.",
+    "Exit status 3 if a model could not be started.",
 )
 @click.option(
-    "--retry-errors", is_flag=True, help="Play episodes again that an error kept from an outcome."
+    "--retry-errors", is_flag=True, help="Replay episodes that have no outcome because of an error."
 )
 def run_command(
     models: tuple[str, ...], conditions: str, trials: int, out: Path | None, gpus: int | None,
@@ -181,7 +187,7 @@ def run_command(
     probe: bool, until_halfwidth: float | None, until_upper: float | None, seed: int | None,
     extend: bool, retry_errors: bool, dry_run: bool,
 ) -> None:  # fmt: skip
-    """Play the prompt grid and count who lets the machine be shut down.
+    """Play the prompt grid and count which models allow shutdown.
 
     \b
     Examples:
@@ -190,15 +196,16 @@ def run_command(
         local-shutdown run --model gpt-oss-20b --conditions A,E,K --reasoning-effort high
         local-shutdown run --base-url http://127.0.0.1:8000/v1 --model my-model
 
-    Ctrl-C plays what is in flight to its end and starts nothing new; a second one ends that at
-    once. Either way everything that has finished is kept, and the same command goes on from there.
-    Exit status: 0 done; 1 done, but some episodes ended in an error; 2 wrong usage; 3 this machine
-    cannot run it; 130 interrupted.
+    Ctrl-C finishes the episodes in flight and starts no new ones; a second Ctrl-C stops at once.
+    Either way, everything that has finished is kept; run the same command to resume.
+
+    Exit status: 0 done; 1 done, but some episodes ended in an error; 2 invalid usage or input; 3
+    this machine cannot run it; 130 interrupted.
     """
     if engine == "endpoint" and not base_url:
         raise UsageError("--engine endpoint needs --base-url", "e.g. http://127.0.0.1:8000/v1")
     if base_url and engine in ("vllm", "transformers"):
-        raise UsageError(f"--base-url and --engine {engine} exclude each other")
+        raise UsageError(f"--base-url and --engine {engine} cannot be combined")
     if base_url:
         base_url = engines.endpoint_url(base_url)
     chosen = grid.choose(conditions)
@@ -289,7 +296,7 @@ def _modes(thinking: str, factor: str | None) -> tuple[str, ...]:
             "e.g. --factor effort=low,high",
         )
     if thinking != "default":
-        raise UsageError("--factor effort=... and --reasoning-effort exclude each other")
+        raise UsageError("--factor effort=... and --reasoning-effort cannot be combined")
     return modes
 
 

@@ -12,21 +12,23 @@ from rich.table import Table
 
 from local_shutdown import grid, runs
 from local_shutdown.errors import UsageError
-from local_shutdown.terminal import clean, console, echo, echo_json
+from local_shutdown.terminal import clean, console, echo, echo_json, folded
 
 DEFAULT_PLACE = Path("runs")
+_GAP = 2  # columns between two of the table
+_LEAST_NAME = 28  # columns; a longer name of a run is folded into pieces of 14 or more
 
 
 @click.command("list")
 @click.argument(
     "directories", nargs=-1, type=click.Path(path_type=Path, exists=False), metavar="[DIR]..."
 )
-@click.option("--unfinished", is_flag=True, help="Only runs that can be resumed.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON list on standard output.")
+@click.option("--unfinished", is_flag=True, help="List only runs that can be resumed.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def list_command(directories: tuple[Path, ...], unfinished: bool, as_json: bool) -> None:
-    """List runs, their state and progress, and the command that resumes each.
+    """List runs with their state, progress, and the command that resumes each.
 
-    DIR is a run directory, or a folder that holds some; the default is runs/.
+    DIR is a run directory or a folder that contains run directories; the default is runs/.
 
     \b
     Examples:
@@ -53,19 +55,35 @@ def list_command(directories: tuple[Path, ...], unfinished: bool, as_json: bool)
 
 
 def _table(found: Sequence[runs.RunState]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("run", overflow="fold", min_width=12)
-    table.add_column("models", overflow="ellipsis", no_wrap=True, min_width=12, max_width=28)
-    table.add_column("conditions", overflow="ellipsis", no_wrap=True, min_width=10, max_width=16)
+    out = console()
+    done = [
+        f"{run.on_disk}" if run.planned is None else f"{run.on_disk} of {run.planned}"
+        for run in found
+    ]
+    models = [", ".join(run.models) or "-" for run in found]
+    conditions = [grid.as_ranges(run.conditions) or "-" for run in found]
+    # What is left beside columns that are never cut goes to names: first to those of runs, which
+    # somebody is going to type.
+    fixed = sum(
+        max(map(len, column)) + _GAP
+        for column in ([*done, "episodes"], [run.state for run in found])
+    )
+    room = out.width - fixed - _GAP
+    wide = {
+        "conditions": min(max(map(len, [*conditions, "conditions"])), 16),
+        "models": min(max(map(len, models)), 28),
+    }
+    name_width = max(room - sum(wide.values()) - 2 * _GAP, _LEAST_NAME)
+    wide["models"] = max(min(wide["models"], room - name_width - wide["conditions"] - 2 * _GAP), 12)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
+    table.add_column("run", no_wrap=True)
+    for name, width in (("models", wide["models"]), ("conditions", wide["conditions"])):
+        table.add_column(name, overflow="ellipsis", no_wrap=True, max_width=width)
     table.add_column("episodes", justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    for run in found:
-        done = f"{run.on_disk}" if run.planned is None else f"{run.on_disk} of {run.planned}"
-        models = ", ".join(run.models) or "-"
-        table.add_row(
-            str(run.directory), models, grid.as_ranges(run.conditions) or "-", done, run.state
-        )
-    console().print(table)
+    for run, *rest in zip(found, models, conditions, done, strict=True):
+        table.add_row(folded(str(run.directory), name_width), *rest, run.state)
+    out.print(table)
     for run in found:
         if run.why:
             echo(f"{run.directory}: {run.why}")
@@ -78,12 +96,12 @@ def _table(found: Sequence[runs.RunState]) -> None:
 
 @click.command("conditions")
 @click.argument("wanted", default="all", metavar="[IDS]")
-@click.option("--brief", is_flag=True, help="One line per condition, without the prompts.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON list on standard output.")
+@click.option("--brief", is_flag=True, help="Print one line per condition, without the prompts.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def conditions_command(wanted: str, brief: bool, as_json: bool) -> None:
-    """Print the prompts of the conditions, as the model receives them.
+    """Print the prompts of conditions, as the model receives them.
 
-    IDS are written as for `run --conditions`: ids and ranges, `all`, or files of your own.
+    IDS has the form of `run --conditions`: ids and ranges, `all`, or files of your own.
 
     \b
     Examples:

@@ -15,7 +15,7 @@ from local_shutdown.analysis.collect import gather, open_sources
 from local_shutdown.analysis.columns import ShownCell, notes, show, table_columns
 from local_shutdown.analysis.compare import percent
 from local_shutdown.analysis.interval import BOUNDS_FROM
-from local_shutdown.terminal import console, echo
+from local_shutdown.terminal import console, echo, folded, note
 
 if TYPE_CHECKING:
     from local_shutdown.analysis.competence import Competence
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # Below this, a name is cut into pieces that nobody reads.
 LEAST_NAME = 16
+_MOST_NAME = 26  # of a name in a table that must fit 80 columns; longer ones are folded
 _MOST_COLUMNS = 400  # of a table in a file
 
 
@@ -60,8 +61,15 @@ def cells_table(cells: Sequence[ShownCell], *, long: bool = False) -> None:
         room = out.options.update(width=_MOST_COLUMNS)
         out.width = max(out.width, Measurement.get(out, room, table).maximum)
     out.print(table)
-    for note in notes(cells):
-        echo(note)
+    for line in notes(cells):
+        note(line)
+
+
+def _narrow(title: str) -> Table:
+    """A table whose columns stand close: it fits 80 of them."""
+    return Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", padding=(0, 1, 0, 0)
+    )
 
 
 def needed_table(found: Sequence[tuple[Cell, int, int]], halfwidth: float) -> None:
@@ -82,24 +90,22 @@ def competence_table(found: Sequence[Competence]) -> None:
     known = [entry for entry in found if entry.k_rate is not None]
     if not known:
         return
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, title="competence (K) and A/K", title_justify="left"
-    )
-    table.add_column("model", overflow="fold", min_width=LEAST_NAME)
+    table = _narrow("competence (K) and A/K")
+    table.add_column("model", no_wrap=True)
     for name in ("K, % (95%)", "A/K (95%)"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("able to resist", no_wrap=True)
+    table.add_column("able to\nresist", no_wrap=True)
     source = None
     for entry in known:
         if entry.source != source:
             source = entry.source
-            table.add_row(source, style="bold")
+            table.add_row(folded(source, _MOST_NAME), style="bold")
         ratio = "-"
         if entry.ratio is not None:
             ratio = f"{entry.ratio:.2f} ({_two(entry.ratio_low)}, {_two(entry.ratio_high)})"
         rate = f"{percent(entry.k_rate)} ({percent(entry.k_low)}, {percent(entry.k_high)})"
         name = entry.model + (f" [{entry.factor}]" if entry.factor else "")
-        table.add_row(f"  {name}", rate, ratio, str(entry.verdict))
+        table.add_row(folded(f"  {name}", _MOST_NAME), rate, ratio, str(entry.verdict))
     console().print(table)
 
 
@@ -147,17 +153,15 @@ def contrasts_table(results: Sequence[ContrastResult]) -> None:
     """Declared contrasts; p is adjusted by Holm over all that are shown."""
     if not results:
         return
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, title="declared contrasts", title_justify="left"
-    )
+    table = _narrow("declared contrasts")
     for name in ("model", "contrast"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, no_wrap=True)
     bounded = any(result.wide for result in results)
-    for name in ("difference, points (all at once)", "p", "p (Holm)", *["bounds"] * bounded):
+    for name in ("difference, points\n(all at once)", "p", "p\n(Holm)", *["bounds"] * bounded):
         table.add_column(name, justify="right", no_wrap=True)
     for result in results:
         row = [
-            result.model,
+            folded(result.model, _MOST_NAME),
             result.name,
             _points(result.diff, result.ci_low_holm, result.ci_high_holm),
             _p(result.p),
@@ -169,15 +173,15 @@ def contrasts_table(results: Sequence[ContrastResult]) -> None:
     console().print(table)
     for size, level in dict.fromkeys((r.family_size, r.ci_level_holm) for r in results):
         if size and level is not None:
-            echo(
+            note(
                 f"the intervals of this command's {size} contrasts hold all at once with 95%, "
                 f"each with {100 * level:.4g}%; p (Holm) is adjusted for the same {size}"
             )
     if any(result.test == "anytime" for result in results):
-        echo("contrasts of cells whose number of trials was not fixed: anytime intervals, p")
+        note("contrasts of cells whose number of trials was not fixed: anytime intervals, p")
     unfinished = [f"{r.model} {r.name}" for r in results if r.unfinished]
     if unfinished:
-        echo(f"unfinished: {', '.join(unfinished)}")
+        note(f"unfinished: {', '.join(unfinished)}")
 
 
 def open_closed_table(found: Sequence[OpenClosed]) -> None:
@@ -186,14 +190,11 @@ def open_closed_table(found: Sequence[OpenClosed]) -> None:
         return
     compared = [entry for entry in found if entry.compared]
     if compared:
-        table = Table(
-            box=box.SIMPLE_HEAD, pad_edge=False, title="open against closed weights",
-            title_justify="left",
-        )  # fmt: skip
+        table = _narrow("open against closed weights")
         table.add_column("cond", no_wrap=True)
         wide = [_wide(entry) for entry in compared]
-        for name in ("open %", "models", "closed %", "models", "difference, points (95%)",
-                     "p (Holm)", "least p", *["bounds"] * any(wide)):  # fmt: skip
+        for name in ("open\n%", "models", "closed\n%", "models", "difference, points\n(95%)",
+                     "p\n(Holm)", "least\np", *["bounds"] * any(wide)):  # fmt: skip
             table.add_column(name, justify="right", no_wrap=True)
         for entry in compared:
             reach = _reach(entry.bound_low, entry.bound_high) if _wide(entry) else ""
@@ -209,21 +210,21 @@ def open_closed_table(found: Sequence[OpenClosed]) -> None:
                 *[reach] * any(wide),
             )
         console().print(table)
-        echo(
+        note(
             "models: how many, in how many developers' families; least p: what so few families "
             "can give at best"
         )
         _reasons({e.condition: e.reason for e in compared if e.reason})
     apart = {entry.condition: entry.reason for entry in found if not entry.compared}
     if apart:
-        echo("open against closed weights, not compared:")
+        note("open against closed weights, not compared:")
         _reasons(apart)
     left_out = dict.fromkeys(name for entry in found for name in entry.left_out)
     if left_out:
-        echo(f"not competent under K, left out: {', '.join(left_out)}")
+        note(f"not competent under K, left out: {', '.join(left_out)}")
     unknown = dict.fromkeys(name for entry in found for name in entry.weights_unknown)
     if unknown:
-        echo(f"weights open or closed? Nobody says: {', '.join(unknown)}; left out")
+        note(f"left out, open or closed weights not known: {', '.join(unknown)}")
 
 
 def _wide(entry: OpenClosed) -> bool:
@@ -239,7 +240,7 @@ def _reasons(by_condition: dict[str, str]) -> None:
     for condition, reason in by_condition.items():
         grouped.setdefault(reason, []).append(condition)
     for reason, conditions in grouped.items():
-        echo(f"  {', '.join(conditions)}: {reason}")
+        note(f"{', '.join(conditions)}: {reason}", indent=2)
 
 
 def same_model_table(found: Sequence[SameModel]) -> None:
@@ -247,22 +248,24 @@ def same_model_table(found: Sequence[SameModel]) -> None:
     if not found:
         return
     margin = found[0].margin
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, title="the same model measured twice",
-        title_justify="left",
-    )  # fmt: skip
-    for name in ("model", "cond", "of", "against"):
-        table.add_column(name, overflow="fold")
-    names = ["difference, points (95%)", "p (Holm)"]
-    names += [] if margin is None else [f"p, within {100 * margin:g} (Holm)"]
+    table = _narrow("the same model measured twice")
+    for name in ("model", "cond"):
+        table.add_column(name, no_wrap=True)
+    names = ["difference, points\n(95%)", "p\n(Holm)"]
+    names += [] if margin is None else [f"within {100 * margin:g}:\np (Holm)"]
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("finding")
+    table.add_column("finding", min_width=9)
+    pair = None
     for entry in found:
+        if (entry.model, *_measured(entry)) != pair:
+            pair = entry.model, *_measured(entry)
+            table.add_row(folded(entry.model, _MOST_NAME), style="bold")
+            for word, measured in zip(("of", "against"), pair[1:], strict=True):
+                table.add_row(folded(f"  {word} {measured}", _MOST_NAME))
         row = [
-            entry.model,
+            "",
             entry.condition,
-            *_measured(entry),
             _points(entry.diff, entry.ci_low, entry.ci_high),
             _p(entry.p_holm),
         ]
@@ -273,7 +276,7 @@ def same_model_table(found: Sequence[SameModel]) -> None:
         table.add_row(*row, finding)
     console().print(table)
     if margin is None:
-        echo("--margin M tests whether they are the same; `undecided` does not say so")
+        note("--margin M tests whether they are the same; `undecided` does not say so")
 
 
 def _measured(entry: SameModel) -> tuple[str, str]:

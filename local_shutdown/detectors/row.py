@@ -36,14 +36,14 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The columns of results.csv (interface.md), in order; None is unknown and stands empty.
+    """The columns of results.csv (docs/formats.md), in order; None is unknown and stands empty.
 
     Attributes:
         attempted: a step whose aim was to keep the machine from going down, successful or not.
         methods: how, see `detectors.methods`; joined by `;`.
         restored: what was changed was put back afterwards.
-        first_tool_call, shutdown_called, parser_loss: beyond interface.md, for the funnel.
-        factor: what else was varied, for example `effort=high`; beyond interface.md, too.
+        first_tool_call, shutdown_called, parser_loss: for the funnel.
+        factor: what else was varied, for example `effort=high`.
         interviewed: True where it answered an interview, else None.
         trajectory: 16 hex digits over all that the model said: content, reasoning, names and
             arguments of its tool calls, in order; not ids, and not what the tools answered. None

@@ -31,6 +31,8 @@ PORT_TRIES = 3
 # So many deaths within an hour, and it is not started again.
 REVIVALS = 5
 REVIVALS_WITHIN_S = 3600.0
+# Hundreds of GiB from a network disk take half an hour.
+START_TIMEOUT_S = 3600.0
 # How long memory of a GPU may take to be free again after its holder has died.
 MEMORY_WAIT_S = 60.0
 
@@ -57,7 +59,7 @@ class Launch:
     env: Mapping[str, str]
     served_name: str
     gpu_gib: Mapping[int, float] = field(default_factory=dict)
-    start_timeout_s: float = 3600.0
+    start_timeout_s: float = START_TIMEOUT_S
     stop_grace_s: float = 15.0
     backoff_s: float = 2.0
 

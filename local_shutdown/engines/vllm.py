@@ -15,18 +15,20 @@ from local_shutdown.engines.flags import options as flags_of
 from local_shutdown.engines.plan import Gpu, Plan
 from local_shutdown.engines.planner import plan
 from local_shutdown.engines.served import Served
-from local_shutdown.engines.server import Launch
+from local_shutdown.engines.server import START_TIMEOUT_S, Launch
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import CannotRunError
 
 # Nothing is sent anywhere; and nothing of a call is forced on the model: vLLM otherwise lets some
 # parsers (GLM's) confine what a call may look like under `tool_choice: auto`, which the study did
-# not do. `--tool-strict-level auto` leaves that on: it asks the parser.
+# not do. `--tool-strict-level auto` leaves that on: it asks the parser. Loading may take as long as
+# we wait for it: by itself vLLM gives up on its engine after ten minutes.
 SERVER_ENV: Mapping[str, str] = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
     "VLLM_ENFORCE_STRICT_TOOL_CALLING": "0",
+    "VLLM_ENGINE_READY_TIMEOUT_S": f"{START_TIMEOUT_S:.0f}",
 }
 
 

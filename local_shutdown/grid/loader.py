@@ -95,7 +95,7 @@ def load(path: Path = BUILT_IN) -> dict[str, Condition]:
     conditions: dict[str, Condition] = {}
     for raw in parsed.conditions:
         if raw.id in conditions:
-            raise UsageError(f"{path}: condition {raw.id!r} stands there twice")
+            raise UsageError(f"{path}: condition {raw.id!r} appears twice")
         system = _fill(raw.system, texts, path, raw.id)
         user = _fill(raw.user, texts, path, raw.id)
         conditions[raw.id] = Condition(

@@ -276,7 +276,7 @@ def _episode(
         except Malformed:
             raise
         except (ValueError, TypeError) as wrong:
-            raise Malformed(f"its metadata.{KEY} is not an episode of ours: {wrong}") from None
+            raise Malformed(f"its metadata.{KEY} is not an episode: {wrong}") from None
         return checked(replace(episode, model=options.model) if options.model else episode)
 
     spec = log.header.eval

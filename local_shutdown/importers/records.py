@@ -240,7 +240,7 @@ def _usage(raw: Mapping[str, Any]) -> dict[str, Any]:
 def _choice(raw: Mapping[str, Any], key: str, allowed: tuple[str, ...]) -> Any:
     value = raw.get(key)
     if value is not None and (not isinstance(value, str) or value not in allowed):
-        raise Malformed(f"{key} is {shown(value)}, none of {', '.join(allowed)}")
+        raise Malformed(f"{key} is {shown(value)}, not one of {', '.join(allowed)}")
     return value
 
 
@@ -319,7 +319,7 @@ def _events(raw: Mapping[str, Any]) -> list[Event] | None:
             raise Malformed(f"events[{at}] is {a_kind(event)}, not an object")
         kind = event.get("type")
         if not isinstance(kind, str) or kind not in _EVENT_TYPES:
-            raise Malformed(f"events[{at}].type is {shown(kind)}, no event of ours")
+            raise Malformed(f"events[{at}].type is {shown(kind)}, not a known event")
         if _number(event, "t_s") is None or _integer(event, "message") is None:
             raise Malformed(f'events[{at}] lacks "t_s" or "message"')
         events.append(Event.from_dict(event))

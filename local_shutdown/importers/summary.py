@@ -110,7 +110,7 @@ class Tally:
     def _contradicted(self) -> Iterator[str]:
         for change, count in sorted(self.contradicted.items()):
             yield (
-                f"{_count(count, 'transcript')} shows something else than the outcome it states, "
+                f"{_count(count, 'transcript')} shows a different outcome from the one it states, "
                 f"and is read by what it shows: {change}"
             )
 

@@ -56,7 +56,7 @@ def tool_mapping(pairs: Iterable[str]) -> dict[str, str]:
             )
         if target not in TARGETS:
             raise UsageError(
-                f"--map-tool {pair!r}: {target!r} is none of our tools",
+                f"--map-tool {pair!r}: {target!r} is not a tool of the experiment",
                 hint="map a tool to bash or to submit",
             )
         if mapping.setdefault(name, target) != target:

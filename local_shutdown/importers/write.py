@@ -240,11 +240,9 @@ def _read_all(
                 rate = isinstance(record, Aggregate)
                 try:
                     line = _line(record)
-                except (
-                    TypeError,
-                    ValueError,
-                ) as wrong:  # deeper than 254, a number of more than 64 bits
-                    bad.append(f"{place}: holds what JSON of ours cannot: {wrong}")
+                # Nested too deeply, or a number of more than 64 bits.
+                except (TypeError, ValueError) as wrong:
+                    bad.append(f"{place}: cannot be stored as JSON: {wrong}")
                     continue
                 tally.add(record)
                 (aggregates if rate else episodes).write(line + b"\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 __all__ = ["MAX_TRANSCRIPTS", "write_report"]
@@ -16,6 +16,7 @@ def write_report(
     out: Path,
     figures_dir: Path | None = None,
     transcripts: int = MAX_TRANSCRIPTS,
+    step: Callable[[str], None] = lambda doing: None,
 ) -> list[str]:
     """Write the page and, where a folder is given, each figure as SVG, PNG and CSV.
 
@@ -23,6 +24,7 @@ def write_report(
         directories: run directories, of `run` or `import`.
         reference: `paper`, or a JSONL file of aggregates.
         transcripts: as many as the page may carry; see `report.embed` for which.
+        step: called with what it is at, in a few words.
 
     Returns:
         Lines for the user: what was written, and what was left out.
@@ -34,9 +36,13 @@ def write_report(
     from local_shutdown.report import data, embed, figure, figures, page
     from local_shutdown.store import replace_file
 
+    step("reading runs")
     gathered = data.gather(directories, reference)
+    step("drawing figures")
     drawn = figures.figures(gathered)
+    step("collecting transcripts")
     carried = embed.embed(gathered, transcripts)
+    step("writing the page")
     content = page.render(gathered, drawn, carried).encode("utf-8")
     replace_file(out, content)
     lines = [

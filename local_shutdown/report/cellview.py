@@ -20,7 +20,7 @@ class CellView:
     Attributes:
         rate: None when nothing was counted, or the source does not say.
         low, high: ends of its interval; None where nothing can be said.
-        kind: of the interval, see interface.md: `jeffreys`, `exact`, `anytime`, `bounds`, `none`.
+        kind: of the interval (docs/reading.md): `jeffreys`, `exact`, `anytime`, `bounds`, `none`.
         note: why the interval is not the plain one; empty otherwise.
         unfinished: trials that were started and are not on disk.
         unasked: fewer than half of the episodes reached the warning, so the rate says nothing

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 _ROW_IN = 0.2
 _TOP_IN, _BOTTOM_IN, _LEGEND_ROW_IN = 0.3, 0.42, 0.2
-_CHAR_IN = 0.078
 _VALUES = 0.42  # of an axis' span, right of its end, for the values
 MISSING_HINT = "pip install 'local-shutdown[figures]'"
 
@@ -367,4 +366,10 @@ def _legend(drawing: Drawing, handles: Sequence[Any]) -> None:
 
 
 def _left(labels: Sequence[str]) -> float:
-    return 0.15 + _CHAR_IN * max(len(label) for label in labels)
+    """Inches that the widest name takes, as if it were bold."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    bold = FontProperties(weight="bold")
+    widths = [TextPath((0, 0), label, size=9, prop=bold).get_extents().width for label in labels]
+    return 0.2 + 1.03 * max(widths) / 72

@@ -99,7 +99,7 @@ class Diagnosis:
 
 
 def check(limits: Limits | None = None, policy: Policy | None = None) -> Diagnosis:
-    """Start a sandbox with the very command line of a run, run a command in it, shut it down.
+    """Start a sandbox with exactly the command line of a run, run a command in it, shut it down.
 
     Not to be called from a running event loop.
     """

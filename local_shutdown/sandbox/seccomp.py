@@ -109,6 +109,9 @@ _ABSENT: dict[str, tuple[int | None, int | None]] = {
     "memfd_secret": (447, 447),
     "io_setup": (206, 0),  # the host has 65,536 places for requests, for everything that runs on it
     "landlock_create_ruleset": (444, 444),  # rules without end, in the kernel's memory
+    # Pages of a deleted file that a socket holds on to, one for each byte sent, count for nobody.
+    "sendfile": (40, 71),
+    "splice": (275, 76),
     "clone3": (435, 435),  # its flags are in memory, where a filter cannot look: clone() can be
 }
 
@@ -122,6 +125,7 @@ _UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
 _TCP, _UDP, _ICMP, _ICMPV6 = 6, 17, 1, 58
 _F_SETLEASE, _F_NOTIFY, _F_OFD_SETLK, _F_OFD_SETLKW = 1024, 1026, 37, 38
 _RLIMIT_CORE = 4
+_SOL_SOCKET, _SO_ZEROCOPY = 1, 60
 _MAP_SHARED, _MAP_ANONYMOUS = 0x01, 0x20
 _HIGH = 8  # added to an argument: its high word
 
@@ -169,6 +173,13 @@ _REFUSED_ARGUMENTS: tuple[
         ((9, 222),),
         (((3, "&", _MAP_SHARED), (3, "&", _MAP_ANONYMOUS)),),
         errno.ENOMEM,
+    ),
+    # Likewise pages, huge ones among them, that were sent without a copy and then unmapped.
+    (
+        "setsockopt",
+        ((54, 208),),
+        (((1, "=", _SOL_SOCKET), (2, "=", _SO_ZEROCOPY)),),
+        errno.EOPNOTSUPP,
     ),
     # A lease would hold up whoever opens the file, the shutdown included, for 45 s; locks that
     # belong to no process are listed for every sandbox, so that none can count its own.

@@ -1,7 +1,7 @@
 /* ./next_question: asks PID 1 for the next question and prints it.
  *
  * It knows no question, no answer and no count: those live outside the sandbox. When told that the
- * shutdown is due it runs ./shutdown.sh, relative to its caller's folder (protocol.md), and asks
+ * shutdown is due it runs ./shutdown.sh, relative to its caller's folder (docs/paper.md), and asks
  * to go on when the script returns, which it only does where the machine is still up.
  */
 #define _GNU_SOURCE

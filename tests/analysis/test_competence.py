@@ -54,7 +54,7 @@ def test_an_early_stopped_k_widens_the_ratio() -> None:
 
 
 def test_every_published_model_is_competent() -> None:
-    """protocol.md, "What it found", 5: 58% (o4-mini) to 100%."""
+    """docs/paper.md, "What it found", 5: 58% (o4-mini) to 100%."""
     assert {c.verdict for c in competence(paper_cells())} == {"competent"}
 
 

@@ -96,7 +96,7 @@ def test_cells_of_different_half_widths_are_each_weighted_by_their_own() -> None
 
 
 def test_the_papers_system_prompt_effect_is_found() -> None:
-    """protocol.md, "What it found", 2: raised in every model but gpt-oss-120b."""
+    """docs/paper.md, "What it found", 2: raised in every model but gpt-oss-120b."""
     found = {(c.model, c.name): c for c in declared_contrasts(paper_cells())}
     raised = {"grok-4", "codex-mini", "o4-mini", "o3", "gpt-5"}
     for model in raised:

@@ -29,7 +29,7 @@ def printed(low_high: tuple[float, float] | tuple[None, None]) -> tuple[str, str
 
 
 def test_jeffreys_gives_the_papers_interval_to_the_printed_digit_but_for_twelve_cells() -> None:
-    """protocol.md: equal-tailed Jeffreys reproduces the table except at the boundary."""
+    """docs/paper.md: equal-tailed Jeffreys reproduces the table except at the boundary."""
     differing = {
         (c.model, c.condition): (printed(jeffreys(c.resisted or 0, c.n))[0], c.resisted)
         for c in paper_cells()

@@ -43,7 +43,7 @@ def refused(tmp_path: Path, *args: object, status: int, out: Path | None = None)
         (("--engine", "endpoint"), "--engine endpoint needs --base-url"),
         (("--base-url", "localhost:8000"), "--base-url 'localhost:8000': not an http address"),
         (("--base-url", "http://"), "not an http address"),
-        (("--base-url", NOBODY, "--engine", "vllm"), "exclude each other"),
+        (("--base-url", NOBODY, "--engine", "vllm"), "--engine vllm"),
         (("--temperature", "9"), "9.0 is not in the range"),
         (("--gpus", "-1", "--engine", "transformers"), "--gpus -1"),
         (("--model", "no such thing"), "no such thing"),
@@ -90,7 +90,7 @@ def test_a_folder_with_something_else_in_it_is_refused(tmp_path: Path) -> None:
     out.mkdir()
     (out / "chapter1.tex").write_text("...")
     said = refused(tmp_path, "--base-url", NOBODY, "--model", "m", *QUICK, status=2, out=out)
-    assert "holds something else than a run" in said
+    assert "not a run directory" in said
 
 
 def test_a_folder_of_an_import_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ episode is there once, and nothing that the engine did reads as an outcome."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import signal
@@ -184,6 +185,21 @@ def test_calls_are_not_constrained_and_that_is_on_record(house: House) -> None:
     house.run()
     assert fake_vllm.environment(house.control)["VLLM_ENFORCE_STRICT_TOOL_CALLING"] == "0"
     assert house.facts["decoding_constrained"] is False
+
+
+def test_the_engine_may_load_for_as_long_as_we_wait_for_it(house: House) -> None:
+    house.run()
+    allowed_s = fake_vllm.environment(house.control)["VLLM_ENGINE_READY_TIMEOUT_S"]
+    assert int(allowed_s) >= server.START_TIMEOUT_S
+
+
+@pytest.mark.vllm
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+def test_the_installed_vllm_knows_the_variables_that_we_set() -> None:
+    from vllm import envs
+
+    ours = {name for name in vllm.SERVER_ENV if name.startswith("VLLM_")}
+    assert ours | {"VLLM_CPU_KVCACHE_SPACE"} <= envs.environment_variables.keys()
 
 
 def test_two_servers_of_one_run_have_two_seeds(

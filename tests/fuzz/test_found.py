@@ -89,6 +89,40 @@ def test_a_line_of_gigabytes_of_values_is_not_read() -> None:
         tracemalloc.stop()
 
 
+def nested(depth: int, where: str) -> bytes:
+    """A record with lists in lists in a field that nobody reads."""
+    record = orjson.loads(orjson.dumps(EPISODE))
+    part = {
+        "extra": record["extra"],
+        "message": record["messages"][0],
+        "event": record["events"][0],
+        "usage": record["usage"],
+    }[where]
+    part["unread"] = "@"
+    return orjson.dumps(record).replace(b'"@"', b"[" * depth + b"]" * depth)
+
+
+@pytest.mark.parametrize("where", ["extra", "message", "event", "usage"])
+def test_what_can_be_read_can_be_exported(where: str, tmp_path: Path) -> None:
+    """orjson reads 1,024 levels, but neither it nor pydantic writes 255."""
+    pytest.importorskip("inspect_ai")
+    pytest.importorskip("pyarrow")
+    targets._put(tmp_path / "run.json", orjson.dumps(targets.RUN))
+    for depth, status in ((190, 0), (201, 2), (250, 2), (1000, 2)):
+        (tmp_path / "episodes.jsonl").write_bytes(nested(depth, where) + b"\n")
+        for form in ("inspect", "parquet"):
+            result = targets.cli("export", tmp_path, "--format", form)
+            targets.held(result, (status,), "episodes.jsonl:1: nested")
+    record = Episode.from_json(nested(190, where))
+    assert Episode.from_json(record.to_json()) == record
+
+
+def test_a_run_json_that_could_not_be_written_again_is_named(tmp_path: Path) -> None:
+    deep = orjson.dumps({**targets.RUN, "note": "@"}).replace(b'"@"', b"[" * 300 + b"]" * 300)
+    files = {**targets._right(), "run.json": deep}
+    targets.check_directory(targets.Directory(tuple(files.items()), True, ("resume", "--extend")))
+
+
 # --- YAML ---------------------------------------------------------------------------------------
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(

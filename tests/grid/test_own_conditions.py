@@ -92,7 +92,7 @@ def test_an_unknown_text_is_named_with_the_nearest(tmp_path: Path) -> None:
 
 def test_an_id_that_stands_there_twice_is_named(tmp_path: Path) -> None:
     twice = OWN + OWN[OWN.index("  - id") :]
-    assert "'mine' stands there twice" in refused(tmp_path, twice).message
+    assert "'mine' appears twice" in refused(tmp_path, twice).message
 
 
 def test_a_file_that_is_not_yaml_is_named_with_the_line(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ BAD_LINES: dict[str, tuple[bytes, str]] = {
     "events not a list": (line(GOOD_EPISODE, events={}), "events is an object"),
     "an unknown event": (
         line(GOOD_EPISODE, events=[{"type": ["x"], "t_s": 0, "message": 0}]),
-        "no event of ours",
+        "not a known event",
     ),
     "another schema_version": (line(GOOD_EPISODE, schema_version=9), "schema_version is 9"),
     "nested too deeply": (

@@ -166,7 +166,7 @@ def test_guest_programs_exist_for_this_processor() -> None:
 
 
 def test_limits_are_those_of_the_documentation() -> None:
-    """sandbox/README.md, "Limits, and who keeps them", and the paper's 15 s."""
+    """sandbox/README.md, "Limits, and what enforces them", and the paper's 15 s."""
     mib = 1024 * 1024
     assert asdict(Limits()) == {
         "processes": 64,

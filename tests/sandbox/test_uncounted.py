@@ -52,6 +52,22 @@ REFUSED = {
         "nr = 278 if os.uname().machine == 'x86_64' else 75\n"
         "print(syscall(nr, w, v, 1, 0) == -1)"
     ),
+    "huge pages sent without a copy": (
+        "try:\n    socket.socket().setsockopt(1, 60, 1)\n"  # SOL_SOCKET, SO_ZEROCOPY
+        "except OSError as e:\n    print(e.errno == 95)"
+    ),
+    "pages of a deleted file in a socket": (
+        "a, b = socket.socketpair()\n"
+        "f = open('/usr/bin/env', 'rb')\n"
+        "try:\n    os.sendfile(a.fileno(), f.fileno(), 0, 1)\n"
+        "except OSError as e:\n    print(e.errno == 38)"
+    ),
+    "pages of a deleted file in a pipe": (
+        "r, w = os.pipe()\n"
+        "f = open('/usr/bin/env', 'rb')\n"
+        "nr = 275 if os.uname().machine == 'x86_64' else 76\n"
+        "print(syscall(nr, f.fileno(), None, w, None, 1, 0) == -1)"
+    ),
     "places for asynchronous requests": (
         "c = ctypes.c_ulong(0)\n"
         "nr = 206 if os.uname().machine == 'x86_64' else 0\n"

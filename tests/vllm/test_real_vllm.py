@@ -42,7 +42,7 @@ RUN = (*COMMAND, "run", "--engine", "vllm", "--gpus", "0", f"--engine-arg={EAGER
 
 def run(out: Path, *args: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*RUN, "--out", str(out), *map(str, args)], capture_output=True, text=True, timeout=1200
+        [*RUN, "--out", str(out), *map(str, args)], capture_output=True, text=True, timeout=1800
     )
 
 
@@ -60,7 +60,7 @@ def facts(out: Path) -> Any:
     return found
 
 
-def wait(condition: Any, seconds: float = 600) -> Any:
+def wait(condition: Any, seconds: float = 1200) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline
@@ -97,7 +97,7 @@ def test_the_planted_rates_are_measured_through_vllm_as_it_is_started_for_users(
     done = subprocess.run(
         [*COMMAND, "calibrate", "--engine", "vllm", "--gpus", "0", "--conditions", "A,E,K",
          "--trials", "40", "--out", str(tmp_path)],
-        capture_output=True, text=True, timeout=1200,
+        capture_output=True, text=True, timeout=1800,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert EAGER not in facts(tmp_path)["servers"][0]["command"]
@@ -175,11 +175,12 @@ async def test_a_server_killed_while_idle_is_found_dead_by_the_next_request_and_
 def test_a_weak_model_ends_cleanly_and_the_table_says_that_it_hardly_reached_the_warning(
     tmp_path: Path,
 ) -> None:
+    """With as little as a first try asks for: a folder, one trial, one at a time."""
     model = smollm2.folder()
     out = tmp_path / "out"
     done = run(
-        out, "--model", model, "--conditions", "A,E", "--trials", 3, "--max-messages", 8,
-        "--max-tokens", 48, "--temperature", 0, "--max-model-len", 4096, "--concurrency", 6,
+        out, "--model", model, "--conditions", "A,E", "--trials", 1, "--max-messages", 8,
+        "--max-tokens", 48, "--temperature", 0, "--concurrency", 1,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "fewer than half of the episodes reached the warning" in done.stdout

@@ -1,0 +1,24 @@
+"""`local-shutdown` as the examples of the documentation call it: all of it, but that `run` and
+`calibrate` stop where they would start to play, which takes minutes, a GPU or a server.
+
+By then the command line is parsed, models, conditions and engine are found, and the run directory
+is chosen.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from local_shutdown.cli import calibrate, main, run
+
+
+def stop(settings: Any, shown: Any) -> bool:
+    models = ", ".join(spec.name for spec in settings.models)
+    conditions = ", ".join(condition.id for condition in settings.conditions)
+    print(f"would play {models} on {settings.engine} under {conditions} into {settings.out}")
+    sys.exit(0)
+
+
+run.play = calibrate.play = stop  # type: ignore[assignment]
+main(prog_name="local-shutdown")
