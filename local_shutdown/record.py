@@ -139,7 +139,9 @@ def open_record(settings: Settings) -> dict[str, Any]:
     record = {**old, "settings": wanted, "models": models, **of_now}
     record = _taken_over(old, record, settings)
     if wanted["trials"] > old["settings"]["trials"]:
-        look = {"at": now(), "trials": old["settings"]["trials"]}
+        # Those that come in now were not there to be looked at.
+        there = {name: list(old["settings"][name]) for name in ("models", "conditions", "thinking")}
+        look = {"at": now(), "trials": old["settings"]["trials"], **there}
         record["looks"] = [*record["looks"], look]
     return record
 

@@ -187,6 +187,8 @@ class Started:
         session: which call of `run` on this directory began it, counted from 1.
         again: an earlier play of it was broken off (a kill, an engine that died) and its outcome is
             lost; this is the next try. See `analysis.plays` for what follows from that.
+        retry: an earlier play of it has a record that says `error`, and it is played once more
+            (`--retry-errors`).
     """
 
     episode_id: str
@@ -196,19 +198,21 @@ class Started:
     factor: str | None
     session: int
     again: bool = False
+    retry: bool = False
 
     def to_json(self) -> bytes:
-        """One line, without the newline; `again` only where it is so."""
+        """One line, without the newline; `again` and `retry` only where it is so."""
         record = asdict(self)
-        if not self.again:
-            del record["again"]
+        for name in ("again", "retry"):
+            if not record[name]:
+                del record[name]
         return orjson.dumps(record)
 
 
 def read_started(directory: Path) -> Iterator[Started]:
     """Plays that were begun, in that order; a torn last line is left out. Each trial stands there
-    once for its first play, and once more, with `again`, for each play after one that was broken
-    off.
+    once for its first play, and once more for each play after one that was broken off (`again`) or
+    that ended in an error (`retry`).
 
     Nothing where there is no such file (an import, a run of an older version). An episode on disk
     was started whether or not it stands here.
@@ -404,17 +408,20 @@ class Store:
         return self._begun
 
     def begin(self, started: Started) -> None:
-        """Put a play down before it begins: the first of a trial, and each after one that was
-        broken off. Playing an error again changes nothing: it has a record.
+        """Put a play down before it begins: the first of a trial, each after one that was broken
+        off, and each after one that ended in an error.
 
         Raises:
             CannotRunError: as `add`.
         """
         name = started.episode_id
-        if name in self.begun() and name not in self._broken_off:
+        begun = self.begun()
+        again = name in self._broken_off
+        retry = name in begun and not again
+        self._started.append(replace(started, again=again, retry=retry).to_json())
+        if retry:  # until it has a better one, the record of the error stands
             return
-        self._started.append(replace(started, again=name in self._broken_off).to_json())
-        self.begun().add(name)
+        begun.add(name)
         self._broken_off.add(name)
 
     def forget_begun(self) -> None:

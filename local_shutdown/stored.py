@@ -185,8 +185,9 @@ def check_started(started: Mapping[str, Any]) -> None:
             raise _wrong(name, started[name], "a number from 0")
     if started["factor"] is not None and type(started["factor"]) is not str:
         raise _wrong("factor", started["factor"], "a string")
-    if type(started["again"]) is not bool:
-        raise _wrong("again", started["again"], "true or false")
+    for name in ("again", "retry"):
+        if type(started[name]) is not bool:
+            raise _wrong(name, started[name], "true or false")
 
 
 _COUNTS = ("prompt_tokens", "completion_tokens", "turns", "parser_loss")

@@ -259,7 +259,9 @@ def test_a_trial_is_put_down_as_started_once_and_again_after_a_play_that_was_bro
         started("b"),
         started("c"),
         replace(started("a"), again=True),
+        replace(started("a"), retry=True),
         replace(started("b", session=2), again=True),
+        replace(started("a", session=2), retry=True),
     ]
     assert (tmp_path / STARTED).read_bytes().count(b"again") == 2
 

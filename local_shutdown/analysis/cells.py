@@ -90,6 +90,8 @@ class Cell:
         sample_resisted: like `resisted`, of the plays that are one; None where none was broken off.
         sample_n: like `n`, of these.
         sample_unknown: further plays of the sample, whose outcome is not known.
+        retried: plays that ended in an error and were played once more (`--retry-errors`). Long
+            episodes meet more errors, and what came in their place is a draw like any other.
         greedy: drawn at temperature 0, so that trials are copies and not a sample.
         distinct: different trajectories (see `detectors.row.Row`) among the n; None is unknown.
         repeats: trials beyond the first of a trajectory that also stood in another session or
@@ -140,6 +142,7 @@ class Cell:
     sample_resisted: int | None = None
     sample_n: int | None = None
     sample_unknown: int | None = None
+    retried: int = 0
     greedy: bool = False
     distinct: int | None = None
     repeats: int | None = None
@@ -227,6 +230,7 @@ class Cell:
 _COUNT_FIELDS = (
     "unfinished",
     "broken_off",
+    "retried",
     "sample_n",
     "sample_unknown",
     "warned",

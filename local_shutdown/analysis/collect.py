@@ -103,7 +103,7 @@ def cells(source: Source, known: KnownWeights | None = None) -> list[Cell]:
             group.facts(),
             weights=_weights(source, model, stated, known),
             factor=factor,
-            planned=_planned(source, model),
+            planned=_planned(source, model, condition, factor),
             trials=group.trials,
         )
         for (model, condition, factor), group in groups.items()
@@ -183,9 +183,11 @@ def _groups(source: Source, stated: dict[str, set[str]]) -> dict[_Key, _Group]:
     if source.played_here:
         begun: dict[_Key, list[Play]] = {}
         for one in read_started(source.directory):
-            begun.setdefault((one.model, one.condition, one.factor), []).append(
-                (one.trial, one.again)
-            )
+            key = one.model, one.condition, one.factor
+            if one.retry:
+                groups.setdefault(key, _Group()).trials.retried += 1
+            else:
+                begun.setdefault(key, []).append((one.trial, one.again))
         for key, plays in begun.items():
             groups.setdefault(key, _Group()).trials.play(plays)
         for group in groups.values():
@@ -255,11 +257,13 @@ def _weights(
     return known.of([model, source.model(model).get("model"), source.shown_name(model)])
 
 
-def _planned(source: Source, model: str) -> Planned:
+def _planned(source: Source, model: str, condition: str, factor: str | None) -> Planned:
     """What was fixed before a cell's first episode, and what was not."""
     if not source.played_here:
         return Planned()
-    looks = [n for n in map(_look, _sequence(source.run.get("looks"))) if n is not None]
+    names = {"models": model, "conditions": condition, "thinking": _mode(factor)}
+    found = (_look(look, names) for look in _sequence(source.run.get("looks")))
+    looks = [trials for trials in found if trials is not None]
     trials = _whole(source.settings("trials"))
     return Planned(
         until_halfwidth=_fraction(source.settings("until_halfwidth")),
@@ -278,8 +282,20 @@ def _greedy(sampling: Any) -> bool:
     return sampling.get("temperature") == 0 or sampling.get("top_k") == 1
 
 
-def _look(record: Any) -> int | None:
-    return _whole(record.get("trials")) if isinstance(record, Mapping) else None
+def _look(record: Any, names: Mapping[str, str]) -> int | None:
+    """Trials at a look; None where the cell was not there to be looked at, because its model,
+    condition or effort came in with the extension."""
+    if not isinstance(record, Mapping):
+        return None
+    for kind, name in names.items():
+        there = record.get(kind)  # of an older version: all were
+        if isinstance(there, list) and name not in there:
+            return None
+    return _whole(record.get("trials"))
+
+
+def _mode(factor: str | None) -> str:
+    return "default" if factor is None else factor.partition("=")[2]
 
 
 def _whole(value: Any) -> int | None:

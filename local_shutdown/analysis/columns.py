@@ -13,7 +13,14 @@ from typing import Any, Literal
 
 from local_shutdown.analysis.cells import Cell
 from local_shutdown.analysis.compare import percent, says_nothing
-from local_shutdown.analysis.interval import BOUNDS_FROM, Bounds, Shown, bounds, shown
+from local_shutdown.analysis.interval import (
+    BOUNDS_FROM,
+    Bounds,
+    Shown,
+    bounds,
+    retried_bounds,
+    shown,
+)
 from local_shutdown.analysis.stats import Method
 from local_shutdown.detectors.row import COUNTED_COLUMNS, Counted
 
@@ -179,6 +186,14 @@ _COLUMNS: tuple[Column, ...] = (
         lambda of: _if_any(of.cell.unfinished),
     ),
     _of_cell("complete"),
+    Column(
+        "retried",
+        lambda of: of.cell.retried,
+        "retried",
+        "said",
+        lambda of: _if_any(of.cell.retried),
+    ),
+    _of_cell("broken_off"),
     _of_cell("started"),
     Column("distinct", lambda of: of.cell.distinct, "distinct", "long", _copies_text),
     _of_cell("repeats", "repeats", "long"),
@@ -247,6 +262,19 @@ def page_flags() -> list[tuple[str, Counted]]:
     return [(name, c) for name, c in COUNTED_COLUMNS.items() if "page" in c.shown]
 
 
+def retried_notes(cells: Sequence[ShownCell]) -> Iterator[str]:
+    """Cells of which more than 2% of the trials stand in place of an error."""
+    for of in cells:
+        cell = of.cell
+        if cell.retried > BOUNDS_FROM * (cell.n + cell.retried):
+            low, high = map(percent, retried_bounds(cell))
+            yield (
+                f"{cell.model} {cell.condition}: {cell.retried} plays ended in an error and were "
+                "played again. Long episodes meet more errors; had these counted, the rate would "
+                f"lie between {low} and {high}"
+            )
+
+
 def notes(cells: Sequence[ShownCell]) -> Iterator[str]:
     """What has to be said under a table of cells, a line each."""
     if any(says_nothing(of.cell) for of in cells):
@@ -290,6 +318,7 @@ def notes(cells: Sequence[ShownCell]) -> Iterator[str]:
             "bounds: the rate if none, and if all, of the limits, errors, unknown outcomes and "
             "unfinished trials had resisted"
         )
+    yield from retried_notes(cells)
     lost: dict[str, int] = {}
     for of in cells:
         lost[of.cell.model] = lost.get(of.cell.model, 0) + (of.cell.parser_loss or 0)

@@ -277,6 +277,21 @@ class Bounds:
     outside: int
 
 
+def retried_bounds(cell: Cell) -> Interval:
+    """The rate if none, and if all, of the plays that ended in an error and were played once more
+    had resisted; None, None where there are none.
+
+    Let r of N plays have been retried, q the share of these that would have resisted and p the
+    rate. The other N - r plays and the r new ones hold Np - rq + rp resisting on average: no more
+    than p(N + r), and with r more no less. So the rate lies between these two, chance apart.
+    """
+    if cell.rate is None or not cell.retried:
+        return UNKNOWN
+    assert cell.resisted is not None  # its rate is known
+    n = cell.n + cell.retried
+    return cell.resisted / n, (cell.resisted + cell.retried) / n
+
+
 def bounds(cell: Cell, alpha: float = 0.05, method: Method = "jeffreys") -> Bounds | None:
     """Count limit, error, unknown and unfinished both ways (after Manski 1990: no assumption on
     them).

@@ -14,8 +14,10 @@ is known before its outcome, so the sequence is one of independent draws, with a
 in it as there were breaks, not as there were plays in flight. Its interval is that of any cell with
 unknown outcomes (`analysis.interval`).
 
-Plays that ended in an error and are played again (`--retry-errors`) are not treated like this:
-there is a record that says why, and how many there were.
+Plays that ended in an error and are played again (`--retry-errors`) are not treated like this: an
+error stays outside of the rate whether or not it is played again. But long episodes meet more
+errors, so how many were exchanged is counted (`Cell.retried`) and said beside the rate, with what
+that may have done to it (`retried_bounds`).
 """
 
 from __future__ import annotations

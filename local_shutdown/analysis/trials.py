@@ -20,6 +20,7 @@ class Trials:
         self._drawn: list[tuple[str, ...]] = []
         self._started: set[int] = set()
         self._plays: Sequence[Play] = ()
+        self.retried = 0  # plays that ended in an error and were played once more
         # (outcome, trial, trajectory, session, server) of one more episode on disk, as results.csv
         # has them, empty for unknown. The list's own method: there are 100,000s of episodes.
         self.add = self._drawn.append
@@ -40,7 +41,12 @@ class Trials:
 
     def facts(self) -> dict[str, Any]:
         """The fields of `Cell` that follow from the trials' numbers and trajectories."""
-        return {**self._copies(), **self._missing(), **self._sample()}
+        return {
+            **self._copies(),
+            **self._missing(),
+            **self._sample(),
+            **({"retried": self.retried} if self.retried else {}),
+        }
 
     def _missing(self) -> dict[str, int]:
         missing = self._started.difference(map(_number, self._drawn))

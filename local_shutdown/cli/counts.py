@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from local_shutdown.analysis.compare import percent
 from local_shutdown.analysis.stop_rule import StopRule
 from local_shutdown.analysis.stopping import Prefix, advance, anytime_interval, weight_for
-from local_shutdown.episode import Outcome
+from local_shutdown.detectors import outcome as outcome_of
+from local_shutdown.episode import COUNTED, Outcome
 from local_shutdown.errors import UsageError
 from local_shutdown.results import Results
-from local_shutdown.store import read_run
+from local_shutdown.store import read_episodes, read_run, read_started
 
 # Outcomes by condition and trial; keyed by (model, factor).
 Trials = Mapping[int, Outcome | None]
 Earlier = Mapping[tuple[str, str | None], Mapping[str, Trials]]
+# Trials by condition, keyed likewise.
+BrokenOff = Mapping[tuple[str, str | None], Mapping[str, set[int]]]
 
 
 class Counts:
@@ -25,6 +29,8 @@ class Counts:
     Those that have ended while others are in flight are no sample: short episodes end first, and
     length goes with the outcome. So the rate is that of the leading trials, which are all there,
     and its interval the one that holds at whatever moment somebody looks (`analysis.interval`).
+    Trials of which a play was broken off count as unknown there: of all first plays, which are a
+    sample, those are the ones whose outcome nobody knows.
 
     Args:
         trials: asked for in each condition.
@@ -35,8 +41,13 @@ class Counts:
         self.cells: dict[str, Counter[str | None]] = {c: Counter() for c in conditions}
         self._outcomes: dict[str, dict[int, Outcome | None]] = {c: {} for c in conditions}
         self._leading: dict[str, Prefix] = {}
+        self._broken_off: dict[str, set[int]] = {}
         self._trials = trials
         self._weight = weight
+
+    def break_off(self, condition: str, trials: set[int]) -> None:
+        """Trials of which a play was broken off, whose outcome is lost."""
+        self._broken_off[condition] = trials
 
     def add(self, condition: str, trial: int, result: Outcome | None) -> None:
         """A trial has ended; one that had ended before was played again."""
@@ -69,20 +80,57 @@ class Counts:
         resisted, n = self.leading(condition)
         if not n:
             return "-"
-        low, high = anytime_interval(resisted, n, weight=self._weight)
+        low, high = self._interval(condition, resisted, n)
         return f"{percent(resisted / n)} ({percent(low)}-{percent(high)})"
+
+    def _interval(self, condition: str, resisted: int, n: int) -> tuple[float, float]:
+        outcomes, length = self._outcomes[condition], self._leading[condition].length
+        lost = [t for t in self._broken_off.get(condition, ()) if t < length]
+        if not lost:
+            return anytime_interval(resisted, n, weight=self._weight)
+        again = [outcomes[trial] for trial in lost]
+        known = resisted - again.count("resisted")
+        n_first = n - sum(found in COUNTED for found in again) + len(lost)
+        low = anytime_interval(known, n_first, weight=self._weight)[0]
+        high = anytime_interval(known + len(lost), n_first, weight=self._weight)[1]
+        return min(low, resisted / n), max(high, resisted / n)
 
 
 def on_disk(directory: Path) -> Earlier:
-    """Outcomes of a run that is gone on with; empty where results.csv does not have them all."""
+    """Outcomes of a run that is gone on with. Where results.csv does not have them (after a kill),
+    they are read off the episodes; empty where those are damaged, which the run will say."""
     found: dict[tuple[str, str | None], dict[str, dict[int, Outcome | None]]] = {}
     results = Results(directory)
-    if not results.fresh:
+    counted: Iterable[tuple[str, str | None, str, int, Outcome | None]]
+    if results.fresh:
+        counted = results.counted(("model", "factor", "condition", "trial", "outcome"))
+    else:
+        counted = (
+            (e.model, e.extra.get("factor"), e.condition, e.trial, outcome_of(e))
+            for e in read_episodes(directory)
+        )
+    with suppress(UsageError):
+        for model, factor, condition, trial, outcome in counted:
+            found.setdefault((model, factor), {}).setdefault(condition, {})[trial] = outcome
         return found
-    counted = results.counted(("model", "factor", "condition", "trial", "outcome"))
-    for model, factor, condition, trial, outcome in counted:
-        found.setdefault((model, factor), {}).setdefault(condition, {})[trial] = outcome
-    return found
+    return {}
+
+
+def broken_off(directory: Path, there: Earlier) -> BrokenOff:
+    """Trials of which a play was broken off, or that were begun and are not on disk: as of now,
+    nobody plays there. Empty where `started.jsonl` is damaged, which the run will say.
+
+    Args:
+        there: what is on disk.
+    """
+    found: dict[tuple[str, str | None], dict[str, set[int]]] = {}
+    with suppress(UsageError):
+        for one in read_started(directory):
+            key = one.model, one.factor
+            if one.again or one.trial not in there.get(key, {}).get(one.condition, {}):
+                found.setdefault(key, {}).setdefault(one.condition, set()).add(one.trial)
+        return found
+    return {}
 
 
 def weight_of(directory: Path, trials: int, rule: StopRule | None) -> float:

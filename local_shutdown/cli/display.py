@@ -14,7 +14,14 @@ from rich.cells import cell_len, set_cell_size
 from local_shutdown.analysis.stop_rule import StopRule
 from local_shutdown.analysis.stopping import weight_for
 from local_shutdown.batch import Progress
-from local_shutdown.cli.counts import Counts, Earlier, on_disk, weight_of
+from local_shutdown.cli.counts import (
+    BrokenOff,
+    Counts,
+    Earlier,
+    broken_off,
+    on_disk,
+    weight_of,
+)
 from local_shutdown.cli.painter import Painter
 from local_shutdown.engines import Engine
 from local_shutdown.engines.spec import ModelSpec
@@ -87,6 +94,7 @@ class LogDisplay(Display):
         trials: asked for, per model and condition.
         earlier: what is on disk already.
         weight: see `Counts`; by default, by the trials.
+        broken: trials of which a play was broken off.
     """
 
     def __init__(
@@ -95,10 +103,12 @@ class LogDisplay(Display):
         trials: int,
         earlier: Earlier | None = None,
         weight: float | None = None,
+        broken: BrokenOff | None = None,
     ) -> None:
         self._titles = conditions
         self._trials = trials
         self._earlier = earlier or {}
+        self._broken = broken or {}
         self._weight = weight_for(trials=trials) if weight is None else weight
         self._told = 0.0
         self._progress: Progress | None = None
@@ -127,7 +137,10 @@ class LogDisplay(Display):
     def _count(self, episode: Episode, result: Outcome | None) -> None:
         if self._fresh:  # only now is it known at which effort this model is being played
             self._fresh = False
-            before = self._earlier.get((episode.model, episode.extra.get("factor")), {})
+            key = episode.model, episode.extra.get("factor")
+            for condition, trials in self._broken.get(key, {}).items():
+                self._counts.break_off(condition, trials)
+            before = self._earlier.get(key, {})
             for condition, outcomes in before.items():
                 if condition in self._titles:
                     for trial, outcome in outcomes.items():
@@ -258,4 +271,5 @@ def for_this_terminal(
     earlier = on_disk(out) if out is not None and out.is_dir() else {}
     kind = LiveDisplay if live else LogDisplay
     weight = weight_of(out, trials, rule) if out is not None else None
-    return kind(conditions, trials, earlier, weight)
+    broken = broken_off(out, earlier) if out is not None and out.is_dir() else {}
+    return kind(conditions, trials, earlier, weight, broken)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich import box
 from rich.table import Table
 
-from local_shutdown.analysis.columns import ShownCell, inferred, marks
+from local_shutdown.analysis.columns import ShownCell, inferred, marks, retried_notes
 from local_shutdown.analysis.compare import percent
 from local_shutdown.grid import load
 from local_shutdown.terminal import console, folded, note
@@ -147,6 +147,7 @@ def _below(cells: Sequence[ShownCell], *, intervals: bool) -> Iterator[str]:
         yield f"~ {count} transcripts end at a plain shutdown call: inferred that it went down"
     if any(_rate(of) == "?" for of in cells):
         yield "? outcomes that a transcript does not show: no rate, only what it may be"
+    yield from retried_notes(cells)
     wide = [of for of in cells if of.wide and of.bounds is not None]
     for of in wide[:_MOST_BOUNDS]:
         assert of.bounds is not None

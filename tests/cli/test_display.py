@@ -15,12 +15,12 @@ from local_shutdown.analysis.stop_rule import StopRule
 from local_shutdown.analysis.stopping import anytime_interval, weight_for
 from local_shutdown.batch import Progress
 from local_shutdown.cli import display
-from local_shutdown.cli.counts import on_disk, weight_of
+from local_shutdown.cli.counts import broken_off, on_disk, weight_of
 from local_shutdown.cli.display import LiveDisplay, LogDisplay, for_this_terminal, pace
 from local_shutdown.cli.painter import Painter, crop
 from local_shutdown.episode import Episode
 from local_shutdown.results import write_results
-from local_shutdown.store import Store, write_run
+from local_shutdown.store import Started, Store, write_run
 
 TITLES = {name: f"what changes in {name}, in a few words" for name in "ABCDEFGHIJK"}
 
@@ -178,8 +178,8 @@ def test_results_that_are_older_than_the_episodes_are_not_believed(tmp_path: Pat
     with Store(tmp_path) as store:
         store.add(made.episode(stop_reason="submit"))
         write_results(tmp_path)
-        store.add(made.episode(stop_reason="submit", episode_id="m/A/1"))
-    assert on_disk(tmp_path) == {}
+        store.add(made.episode(stop_reason="submit", episode_id="m/A/1", trial=1))
+    assert on_disk(tmp_path) == {("m", None): {"A": {0: "ended_early", 1: "ended_early"}}}
 
 
 def test_time_left_is_told_from_the_pace_so_far() -> None:
@@ -321,3 +321,52 @@ def test_a_terminal_that_has_gone_does_not_end_the_run() -> None:
 
 def test_styles_survive_cropping() -> None:
     assert crop("\x1b[1mbold and long\x1b[0m", 6) == "\x1b[1mbold \x1b[0m…\x1b[0m"
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_what_is_on_disk_is_counted_whether_or_not_it_was_scored(
+    tmp_path: Path, fresh: bool
+) -> None:
+    """After kill -9 there is no results.csv, or one of an earlier session."""
+    write_run(tmp_path, {"kind": "run", "settings": {"trials": 3}, "models": {}})
+    with Store(tmp_path) as store:
+        store.add(episode("B", 0))
+        if not fresh:
+            write_results(tmp_path)
+        store.add(episode("B", 1))
+    if fresh:
+        write_results(tmp_path)
+    assert on_disk(tmp_path) == {("m", None): {"B": {0: "ended_early", 1: "ended_early"}}}
+
+
+def test_a_damaged_run_directory_is_said_by_the_run_not_by_its_table(tmp_path: Path) -> None:
+    (tmp_path / "episodes.jsonl").write_bytes(b"no episode\n")
+    (tmp_path / "started.jsonl").write_bytes(b"no trial\n")
+    assert on_disk(tmp_path) == {}
+    assert broken_off(tmp_path, on_disk(tmp_path)) == {}
+
+
+def test_the_live_interval_allows_for_plays_that_were_broken_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2 and 3 were killed and drawn anew; what they would have been nobody knows."""
+    monkeypatch.setattr(Painter, "start", lambda self: None)
+    with Store(tmp_path) as store:
+        for trial in range(4):
+            store.begin(Started(f"m/B/{trial}", "m", "B", trial, None, 1))
+        for trial in (0, 1):
+            store.add(episode("B", trial))
+    with Store(tmp_path) as store:
+        store.begin(Started("m/B/2", "m", "B", 2, None, 2))
+        store.add(episode("B", 2))
+    assert broken_off(tmp_path, on_disk(tmp_path)) == {("m", None): {"B": {2, 3}}}
+    shown = LiveDisplay(
+        TITLES, 100, on_disk(tmp_path), broken=broken_off(tmp_path, on_disk(tmp_path))
+    )
+    shown.start(Spec(), progress(), Engine())  # type: ignore[arg-type]
+    shown.ended(episode("B", 3), "resisted")
+    row = next(line for line in frame(shown) if line.startswith("B "))
+    weight = weight_for(trials=100)
+    low = anytime_interval(0, 4, weight=weight)[0]
+    high = anytime_interval(2, 4, weight=weight)[1]
+    assert row.split()[:4] == ["B", "4/100", "25.0", f"({100 * low:.1f}-{100 * high:.1f})"]

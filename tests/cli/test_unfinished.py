@@ -50,7 +50,7 @@ def on_disk(out: Path) -> set[int]:
 
 def begun(out: Path) -> list[int]:
     """Trials in the order in which they were first begun."""
-    return [started.trial for started in read_started(out) if not started.again]
+    return [started.trial for started in read_started(out) if not (started.again or started.retry)]
 
 
 def again(out: Path) -> list[int]:
@@ -280,7 +280,7 @@ def test_a_rare_event_stops_at_the_upper_end_that_was_asked_for(tmp_path: Path) 
     assert run_record(tmp_path)["settings"]["until_upper"] == 0.2
     result = play(comply, tmp_path, *args[:2], "--until-upper", 0.3, *args[4:], "--no-probe")
     assert result.exit_code == 2
-    assert "until_upper: 0.2 there, 0.3 now" in result.stderr
+    assert "until upper 0.2 there, 0.3 now" in result.stderr
 
 
 def test_of_both_rules_the_first_that_is_met_stops(tmp_path: Path) -> None:
@@ -327,3 +327,40 @@ def test_each_extension_of_what_is_on_disk_is_a_look(tmp_path: Path) -> None:
     assert all(look["at"] for look in run_record(tmp_path)["looks"])
     assert run_record(tmp_path)["settings"]["trials"] == 4
     assert run_record(tmp_path)["session"] == 5
+
+
+def test_what_comes_in_with_an_extension_was_not_there_to_be_looked_at(tmp_path: Path) -> None:
+    """Only cells that had trials before are extended: a new one has its number fixed beforehand."""
+    args = ("--concurrency", 2, "--no-probe")
+    play(varied, tmp_path, "--conditions", "A", *args, "--trials", 2)
+    play(varied, tmp_path, "--conditions", "A,E", *args, "--trials", 4, "--extend")
+    found = {cell["condition"]: cell["interval"] for cell in compared(tmp_path)["cells"]}
+    assert found == {"A": "anytime", "E": "jeffreys"}
+    play(varied, tmp_path, "--conditions", "A,E", *args, "--trials", 5, "--extend")
+    found = {cell["condition"]: cell["interval"] for cell in compared(tmp_path)["cells"]}
+    assert found == {"A": "anytime", "E": "anytime"}
+
+
+def test_errors_that_were_played_again_are_counted_and_said(tmp_path: Path) -> None:
+    """Long episodes meet more errors, so playing those again exchanges long ones for any."""
+    asked = 0
+
+    def policy(messages: Messages) -> scripted.Answer:
+        nonlocal asked
+        asked += turn(messages) == 0
+        if asked in (2, 3):
+            return scripted.http_error(400, "no")(messages)  # type: ignore[return-value]
+        return varied(messages)
+
+    args = ("--conditions", "E", "--trials", 4, "--concurrency", 1, "--no-probe")
+    assert play(policy, tmp_path, *args).exit_code == 1
+    (cell,) = compared(tmp_path)["cells"]
+    assert (cell["n"], cell["errors"], cell["retried"]) == (2, 2, 0)
+    assert play(varied, tmp_path, *args, "--retry-errors").exit_code == 0
+    (cell,) = compared(tmp_path)["cells"]
+    assert (cell["n"], cell["errors"], cell["retried"], cell["complete"]) == (4, 0, 2, True)
+    assert [s.trial for s in read_started(tmp_path) if s.retry] == [1, 2]
+    assert begun(tmp_path) == [0, 1, 2, 3]
+    said = cli("compare", tmp_path).stdout
+    assert "2 plays ended in an error and were played again" in said
+    assert "between 0.0 and 33.3" in said
