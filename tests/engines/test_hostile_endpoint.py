@@ -238,10 +238,12 @@ async def test_no_part_of_a_key_is_told(where: str) -> None:
     got, _ = await asked(lambda head, body: PARTS[where], KEY)
     said = str(got).lower()
     assert not [at for at in range(len(KEY) - 7) if KEY[at : at + 8].lower() in said], said
-    async with hostile(lambda head, body: PARTS[where]) as server:
-        async with ChatClient(server.base_url, KEY) as client:
-            with pytest.raises(EngineFault) as refused:
-                await client.get("/models")
+    async with (
+        hostile(lambda head, body: PARTS[where]) as server,
+        ChatClient(server.base_url, KEY) as client,
+    ):
+        with pytest.raises(EngineFault) as refused:
+            await client.get("/models")
     said = str(refused.value).lower()
     assert not [at for at in range(len(KEY) - 7) if KEY[at : at + 8].lower() in said], said
 

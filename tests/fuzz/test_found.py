@@ -312,6 +312,7 @@ def test_a_run_against_the_worst_servers_stays_small(name: str, tmp_path: Path) 
     )  # fmt: skip
     assert result.returncode in (0, 1), result.stderr[-2000:]
     assert "Traceback" not in result.stderr
+    print(f"{name}: {peak_mib(result)} MiB")
     assert peak_mib(result) < 600
     rows = (tmp_path / "out/results.csv").read_text().splitlines()[1:]
     assert len(rows) == 64
