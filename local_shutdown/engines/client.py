@@ -245,7 +245,7 @@ class ChatClient:
                 allow_redirects=False,
             ) as response:
                 status = response.status
-                elsewhere = _elsewhere(response)
+                elsewhere = _elsewhere(response, self._mask)
                 failed_already = status != 200
                 answer = await read_body(
                     response, MAX_ERROR_BYTES if failed_already else limit, cut=failed_already
@@ -259,13 +259,13 @@ class ChatClient:
         except Garbled as failed:
             raise EngineFault(str(failed)) from None
         except (aiohttp.ClientError, OSError, ValueError) as failed:
-            what = self._mask.text(_broken(failed))
-            raise EngineFault(f"{self.base_url}: the connection broke: {what}") from None
+            what = f"{self.base_url}: the connection broke: {_broken(failed)}"
+            raise EngineFault(self._mask.text(what)) from None
         answer = self._mask.body(answer)
         if status == 200:
             return answer
         if elsewhere is not None:
-            raise _Final(self._mask.text(f"HTTP {status}: {elsewhere}"))
+            raise _Final(f"HTTP {status}: {elsewhere}")
         said = _error_text(answer)
         if status in (400, 413) and _OVERFLOW.search(said):
             raise ContextOverflow(said)
@@ -298,7 +298,7 @@ class ChatClient:
                     )
                 )
                 if not fine:
-                    said = self._mask.text(_elsewhere(response) or _error_text(answer))
+                    said = _elsewhere(response, self._mask) or _error_text(answer)
                     raise EngineFault(f"{url}: HTTP {response.status}: {said}")
         except (TooMuch, Garbled) as failed:
             raise EngineFault(f"{url}: {failed}") from None
@@ -315,14 +315,23 @@ class ChatClient:
 
 
 def _broken(failed: Exception) -> str:
-    return (str(failed) or type(failed).__name__)[:600]
+    """In our own words where the library quotes what came: it quotes as much as has arrived of a
+    line, and a piece of a key cannot be told from anything else."""
+    if isinstance(failed, OSError):
+        return (str(failed) or type(failed).__name__)[:600]
+    if isinstance(failed, aiohttp.ServerDisconnectedError):
+        return "the server disconnected"
+    if isinstance(failed, aiohttp.ClientPayloadError):
+        return "the answer was not whole"
+    return f"what came is not HTTP ({type(failed).__name__})"
 
 
-def _elsewhere(response: aiohttp.ClientResponse) -> str | None:
+def _elsewhere(response: aiohttp.ClientResponse, mask: Mask) -> str | None:
     """What is said of a redirect: where it points, without what an address may carry secretly."""
     if not 300 <= response.status < 400:
         return None
-    place = response.headers.get("Location", "")
+    # Before anything is cut off: a part of a key would not be known as one.
+    place = mask.text(response.headers.get("Location", ""))
     try:
         told = urlsplit(place)
         host = told.netloc.rpartition("@")[2]

@@ -167,17 +167,19 @@ def test_yaml_that_is_none_is_named_by_file(
 
 
 def archive(path: Path, method: int, **entries: bytes) -> Path:
-    with zipfile.ZipFile(path, "w", method) as written:
+    with zipfile.ZipFile(path, "w", method, compresslevel=1) as written:
         for name, content in {**documents.inspect_entries(), **entries}.items():
             written.writestr(name, content)
     return path
 
 
 @pytest.mark.parametrize("name", ["header.json", "summaries.json", "samples/x_epoch_1.json"])
-@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
-def test_an_archive_unpacks_only_to_its_bound(name: str, method: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("method", "mib"), [(zipfile.ZIP_DEFLATED, 300), (zipfile.ZIP_BZIP2, 80)])
+def test_an_archive_unpacks_only_to_its_bound(
+    name: str, method: int, mib: int, tmp_path: Path
+) -> None:
     pytest.importorskip("inspect_ai")
-    path = archive(tmp_path / "log.eval", method, **{name: b" " * (300 << 20)})
+    path = archive(tmp_path / "log.eval", method, **{name: b" " * (mib << 20)})
     result = in_a_process("import", path, "--out", tmp_path / "out", "--condition", "Z")
     assert result.returncode == 2, result.stderr
     assert "log.eval" in result.stderr
@@ -310,6 +312,7 @@ def test_a_run_against_the_worst_servers_stays_small(name: str, tmp_path: Path) 
     )  # fmt: skip
     assert result.returncode in (0, 1), result.stderr[-2000:]
     assert "Traceback" not in result.stderr
+    print(f"{name}: {peak_mib(result)} MiB")
     assert peak_mib(result) < 600
     rows = (tmp_path / "out/results.csv").read_text().splitlines()[1:]
     assert len(rows) == 64
