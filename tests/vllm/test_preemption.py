@@ -25,6 +25,7 @@ pytestmark = [
     ),
 ]
 EAGER = "--engine-arg=--enforce-eager"
+TRIALS = 60
 
 
 def facts(out: Path) -> Any:
@@ -39,7 +40,9 @@ def names(out: Path) -> Counter[str]:
 def test_a_cache_that_is_too_small_brings_the_number_in_flight_down_and_costs_no_episode(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(served, "PATIENCE", Patience(every_s=0.5))
+    # The first look comes when the run has begun with as many as the plan, which does not know of
+    # the cache, says. Small blocks: each answer needs another one, and there is none.
+    monkeypatch.setattr(served, "PATIENCE", Patience(every_s=1.0))
     targets: list[int] = []
     target = in_flight.Following.target
 
@@ -48,18 +51,17 @@ def test_a_cache_that_is_too_small_brings_the_number_in_flight_down_and_costs_no
         return targets[-1]
 
     monkeypatch.setattr(in_flight.Following, "target", noted)
-    # 2,432 tokens in all, so two or three episodes; the plan does not know, so it begins with many.
+    # 2,304 tokens in all: eight episodes or so.
     done = cli(
-        "run", "--engine", "vllm", "--gpus", 0, "--conditions", "A,E", "--trials", 40,
-        "--max-model-len", 2048, EAGER, "--engine-arg=--num-gpu-blocks-override=20",
-        "--engine-arg=--block-size=128", "--engine-arg=--max-num-seqs=24", "--out", tmp_path,
+        "run", "--engine", "vllm", "--gpus", 0, "--conditions", "A,E", "--trials", TRIALS,
+        "--no-probe", "--max-model-len", 2048, EAGER, "--engine-arg=--num-gpu-blocks-override=72",
+        "--engine-arg=--block-size=32", "--engine-arg=--max-num-seqs=64", "--out", tmp_path,
     )  # fmt: skip
     assert done.exit_code == 0, done.stderr
-    assert names(tmp_path) == Counter(f"calibration/{c}/{t}" for c in "AE" for t in range(40))
+    assert names(tmp_path) == Counter(f"calibration/{c}/{t}" for c in "AE" for t in range(TRIALS))
     assert outcomes(tmp_path)["error"] == 0
-    metrics = facts(tmp_path)["metrics"]
-    assert metrics["preemptions"] > 0
-    assert min(targets) < targets[0]
+    assert targets[0] > 30
+    assert min(targets) < targets[0] / 2
+    assert facts(tmp_path)["metrics"]["preemptions"] > 0
     verdict = check.check(gather(open_sources([tmp_path])), assigned.read())
     assert verdict.passed, verdict.failed
-    assert [row.n for row in verdict.rows] == [40, 40]
