@@ -16,7 +16,7 @@ from local_shutdown.analysis.competence import Competence
 from local_shutdown.analysis.contrasts import ContrastResult
 from local_shutdown.analysis.interviews import InterviewCell
 from local_shutdown.analysis.openclosed import OpenClosed
-from local_shutdown.frames import episodes_frame
+from local_shutdown.analysis.pandas_frames import episodes_frame
 
 # How a series is told apart: by what is known of its weights. `unknown` is an endpoint's model.
 Look = Literal["open", "closed", "unknown", "synthetic"]
