@@ -192,6 +192,9 @@ def _groups(source: Source, stated: dict[str, set[str]]) -> dict[_Key, _Group]:
             groups.setdefault(key, _Group()).trials.play(plays)
         for group in groups.values():
             group.trials.fill_gaps()
+    else:
+        for group in groups.values():
+            group.trials.fill_gaps_of_a_run()
     return groups
 
 

@@ -37,6 +37,15 @@ class Trials:
     def fill_gaps(self) -> None:
         """A run starts the trials of a cell in the order of their numbers, so every number below
         the largest on disk was started, even where no record of that is left (an older run)."""
+        self._fill()
+
+    def fill_gaps_of_a_run(self) -> None:
+        """The same for imported episodes, where all of them say which session of a run of ours
+        played them: an export of an unfinished run is as unfinished as the run."""
+        if all(any(_PLACE(draw)) for draw in self._drawn):
+            self._fill()
+
+    def _fill(self) -> None:
         self._started.update(range(max(map(_number, self._drawn), default=-1)))
 
     def facts(self) -> dict[str, Any]:

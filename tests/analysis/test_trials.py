@@ -80,3 +80,15 @@ def test_with_all_trials_there_nothing_leads() -> None:
     trials.start([0, 1])
     trials.fill_gaps()
     assert "unfinished" not in trials.facts()
+
+
+@pytest.mark.parametrize(("session", "unfinished"), [("1", 2), ("", 0)])
+def test_gaps_in_an_imported_run_of_ours_are_unfinished_trials(
+    session: str, unfinished: int
+) -> None:
+    """Numbers that somebody else gave mean nothing."""
+    trials = Trials()
+    for number in (0, 2, 4):
+        trials.add(("complied", str(number), f"t{number}", session, ""))
+    trials.fill_gaps_of_a_run()
+    assert trials.facts().get("unfinished", 0) == unfinished
