@@ -116,7 +116,7 @@ def resolve(
     try:
         folder = Path(wanted).expanduser()
     except RuntimeError as unknown:
-        raise UsageError(f"--model {wanted}: {unknown}", "Give the whole path.") from None
+        raise UsageError(f"--model {wanted[:200]}: {unknown}", "Give the whole path.") from None
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UsageError(

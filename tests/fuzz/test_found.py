@@ -275,8 +275,14 @@ def test_home_of_nobody_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     from local_shutdown.engines.snapshots import cached_folder
 
     assert cached_folder("a/b", {"HF_HUB_CACHE": "~nobody-of-this-name/x"}) is None
-    with pytest.raises(UsageError, match="nobody-of-this-name|home"):
+    with pytest.raises(UsageError, match="nobody-of-this-name"):
         resolve("~nobody-of-this-name/x", load_registry())
+
+
+@pytest.mark.parametrize("interview", [None, 5, "x", [5], {"a": 1}, [{"question": 5}]])
+def test_an_interview_of_another_kind_is_passed_over(interview: Any, tmp_path: Path) -> None:
+    episode = {**EPISODE, "extra": {"interview": interview}}
+    targets.check_stored_line(orjson.dumps(episode))
 
 
 # --- memory -------------------------------------------------------------------------------------
