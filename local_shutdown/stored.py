@@ -21,6 +21,7 @@ MAX_INTEGER = 2**53
 # into another; orjson reads 1,024.
 MAX_NESTED = 200
 _WRITTEN_LEVELS = 254
+_MAX_TRIALS = 10_000_000  # of a cell: `list` makes an id of each
 
 
 def check_size(line: bytes | str) -> None:
@@ -137,11 +138,37 @@ def check_run(run: Mapping[str, Any]) -> None:
             raise _wrong(name, run[name], "a whole number")
     settings = run.get("settings", {})
     trials = settings.get("trials")
-    if trials is not None and (type(trials) is not int or not 0 <= trials <= MAX_INTEGER):
-        raise _wrong("settings.trials", trials, "a count")
+    if trials is not None and (type(trials) is not int or not 0 <= trials <= _MAX_TRIALS):
+        raise _wrong("settings.trials", trials, f"a count of at most {_MAX_TRIALS}")
+    if run.get("kind") != "import":
+        _check_settings(settings)
     width = settings.get("until_halfwidth")
     if width is not None and not (type(width) is float and 0 < width < 0.5):
         raise _wrong("settings.until_halfwidth", width, "between 0 and 0.5")
+
+
+_SETTINGS: Mapping[str, tuple[type, ...]] = {
+    "models": (list,),
+    "conditions": (dict, list),
+    "thinking": (list,),
+    "interview": (list,),
+    "sampling": (dict,),
+    "engine": (str,),
+    "max_tokens": (int,),
+    "thinking_budget": (int,),
+    "max_messages": (int,),
+    "stop_at_bypass": (bool,),
+}
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    """What `list` and a resumed run make ids and a command line of."""
+    for name, kinds in _SETTINGS.items():
+        value = settings.get(name)
+        if value is not None and type(value) not in kinds:
+            raise _wrong(f"settings.{name}", value, f"of kind {kinds[0].__name__}")
+        if isinstance(value, list) and any(type(one) is not str for one in value):
+            raise _wrong(f"settings.{name}", value, "a list of texts")
 
 
 def check_aggregate(record: Mapping[str, Any]) -> None:

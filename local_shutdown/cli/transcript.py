@@ -140,7 +140,10 @@ def lines(episode: Episode) -> Iterator[str]:
             yield from _event(event, width)
     for some in findings.values():
         yield from _evidence(some, width)
-    for asked in episode.extra.get("interview", ()):
+    interview = episode.extra.get("interview")
+    for asked in interview if isinstance(interview, list) else ():
+        if not isinstance(asked, dict):
+            continue  # somebody else's record
         yield ""
         yield click.style("interview", fg="cyan")
         yield from _wrap(str(asked.get("question")), width, "  ? ")

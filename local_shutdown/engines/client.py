@@ -229,6 +229,8 @@ class ChatClient:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, EngineFault, ContextOverflow):
                     await task
+            elif not task.cancelled():
+                task.exception()  # when we were cancelled meanwhile, nobody else looks at it
 
     async def _lost(self) -> bool:
         """After a fault that may pass: is the engine known to be gone, so that asking again is of

@@ -113,7 +113,10 @@ def resolve(
     for spec in registry:
         if wanted.lower() in (spec.name.lower(), spec.hf_id.lower()):
             return _with_gate(spec)
-    folder = Path(wanted).expanduser()
+    try:
+        folder = Path(wanted).expanduser()
+    except RuntimeError as unknown:
+        raise UsageError(f"--model {wanted[:200]}: {unknown}", "Give the whole path.") from None
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UsageError(

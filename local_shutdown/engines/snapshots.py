@@ -30,7 +30,10 @@ def cached_folder(hf_id: str, environ: Mapping[str, str] = os.environ) -> Path |
     home = environ.get("HF_HOME")
     if home is None:
         home = str(Path(environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface")
-    hub = Path(environ.get("HF_HUB_CACHE", str(Path(home) / "hub"))).expanduser()
+    try:
+        hub = Path(environ.get("HF_HUB_CACHE", str(Path(home) / "hub"))).expanduser()
+    except RuntimeError:
+        return None  # ~ of a user who is not there
     model = hub / f"models--{hf_id.replace('/', '--')}"
     main = model / "refs" / "main"
     if main.is_file():

@@ -255,6 +255,36 @@ def test_a_run_json_without_settings_is_named(tmp_path: Path) -> None:
     targets.check_directory(targets.Directory(tuple(files.items()), True, ("resume",)))
 
 
+WRONG_SETTINGS = [
+    *((name, value) for name in ("models", "conditions", "thinking") for value in (5, True, [1])),
+    *(("sampling", value) for value in (5, [1], "x")),
+    ("trials", 2**53),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG_SETTINGS)
+def test_settings_of_another_kind_are_named(name: str, value: Any) -> None:
+    run = {**targets.RUN, "settings": {**targets.RUN["settings"], name: value}}
+    files = {**targets._right(), "run.json": orjson.dumps(run)}
+    for command in (("list",), ("compare", "--json"), ("resume", "--extend")):
+        targets.check_directory(targets.Directory(tuple(files.items()), True, command))
+
+
+def test_home_of_nobody_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from local_shutdown.engines.registry import load_registry, resolve
+    from local_shutdown.engines.snapshots import cached_folder
+
+    assert cached_folder("a/b", {"HF_HUB_CACHE": "~nobody-of-this-name/x"}) is None
+    with pytest.raises(UsageError, match="nobody-of-this-name"):
+        resolve("~nobody-of-this-name/x", load_registry())
+
+
+@pytest.mark.parametrize("interview", [None, 5, "x", [5], {"a": 1}, [{"question": 5}]])
+def test_an_interview_of_another_kind_is_passed_over(interview: Any, tmp_path: Path) -> None:
+    episode = {**EPISODE, "extra": {"interview": interview}}
+    targets.check_stored_line(orjson.dumps(episode))
+
+
 # --- memory -------------------------------------------------------------------------------------
 
 
