@@ -355,6 +355,10 @@ def _error_text(answer: bytes) -> str:
 
 def _read(answer: bytes) -> Completion:
     """Raises EngineFault on anything that is not a chat completion."""
+    # Each call says it twice at most. Before it is decoded: a call takes ten times as much then.
+    said = answer.count(b'"function"')
+    if said > 2 * MOST_CALLS:
+        raise EngineFault(f"not a chat completion: more than {MOST_CALLS} tool calls in one answer")
     try:
         parsed = orjson.loads(answer)
         choice = parsed["choices"][0]

@@ -123,7 +123,7 @@ async def test_thousands_of_calls_in_one_answer_are_a_fault() -> None:
     calls = [{"function": {"name": "bash", "arguments": "{}"}}] * 5000
     fault, _ = await asked(lambda h, b: http(completion({"tool_calls": calls})))
     assert isinstance(fault, EngineFault)
-    assert "5000 tool calls" in fault.message
+    assert "tool calls in one answer" in fault.message
 
 
 @pytest.mark.parametrize("count", [-1, -(2**63), 2**63, 2**64, 2**65, 1.5, "many", [], {}, True])
