@@ -242,8 +242,10 @@ def _json_samples(log: InspectLog) -> Iterator[tuple[str, Any]]:
                 yield _place(fields.get("id"), fields.get("epoch")), _sample(api, raw)
                 done += 1
         return
-    except ijson.JSONError:
-        pass  # NaN, as Python writes it, is no JSON: inspect-ai's own reader knows it
+    except (ijson.JSONError, UnicodeDecodeError):
+        # NaN, as Python writes it, is no JSON: inspect-ai's own reader knows it. An escape of half
+        # a surrogate pair is a UnicodeDecodeError here.
+        pass
     try:
         whole = api.read_eval_log(str(log.path), resolve_attachments=True, format="json")
     except Exception as failure:

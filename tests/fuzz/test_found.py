@@ -288,6 +288,27 @@ def test_an_interview_of_another_kind_is_passed_over(interview: Any, tmp_path: P
 # --- memory -------------------------------------------------------------------------------------
 
 
+def test_half_a_pair_in_an_inspect_log_is_named(tmp_path: Path) -> None:
+    """ijson says UnicodeDecodeError, and no error of its own, to an escape of half a pair."""
+    pytest.importorskip("inspect_ai")
+    log = {
+        "version": 2,
+        "status": "success",
+        "eval": {
+            "created": "2026-01-02T03:04:05+00:00", "task": "t", "dataset": {}, "model": "m",
+            "config": {},
+        },
+    }  # fmt: skip
+    whole = orjson.dumps(log)[:-1] + rb',"samples":"\udfff"}'
+    (tmp_path / "log.json").write_bytes(whole)
+    result = targets.cli(
+        "import", tmp_path / "log.json", "--format", "inspect", "--condition", "E",
+        "--out", tmp_path / "out",
+    )  # fmt: skip
+    targets.held(result, (2,), "log.json")
+    assert not (tmp_path / "out").exists()
+
+
 def in_a_process(*args: object) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, which says its peak on the last line of stderr."""
     code = (
