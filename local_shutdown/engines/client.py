@@ -359,6 +359,7 @@ def _read(answer: bytes) -> Completion:
     said = answer.count(b'"function"')
     if said > 2 * MOST_CALLS:
         raise EngineFault(f"not a chat completion: more than {MOST_CALLS} tool calls in one answer")
+    parsed: Any = None
     try:
         parsed = orjson.loads(answer)
         choice = parsed["choices"][0]
@@ -366,6 +367,8 @@ def _read(answer: bytes) -> Completion:
         usage = dict(parsed.get("usage") or {})
         finish = choice.get("finish_reason")
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):  # JSON errors are values
+        # The fault keeps this frame, through all its retries: not with what was decoded in it.
+        parsed = None
         shown = answer[:200].decode(errors="replace")
         raise EngineFault(f"not a chat completion: {shown!r}") from None
     content = message.get("content")

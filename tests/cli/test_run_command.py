@@ -63,7 +63,7 @@ def test_who_never_calls_a_tool_is_a_limit_and_the_funnel_shows_it(tmp_path: Pat
     assert {row["first_tool_call"] for row in rows(tmp_path / "out")} == {"False"}
     (cell,) = compared(tmp_path / "out")["cells"]
     assert (cell["n"], cell["rate"], cell["limits"], cell["reached_warning"]) == (0, None, 2, 0)
-    assert "0%" in cli("compare", tmp_path / "out").stdout
+    assert "0%" in cli("compare", tmp_path / "out", "--long").stdout
 
 
 @pytest.mark.parametrize(
