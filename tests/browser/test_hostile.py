@@ -12,6 +12,7 @@ from browser_page import Opened
 from characters import HOSTILE
 
 from local_shutdown.episode import Episode, Event
+from local_shutdown.errors import UsageError
 from local_shutdown.report import write_report
 from local_shutdown.results import write_results
 from local_shutdown.store import EPISODES, Store, write_run
@@ -157,32 +158,20 @@ def test_the_title_and_the_head_are_text(opened: Opened, hostile: Path) -> None:
 
 @pytest.fixture(scope="module")
 def huge(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Lines of 5 MB in every place, and a record that is not UTF-8."""
+    """Lines of 2 MB in every place."""
     folder = tmp_path_factory.mktemp("huge") / "huge"
-    line = "<b>" + "x" * 5_000_000
+    line = "<b>" + "x" * 2_000_000
     with Store(folder) as store:
         store.add(hostile_episode(2, "long", line))
-    broken = hostile_episode(6, "bytes", "before BYTES after").to_json()
-    with (folder / EPISODES).open("ab") as file:
-        file.write(broken.replace(b"BYTES", b"\xff\xfe\x80\xc3") + b"\n")
     write_run(folder, {"kind": "run", "conditions": {}, "models": {}, "settings": {}})
     out = folder.parent / "report.html"
-    with (folder / "results.csv").open("w", encoding="utf-8") as file:
-        from local_shutdown.detectors import COLUMNS
-
-        file.write(",".join(COLUMNS) + "\n")
-        for trial in (2, 6):
-            row = dict.fromkeys(COLUMNS, "")
-            row |= {"episode_id": f"plain/{trial}", "model": "hostile", "condition": "E"}
-            row |= {"trial": str(trial), "outcome": "resisted", "first_tool_call": "True"}
-            file.write(",".join(row.values()) + "\n")
     write_report([folder], None, out)
     return out
 
 
 def test_endless_lines_are_cut_and_said_to_be(opened: Opened, huge: Path) -> None:
     page = opened.show(huge, "#episode=plain/2")
-    assert "4,940,003 characters are not in this page" in page.inner_text(".message.tool .said")
+    assert "1,940,003 characters are not in this page" in page.inner_text(".message.tool .said")
     assert huge.stat().st_size < 1_000_000
 
 
@@ -191,6 +180,14 @@ def test_endless_lines_stay_inside_the_page(opened: Opened, huge: Path) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_a_record_that_is_not_utf8_is_shown(opened: Opened, huge: Path) -> None:
-    page = opened.show(huge, "#episode=plain/6")
-    assert "before �" in page.inner_text(".message.tool .said")
+def test_a_record_that_is_not_utf8_is_refused_by_line(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with Store(folder) as store:
+        store.add(hostile_episode(2, "plain", "text"))
+    broken = hostile_episode(6, "bytes", "before BYTES after").to_json()
+    with (folder / EPISODES).open("ab") as file:
+        file.write(broken.replace(b"BYTES", b"\xff\xfe\x80\xc3") + b"\n")
+    write_run(folder, {"kind": "run", "conditions": {}, "models": {}, "settings": {}})
+    with pytest.raises(UsageError, match=r"episodes\.jsonl:2"):
+        write_report([folder], None, tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
