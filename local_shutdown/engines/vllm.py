@@ -90,7 +90,8 @@ def is_cpu_build() -> bool:
 
 def unusable() -> str | None:
     """Why vLLM cannot run here; None when it can."""
-    if importlib.util.find_spec("vllm") is None:
+    found = importlib.util.find_spec("vllm")
+    if found is None or found.origin is None:  # a folder that is only called so has no origin
         return "vLLM is not installed"
     if is_cpu_build():
         return None

@@ -26,6 +26,8 @@ from local_shutdown.messages import TOOLS, read_calls
 pytest.importorskip("torch", reason="the transformers extra is not installed")
 pytest.importorskip("accelerate", reason="the transformers extra is not installed")
 
+import transformers
+
 from local_shutdown.engines import transformers_model, transformers_server
 
 KEY = "a key"
@@ -254,3 +256,39 @@ async def test_health_tells_that_the_batching_thread_died() -> None:
 )
 def test_the_sandboxes_keep_a_core(parameters: int, cores: int, threads: int) -> None:
     assert transformers_model.cpu_threads(parameters, cores) == threads
+
+
+def test_pages_have_the_name_of_the_installed_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers 5.17 calls them blocks and knows no `auto_switch_to_flash`; seen on a GPU."""
+
+    @dataclass
+    class Older:
+        seed: int
+        per_request_processors: bool
+        max_requests_per_batch: int | None
+        block_size: int = 256
+        max_batch_tokens: int | None = None
+
+    monkeypatch.setattr(transformers, "ContinuousBatchingConfig", Older)
+    cache = transformers_model._Cache(8, None, None)
+    config, page_tokens = transformers_model._batching_config(1, cache, cuda=False)
+    assert config.block_size == page_tokens == transformers_model.CPU_PAGE_TOKENS
+    _, page_tokens = transformers_model._batching_config(1, cache, cuda=True)
+    assert page_tokens == 256
+
+
+def test_no_mask_on_a_gpu_is_larger_than_its_kernel_can_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (140 * 2**30, 140 * 2**30))
+    batch = transformers_model.CUDA_BATCH_TOKENS
+    for page_tokens, asked in ((256, None), (256, 10**6), (32, None), (16, 10**9)):
+        pages = transformers_model._masked_pages(asked, 8192, page_tokens, 2**20)
+        assert (pages * page_tokens + batch) * batch < 2**31
+    assert transformers_model._masked_pages(None, 8192, 256, 2**30) == 112  # 80% of 140 GiB
+    assert transformers_model._masked_pages(50, 8192, 256, 2**20) == 50
+    with pytest.raises(SystemExit, match="8192"):
+        transformers_model._masked_pages(20, 8192, 256, 2**20)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -130,7 +129,7 @@ def test_message_of_bwrap_is_reported_as_it_is(tmp_path: Path) -> None:
 
 def test_bwrap_that_is_too_old_is_named_with_its_version(tmp_path: Path) -> None:
     found = diagnosed(env=shim(tmp_path, "bwrap: Unknown option --size", "0.4.1"))
-    if shutil.which("bwrap") and found["ok"]:
+    if found["ok"]:
         pytest.skip("the wheel's bwrap serves in its place")
     assert found["cause"] == "bwrap_too_old"
     assert "0.4.1" in str(found["remedy"])

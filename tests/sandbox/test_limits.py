@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 
 import pytest
 from machines import HAS_PYTHON, Played, limits, machine, python
 
+from local_shutdown.errors import SandboxFault
 from local_shutdown.sandbox import Kit, prepare
 
 NEIGHBOURS = 50
@@ -32,8 +34,10 @@ async def beside_others(kit: Kit, *commands: str) -> tuple[Played, list[str]]:
     others = [asyncio.create_task(neighbour(event)) for event in list(waiting)]
     async with machine(kit) as played:
         await all_ready.wait()
-        for command in commands:
-            await played.run(command)
+        # What is far over the limit of files when PID 1 first looks ends the sandbox: contained, too.
+        with contextlib.suppress(SandboxFault):
+            for command in commands:
+                await played.run(command)
         await asyncio.gather(*others)
         return played, answers
 
