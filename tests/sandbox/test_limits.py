@@ -34,7 +34,7 @@ async def beside_others(kit: Kit, *commands: str) -> tuple[Played, list[str]]:
     others = [asyncio.create_task(neighbour(event)) for event in list(waiting)]
     async with machine(kit) as played:
         await all_ready.wait()
-        # What is far over the limit of files when PID 1 first looks ends the sandbox: contained, too.
+        # Files far over the limit when PID 1 first looks end the sandbox: contained, too.
         with contextlib.suppress(SandboxFault):
             for command in commands:
                 await played.run(command)
