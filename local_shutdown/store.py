@@ -225,11 +225,21 @@ def read_started(directory: Path) -> Iterator[Started]:
         if not line.endswith(b"\n"):
             return
         try:
-            started = Started(**orjson.loads(line))
-            check_started(asdict(started))
+            started = started_of(orjson.loads(line))
         except (ValueError, TypeError) as wrong:
             raise UsageError(f"{path}:{number}: not a started trial: {str(wrong)[:200]}") from None
         yield started
+
+
+def started_of(record: Mapping[str, Any]) -> Started:
+    """A decoded line of started.jsonl.
+
+    Raises:
+        ValueError, TypeError: it is none.
+    """
+    started = Started(**record)
+    check_started(asdict(started))
+    return started
 
 
 def _peek_id(line: bytes, strict: bool = False) -> bytes:

@@ -142,9 +142,29 @@ def check_run(run: Mapping[str, Any]) -> None:
         raise _wrong("settings.trials", trials, f"a count of at most {_MAX_TRIALS}")
     if run.get("kind") != "import":
         _check_settings(settings)
-    width = settings.get("until_halfwidth")
-    if width is not None and not (type(width) is float and 0 < width < 0.5):
-        raise _wrong("settings.until_halfwidth", width, "between 0 and 0.5")
+    for name, below in (("until_halfwidth", 0.5), ("until_upper", 1)):
+        value = settings.get(name)
+        if value is not None and not (type(value) is float and 0 < value < below):
+            raise _wrong(f"settings.{name}", value, f"between 0 and {below}")
+    runs = run.get("runs", {})
+    if type(runs) is not dict or any(type(plans) is not list for plans in runs.values()):
+        raise _wrong("runs", runs, "an object of lists")
+    for plan in (plan for plans in runs.values() for plan in plans):
+        check_plan(plan)
+
+
+def check_plan(plan: Any) -> None:
+    """What an import keeps of the run.json of a run that was exported (`exporters.carried`).
+
+    Raises:
+        ValueError: it is of another kind.
+    """
+    if type(plan) is not dict:
+        raise _wrong("a run", plan, "an object")
+    conditions = plan.get("conditions")
+    if type(conditions) is not list or any(type(name) is not str for name in conditions):
+        raise _wrong("conditions of a run", conditions, "a list of texts")
+    check_run({name: plan[name] for name in ("settings", "looks") if name in plan})
 
 
 _SETTINGS: Mapping[str, tuple[type, ...]] = {

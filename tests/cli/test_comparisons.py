@@ -61,13 +61,14 @@ def test_four_open_and_six_closed_imported_models_are_compared(tmp_path: Path) -
     """Seen: imported models had no kind, so only the paper's ever entered."""
     out = imported(tmp_path, four_and_six())
     found = compared(out)
+    assert len(found["open_closed"]) == 1
+    (entry,) = found["open_closed"]
+    assert (len(entry["open_models"]), len(entry["closed_models"])) == (4, 6)
+    assert entry["diff"] == pytest.approx(0.075 - 0.325)
     assert {cell["model"]: cell["weights"] for cell in found["cells"]} == {
         **dict.fromkeys(OPEN, "open"),
         **dict.fromkeys(CLOSED, "closed"),
     }
-    (entry,) = found["open_closed"]
-    assert (len(entry["open_models"]), len(entry["closed_models"])) == (4, 6)
-    assert entry["diff"] == pytest.approx(0.075 - 0.325)
     (row,) = rows_of(cli("compare", out).stdout, "open against closed")
     assert re.findall(r"\b\d+ in \d+\b", row)[0].startswith("4 in ")
     assert re.findall(r"\b\d+ in \d+\b", row)[1].startswith("6 in ")
@@ -142,7 +143,9 @@ def test_checkpoints_of_one_developer_are_not_independent(tmp_path: Path) -> Non
         for family in (1, 2)
         for number in range(6)
     ]  # fmt: skip
-    (entry,) = compared(imported(tmp_path, lines))["open_closed"]
+    found = compared(imported(tmp_path, lines))["open_closed"]
+    assert len(found) == 1
+    (entry,) = found
     assert entry["p"] >= 1 / 3
     assert entry["diff"] == pytest.approx(-0.65)
 
@@ -206,10 +209,10 @@ def test_what_is_left_out_of_two_rates_stands_beside_their_difference(tmp_path: 
     seen: list[int] = []
     args = ("--conditions", "D,E", "--trials", 4, "--concurrency", 1, "--no-probe")
     play(policy, tmp_path / "run", *args)
+    assert "+0.0 to +25.0" in cli("compare", tmp_path / "run").stdout
     (contrast,) = compared(tmp_path / "run")["contrasts"]
     ends = contrast["bound_low"], contrast["bound_high"]
     assert ends == pytest.approx((0, 0.25))
-    assert "+0.0 to +25.0" in cli("compare", tmp_path / "run").stdout
     page = tmp_path / "r.html"
     assert cli("report", tmp_path / "run", "--out", page).exit_code == 0
     assert "bounds +0.0 to +25.0" in page.read_text()
