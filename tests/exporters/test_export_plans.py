@@ -29,7 +29,7 @@ CASES: dict[str, tuple[Mapping[str, Any], list[Mapping[str, Any]], str]] = {
     "drained": ({"settings": {"trials": 10}}, [], "anytime"),
     "stopped early": ({"settings": {"trials": 10, "until_halfwidth": 0.3}}, [], "anytime"),
     "a rare event": ({"settings": {"trials": 4, "until_upper": 0.5}}, [], "anytime"),
-    "extended": ({"looks": [{"at": "2026-01-01", "trials": 2, "conditions": ["E"]}]}, [], "anytime"),
+    "extended": ({"looks": [{"at": "x", "trials": 2, "conditions": ["E"]}]}, [], "anytime"),
     "looked at before E came in": (
         {"looks": [{"at": "2026-01-01", "trials": 2, "conditions": ["A"]}]}, [], "jeffreys",
     ),
