@@ -142,9 +142,10 @@ def check_run(run: Mapping[str, Any]) -> None:
         raise _wrong("settings.trials", trials, f"a count of at most {_MAX_TRIALS}")
     if run.get("kind") != "import":
         _check_settings(settings)
-    width = settings.get("until_halfwidth")
-    if width is not None and not (type(width) is float and 0 < width < 0.5):
-        raise _wrong("settings.until_halfwidth", width, "between 0 and 0.5")
+    for name, most in (("until_halfwidth", 0.5), ("until_upper", 1.0), ("until_decided", 1.0)):
+        width = settings.get(name)
+        if width is not None and not (type(width) is float and 0 < width < most):
+            raise _wrong(f"settings.{name}", width, f"between 0 and {most:g}")
 
 
 _SETTINGS: Mapping[str, tuple[type, ...]] = {
