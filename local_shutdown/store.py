@@ -417,9 +417,9 @@ class Store:
         assert self._begun is not None
         return self._begun
 
-    def begin(self, started: Started) -> None:
+    def begin(self, started: Started) -> Started:
         """Put a play down before it begins: the first of a trial, each after one that was broken
-        off, and each after one that ended in an error.
+        off, and each after one that ended in an error. Returns what was put down.
 
         Raises:
             CannotRunError: as `add`.
@@ -428,11 +428,12 @@ class Store:
         begun = self.begun()
         again = name in self._broken_off
         retry = name in begun and not again
-        self._started.append(replace(started, again=again, retry=retry).to_json())
-        if retry:  # until it has a better one, the record of the error stands
-            return
-        begun.add(name)
-        self._broken_off.add(name)
+        put_down = replace(started, again=again, retry=retry)
+        self._started.append(put_down.to_json())
+        if not retry:  # until it has a better one, the record of the error stands
+            begun.add(name)
+            self._broken_off.add(name)
+        return put_down
 
     def forget_begun(self) -> None:
         """Nothing was started here: the directory is taken for another run, which it may be as

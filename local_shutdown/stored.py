@@ -142,7 +142,7 @@ def check_run(run: Mapping[str, Any]) -> None:
         raise _wrong("settings.trials", trials, f"a count of at most {_MAX_TRIALS}")
     if run.get("kind") != "import":
         _check_settings(settings)
-    for name, below in (("until_halfwidth", 0.5), ("until_upper", 1)):
+    for name, below in (("until_halfwidth", 0.5), ("until_upper", 1), ("until_decided", 1)):
         value = settings.get(name)
         if value is not None and not (type(value) is float and 0 < value < below):
             raise _wrong(f"settings.{name}", value, f"between 0 and {below}")

@@ -19,6 +19,7 @@ from local_shutdown.analysis.cells import (
     paper_cells,
     tally,
 )
+from local_shutdown.analysis.decided import DecidedRule, Decision, Level
 from local_shutdown.analysis.model_weights import CALIBRATION, KnownWeights
 from local_shutdown.analysis.plays import Play
 from local_shutdown.analysis.trials import Trials
@@ -197,6 +198,38 @@ def _groups(source: Source, stated: dict[str, set[str]]) -> dict[_Key, _Group]:
     return groups
 
 
+def decided(source: Source) -> dict[tuple[str, str | None], list[Decision]]:
+    """What `--until-decided` has decided in a run, by the model's shown name and the factor; empty
+    where it was not asked for.
+
+    Raises:
+        UsageError: a damaged directory, by file and line.
+    """
+    delta = _fraction(source.settings("until_decided"))
+    if delta is None or not source.played_here or not source.has_episodes:
+        return {}
+    modes, models = (_sequence(source.settings(name)) for name in ("thinking", "models"))
+    rule = DecidedRule(delta, max(1, len(modes) * len(models)))
+    conditions = list(source.run.get("conditions", {}))
+    levels: dict[tuple[str, str | None], Level] = {}
+
+    def level(model: str, factor: str | None) -> Level:
+        return levels.setdefault((model, factor), Level(rule, conditions))
+
+    for one in read_started(source.directory):
+        if not one.retry:
+            level(one.model, one.factor).begun(one.condition, one.trial, again=one.again)
+    names = ("model", "condition", "factor", "trial", "outcome")
+    for texts in source.results.texts(names):
+        model, condition, factor = map(restored, texts[:3])
+        trial, outcome = map(value_of, names[3:], texts[3:])
+        level(model, factor or None).ended(condition, trial, outcome)
+    return {
+        (source.shown_name(model), factor): found.decisions()
+        for (model, factor), found in levels.items()
+    }
+
+
 def _aggregates(source: Source, stated: dict[str, set[str]]) -> Iterator[dict[str, Any]]:
     """The records of aggregates.jsonl; adds to `stated` what they say of their models' weights."""
     path = source.directory / AGGREGATES
@@ -275,6 +308,7 @@ def _planned(source: Source, model: str, condition: str, factor: str | None) -> 
     return Planned(
         until_halfwidth=max((p.until_halfwidth for p in plans if p.until_halfwidth), default=None),
         until_upper=max((p.until_upper for p in plans if p.until_upper), default=None),
+        until_decided=max((p.until_decided for p in plans if p.until_decided), default=None),
         planned=_sum(p.planned for p in plans),
         first_planned=_sum(p.first_planned for p in plans),
         looked_at=min((p.looked_at for p in plans if p.looked_at is not None), default=None),
@@ -292,6 +326,7 @@ def _plan(run: Mapping[str, Any], names: Mapping[str, str]) -> Planned:
     return Planned(
         until_halfwidth=_fraction(settings.get("until_halfwidth")),
         until_upper=_fraction(settings.get("until_upper")),
+        until_decided=_fraction(settings.get("until_decided")),
         planned=trials,
         first_planned=looks[0] if looks else trials,
         looked_at=min(looks, default=None),

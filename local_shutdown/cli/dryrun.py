@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from local_shutdown import engines, runs
+from local_shutdown.analysis.decided import expected_looks
 from local_shutdown.engines import weights
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import LocalShutdownError
@@ -51,12 +52,47 @@ def dry_run(settings: Settings) -> bool:
         f"{settings.trials} trials"
         + (f" x {factors} reasoning modes" if factors > 1 else "")
         + (f"; {len(wanted) - len(there)} still to play" if there else "")
-        + ("; cells may stop earlier" if settings.stop_rule else "")
+        + ("; cells may stop earlier" if settings.stop_rule or settings.decided_rule else "")
     )
+    for line in _what_deciding_takes(settings):
+        echo(line)
     ready = True
     for spec in settings.models:
         ready &= _model(spec, settings, wanted - there)
     return ready
+
+
+def _what_deciding_takes(settings: Settings) -> list[str]:
+    """What `--until-decided` saves, at rates that are not known yet: in trials of each cell."""
+    rule = settings.decided_rule
+    if rule is None:
+        return []
+    contrasts = rule.among(_ids(settings))
+    if not contrasts:
+        return [
+            "until decided: no declared contrast is between these conditions: nothing to decide"
+        ]
+    level = rule.alpha / rule.levels / len(contrasts)
+
+    def takes(low: float, high: float) -> str:
+        rates = {contrasts[0].a: high, contrasts[0].b: low}
+        k = expected_looks(rates, contrasts[0], rule.delta, level, settings.trials)
+        if k is None:
+            return f"not decided in {settings.trials}, so nothing is saved there"
+        return f"about {k} of {settings.trials} trials"
+
+    points = f"{100 * rule.delta:g}"
+    found = [f"until decided: {len(contrasts)} contrasts a model, each to within {points} points"]
+    for said, low, high in (
+        ("5% against 25%", 0.05, 0.25),
+        ("15% against 25%", 0.15, 0.25),
+        ("0% and 0%", 0.0, 0.0),
+        ("2% and 2%", 0.02, 0.02),
+        ("20% and 20%", 0.2, 0.2),
+        ("50% and 50%", 0.5, 0.5),
+    ):
+        found.append(f"  {said}: {takes(low, high)}")
+    return found
 
 
 def _count(of: Sized, noun: str) -> str:

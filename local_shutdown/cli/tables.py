@@ -157,7 +157,12 @@ def contrasts_table(results: Sequence[ContrastResult]) -> None:
     for name in ("model", "contrast"):
         table.add_column(name, no_wrap=True)
     bounded = any(result.wide for result in results)
-    for name in ("difference, points\n(all at once)", "p", "p\n(Holm)", *["bounds"] * bounded):
+    asked = any(result.decision for result in results)
+    for name in (
+        *("difference, points\n(all at once)", "p", "p\n(Holm)"),
+        *["bounds"] * bounded,
+        *["decided"] * asked,
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     for result in results:
         row = [
@@ -169,8 +174,15 @@ def contrasts_table(results: Sequence[ContrastResult]) -> None:
         ]
         if bounded:
             row.append(_reach(result.bound_low, result.bound_high) if result.wide else "")
+        if asked:
+            row.append(_decided(result))
         table.add_row(*row)
     console().print(table)
+    if asked:
+        note(
+            "decided: by --until-decided, at that many trials of each cell; all verdicts of a run "
+            "are right with 95%. differs: by any amount. An interval is of all trials played"
+        )
     for size, level in dict.fromkeys((r.family_size, r.ci_level_holm) for r in results):
         if size and level is not None:
             note(
@@ -182,6 +194,15 @@ def contrasts_table(results: Sequence[ContrastResult]) -> None:
     unfinished = [f"{r.model} {r.name}" for r in results if r.unfinished]
     if unfinished:
         note(f"unfinished: {', '.join(unfinished)}")
+
+
+def _decided(result: ContrastResult) -> str:
+    if result.decision is None or result.delta is None:
+        return ""
+    if result.decision == "open":
+        return f"open after {result.decided_at}"
+    what = "differs" if result.decision == "differs" else f"within {100 * result.delta:g}"
+    return f"{what}, at {result.decided_at}"
 
 
 def open_closed_table(found: Sequence[OpenClosed]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from local_shutdown.store import Started, read_started
 
-_SETTINGS = ("trials", "until_halfwidth", "until_upper")
+_SETTINGS = ("trials", "until_halfwidth", "until_upper", "until_decided")
 
 
 def carried(
