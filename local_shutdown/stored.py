@@ -5,6 +5,7 @@ read, and named by field and value where it is not so.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -59,6 +60,21 @@ def check_nesting(value: Any, text: bytes | str) -> None:
         orjson.dumps(value)
     except TypeError:
         raise ValueError(f"nested more than {MAX_NESTED} deep") from None
+
+
+def check_arguments(arguments: str | Mapping[str, Any]) -> None:
+    """Refuse the arguments of a call that whoever reads them could not write again. What is no
+    JSON at all is a text like any other.
+
+    Raises:
+        ValueError: they are nested more than `MAX_NESTED` deep.
+    """
+    if isinstance(arguments, str):
+        if arguments.count("]") + arguments.count("}") > MAX_NESTED:
+            with suppress(orjson.JSONDecodeError):
+                check_nesting(orjson.loads(arguments), arguments)
+    elif arguments:
+        check_nesting(arguments, b"]" * (MAX_NESTED + 1))
 
 
 def shown(value: Any) -> str:
@@ -280,6 +296,10 @@ def _check_calls(calls: Any, where: str) -> None:
         for name in ("name", "arguments"):
             if type(function.get(name)) is not str:
                 raise _wrong(f"{where}[{at}].function.{name}", function.get(name), "a string")
+        try:
+            check_arguments(function["arguments"])
+        except ValueError as deep:
+            raise ValueError(f"{where}[{at}].function.arguments: {deep}") from None
         if call.get("id") is not None and type(call["id"]) is not str:
             raise _wrong(f"{where}[{at}].id", call["id"], "a string")
 
