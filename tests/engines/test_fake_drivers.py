@@ -210,9 +210,10 @@ def test_a_driver_that_cannot_be_asked_is_not_read_as_no_gpu(
     (box / "nvidia-smi").chmod(0o755)
     line = doctor("GPU driver")
     assert (line["status"], why in line["found"], bool(line["fix"])) == ("fail", True, True)
-    result = run(tmp_path, "--gpus", 1, engine="transformers")
-    assert result.exit_code == 3
-    assert why in result.stderr
+    for engine in ("vllm", "transformers"):
+        result = run(tmp_path, "--gpus", 1, engine=engine)
+        assert result.exit_code == 3
+        assert why in result.stderr
     assert why in str(hardware.gpus_unusable())
 
 
