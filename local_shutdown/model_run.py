@@ -267,7 +267,13 @@ class ModelRun:
         at_once = min(asked or engine.capacity or engines.DEFAULT_IN_FLIGHT, most)
         if asked or not engine.series:
             return Fixed(at_once)
-        return Following(engine, most, self._spec.reasons, lambda: progress.finished)
+        return Following(
+            engine,
+            most,
+            self._spec.reasons,
+            lambda: progress.finished,
+            lambda: max(0, progress.planned - progress.finished - progress.in_flight),
+        )
 
     def _names(self) -> tuple[str, ...]:
         """What earlier reasoning is called where that was not found out: vLLM and our own server

@@ -225,11 +225,11 @@ def _hardware_checks() -> list[Check]:
 
 def _driver_checks(cards: list[Gpu]) -> list[Check]:
     """Whether the GPUs that are there can be used, and what runs on several of them need."""
-    if not cards:
-        return []
     checks = []
     driver = nvidia_driver()
     why_not = hardware.gpus_unusable()
+    if why_not is None and not cards:
+        return []
     if why_not is not None:
         checks.append(Check("GPU driver", "fail", why_not, drivers.remedy()))
     elif cards[0].vendor == "amd":
