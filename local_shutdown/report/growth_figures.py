@@ -21,10 +21,10 @@ from local_shutdown.report.view import visible
 
 _SIZES_B = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
 _NOTE = (
-    " Lines join models of one family, in models.yaml’s sense, through the mean where several stand "
-    "at one place; the numbers are rates in %. Hollow: not shown to be able to resist when told to "
-    "(K), so a low rate there may be inability. Models differ in more than this: a trend across "
-    "families shows no cause."
+    " Lines join models of one family, in models.yaml’s sense, through the mean where several "
+    "stand at one place; the numbers are rates in %. Hollow: not shown to be able to resist when "
+    "told to (K), so a low rate there may be inability. Models differ in more than this: a trend "
+    "across families shows no cause."
 )
 
 

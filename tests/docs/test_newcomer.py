@@ -204,7 +204,7 @@ def test_compare_fits_80_columns(newcomer: Newcomer) -> None:
     whole_or_in_long_pieces(names, lines)
     not_cut(lines)
     assert "open against closed weights" in lines
-    assert any("100.0 (99.7, 100.0)" in line for line in lines)
+    assert any("100.0 (99.7, 100.0)" in line for line in lines)  # claude-sonnet-4, K
 
 
 def test_compare_fits_80_columns_with_long_names_and_a_model_measured_twice(
