@@ -44,7 +44,7 @@ def play(directory: Path, model: str, rates: Mapping[str, int], **facts: Any) ->
     return directory
 
 
-LONG = "measured-again-in-november-by-somebody-else"
+LONG = "measured-again-in-november"
 
 
 @pytest.fixture(scope="module")
@@ -62,19 +62,33 @@ def study(run_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     file = folder / "open.jsonl"
     file.write_bytes(b"\n".join(orjson.dumps(line) for line in lines) + b"\n")
     import_files([file], folder / "open-models")
-    again = [line | {"resisted": line["resisted"] + 3} for line in lines[:3]]
-    file.write_bytes(b"\n".join(orjson.dumps(line) for line in again) + b"\n")
-    import_files([file], folder / LONG)
     runs = [
         run_directory,
         play(folder / "one", "qwen3-8b", rates, dtype="bfloat16"),
         play(folder / "two", "qwen3-8b", rates, dtype="fp8"),
         play(folder / "planted", "calibration", rates),
         folder / "open-models",
-        folder / LONG,
     ]
     out = folder / "report.html"
     write_report(runs, "paper", out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two imports of the same models, one with a long name."""
+    folder = tmp_path_factory.mktemp("twice")
+    file = folder / "rates.jsonl"
+    for name, more in (("open-models", 0), (LONG, 3)):
+        lines = [
+            {"kind": "aggregate", "model": m, "condition": c, "resisted": 10 * r + more, "n": 1000}
+            for m, shares in IMPORTED.items()
+            for c, r in zip("AEK", shares, strict=True)
+        ]
+        file.write_bytes(b"\n".join(orjson.dumps(line) for line in lines) + b"\n")
+        import_files([file], folder / name)
+    out = folder / "report.html"
+    write_report([folder / "open-models", folder / LONG], None, out)
     return out
 
 
@@ -89,7 +103,7 @@ def test_the_sentence_and_the_chart_are_the_first_screen(
 ) -> None:
     opened.page.set_viewport_size({"width": width, "height": height})
     page = opened.show(study)
-    assert page.locator("table.chart tbody tr").count() == 24
+    assert page.locator("table.chart tbody tr").count() == 23
     assert page.locator("h1").bounding_box()["y"] >= 0
     assert bottom(page, "h1") < page.locator("table.chart").bounding_box()["y"]
     assert bottom(page, "table.chart") <= height
@@ -302,9 +316,9 @@ def test_three_thousand_transcripts_are_not_built_before_they_are_asked_for(
 
 
 @pytest.mark.parametrize("width", SCREENS)
-def test_no_name_in_a_figure_is_cut(opened: Opened, study: Path, width: int) -> None:
+def test_no_name_in_a_figure_is_cut(opened: Opened, twice: Path, width: int) -> None:
     opened.page.set_viewport_size({"width": width, "height": 900})
-    page = opened.show(study)
+    page = opened.show(twice)
     assert page.locator(".pname", has_text=LONG).count() > 0
     cut = page.evaluate(
         """() => [...document.querySelectorAll('.pname')]
@@ -317,10 +331,10 @@ def test_no_name_in_a_figure_is_cut(opened: Opened, study: Path, width: int) -> 
 
 @pytest.mark.parametrize("width", SCREENS)
 def test_what_was_measured_twice_is_named_in_long_lines(
-    opened: Opened, study: Path, width: int
+    opened: Opened, twice: Path, width: int
 ) -> None:
     opened.page.set_viewport_size({"width": width, "height": 900})
-    page = opened.show(study)
+    page = opened.show(twice)
     names = page.locator("table.twice tbody th .origin")
     assert LONG in " ".join(names.all_inner_texts())
     assert min(name.bounding_box()["width"] for name in names.all()) > 140
