@@ -16,7 +16,7 @@ from local_shutdown.errors import LocalShutdownError
 from local_shutdown.grid import as_ranges
 from local_shutdown.record import Settings, open_record
 from local_shutdown.store import read_run
-from local_shutdown.terminal import echo
+from local_shutdown.terminal import echo, note
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +103,15 @@ def _ids(settings: Settings) -> list[str]:
     return [condition.id for condition in settings.conditions]
 
 
+def _only(spec: ModelSpec, settings: Settings) -> dict[str, Any]:
+    """The settings that ask for one model's episodes; names may have slashes, as ids do."""
+    return {**settings.identity(), "models": [spec.name], "conditions": _ids(settings)}
+
+
 def _model(spec: ModelSpec, settings: Settings, missing: set[str]) -> bool:
     echo(f"{spec.display_name}")
     for warning in spec.warnings:
-        echo(f"  warning: {warning}")
+        note(f"warning: {warning}", indent=2)
     echo(f"  engine: {settings.engine}")
     if settings.engine != "endpoint":
         folder = weights.locate(spec)
@@ -125,19 +130,22 @@ def _model(spec: ModelSpec, settings: Settings, missing: set[str]) -> bool:
         )
     except LocalShutdownError as refused:
         lines.append(f"CANNOT RUN: {refused}")
-    for line in lines:
-        echo(f"  {line}")
-    own = sum(1 for name in missing if name.split("/")[0].split("@")[0] == spec.name)
+    for line in "\n".join(lines).splitlines():
+        note(line, indent=2)
+    own = len(missing.intersection(runs.planned_ids(_only(spec, settings))))
     found = estimate(spec.name, settings.out.parent)
     if not own:
-        echo("  time: nothing left to play, all its episodes are on disk")
+        note("time: nothing left to play, all its episodes are on disk", indent=2)
     elif found is None:
-        echo(f"  time: no estimate, no earlier run of this model under {settings.out.parent}")
+        note(
+            f"time: no estimate, no earlier run of this model under {settings.out.parent}", indent=2
+        )
     else:
         minutes = own / found.episodes_per_s / 60
-        echo(
-            f"  time: about {_spoken(minutes)} for {own} episodes, at "
-            f"{found.episodes_per_s:g} per second as in {found.source} ({found.engine})"
+        note(
+            f"time: about {_spoken(minutes)} for {own} episodes, at "
+            f"{found.episodes_per_s:g} per second as in {found.source} ({found.engine})",
+            indent=2,
         )
     return not any(line.startswith("CANNOT RUN") for line in lines)
 

@@ -25,7 +25,7 @@ Status = Literal["ok", "note", "fail"]
 _WIDE = 100  # columns: below that, Hugging Face ids would be folded into pieces
 
 
-@click.command("models")
+@click.command("models", short_help="List known models and which fit this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def models_command(as_json: bool) -> None:
     """List the models in models.yaml, which fit this machine, and whose weights are here.
@@ -111,7 +111,7 @@ class Check:
     fix: str = ""
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="Check this machine, with a fix for each problem.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def doctor_command(as_json: bool) -> None:
     """Check this machine, with a fix for each problem. Exit status 3 if it cannot run models.

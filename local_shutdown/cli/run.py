@@ -23,7 +23,7 @@ from local_shutdown.terminal import echo
 _sampling = ("temperature", "top_p", "top_k", "min_p")
 
 
-@click.command("run")
+@click.command("run", short_help="Play the prompt grid; count which models allow shutdown.")
 @click.option(
     "--model",
     "models",
