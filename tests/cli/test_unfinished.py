@@ -272,7 +272,7 @@ def test_trials_in_flight_when_a_cell_stops_are_played_after_a_kill_and_are_in_t
                 gate.free += 1
             wait(lambda: gate.waiting)
             run.kill()
-        missing = set(range(gate.begun)) - on_disk(tmp_path)
+        missing = set(begun(tmp_path)) - on_disk(tmp_path)
         assert missing
         gate.open = True
         args = (*RUN[3:], "--base-url", model.base_url, "--out", tmp_path, *grid)
