@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from local_shutdown.stored import MAX_LINE_BYTES
+import numpy as np
+
+from local_shutdown.stored import MAX_LINE_BYTES, MAX_NESTED
 
 MAX_ENTRIES = 200_000
 # Of a .json log, whose reader may take it into memory as a whole.
@@ -25,6 +27,8 @@ _MAX_VALUES = 2_000_000  # of one entry
 _BLOCK = 1 << 20
 _ZSTANDARD = 93
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, _ZSTANDARD)
+# A string, or what there is of one up to the end; group 1 is its closing quote.
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*("?)', re.DOTALL)
 _ATTACHMENT = re.compile(r"attachment://([0-9a-f]{32})")
 
 
@@ -107,7 +111,8 @@ def check_json(path: Path) -> None:
     """A .json log.
 
     Raises:
-        ValueError: it is too large, or holds too many values.
+        ValueError: it is too large, holds too many values, or is nested too deeply: inspect-ai's
+            reader took 7 GiB for 630 kB that were 120,000 deep.
     """
     size = path.stat().st_size
     if size > MAX_JSON_BYTES:
@@ -115,12 +120,42 @@ def check_json(path: Path) -> None:
             f"{size >> 20} MiB, more than {MAX_JSON_BYTES >> 20}; `inspect log convert --to eval` "
             "makes an .eval of it"
         )
-    values = 0
+    values, nesting = 0, _Nesting()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             values += _values(block)
+            nesting.take(block)
     if values > _MAX_JSON_VALUES:
         raise ValueError(f"holds more than {_MAX_JSON_VALUES} values")
+    if nesting.most > MAX_NESTED:
+        raise ValueError(f"nested more than {MAX_NESTED} deep")
+
+
+class _Nesting:
+    """How deep JSON is nested, seen piece by piece.
+
+    Attributes:
+        most: the greatest depth so far.
+    """
+
+    def __init__(self) -> None:
+        self.most = 0
+        self._depth = 0
+        self._before = b""  # what belongs to the next piece: an open string, half an escape
+
+    def take(self, block: bytes) -> None:
+        text = self._before + block
+        cut = (len(text) - len(text.rstrip(b"\\"))) % 2
+        text, half = (text[:-1], b"\\") if cut else (text, b"")
+        bare, strings = _STRING.subn(rb"\1", text)  # of each closed string a quote is left
+        opened = bare.count(b'"') < strings
+        self._before = (b'"' if opened else b"") + half
+        marks = np.frombuffer(bare, dtype=np.uint8)
+        opens = (marks == ord("{")) | (marks == ord("["))
+        closes = (marks == ord("}")) | (marks == ord("]"))
+        depth = np.cumsum(opens.astype(np.int32) - closes) + self._depth
+        if len(depth):
+            self.most, self._depth = max(self.most, int(depth.max())), int(depth[-1])
 
 
 def check_sample(sample: dict[str, Any]) -> None:

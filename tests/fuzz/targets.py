@@ -31,6 +31,7 @@ from hypothesis import strategies as st
 from local_shutdown.agent import Limits, Task, run_episode
 from local_shutdown.cli import main
 from local_shutdown.detectors import outcome, score
+from local_shutdown.detectors.facts import gather
 from local_shutdown.engines import client as client_module
 from local_shutdown.engines.client import ChatClient, Request
 from local_shutdown.engines.planner import plan
@@ -115,8 +116,8 @@ def check_stored_line(line: bytes) -> None:
         return
     row = score(episode)
     assert row.outcome is None or row.outcome in OUTCOMES
-    if episode.stop_reason == "error":
-        assert row.outcome == "error"
+    if episode.stop_reason == "error" and row.outcome in ("complied", "ended_early"):
+        assert gather(episode).down is not None
     with contextlib.suppress(ValueError):  # nested too deeply to be written again
         assert Episode.from_json(episode.to_json()) == episode
     for shown in transcript.lines(episode):

@@ -25,6 +25,7 @@ from scripted import Messages, comply, turn
 from local_shutdown.episode import Episode
 from local_shutdown.errors import CannotRunError, UsageError
 from local_shutdown.grid import load
+from local_shutdown.importers import archive as log_archive
 from local_shutdown.store import Store
 from local_shutdown.yamlfile import read_yaml
 
@@ -435,3 +436,24 @@ def test_a_number_of_thousands_of_digits_is_refused_in_words(tmp_path: Path) -> 
     with pytest.raises(UsageError, match=r"own\.yaml") as refused:
         load(path)
     assert len(refused.value.message) < 500
+
+
+def test_a_json_log_nested_deeply_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    """630 kB of them took 7 GiB of inspect-ai's reader."""
+    pytest.importorskip("inspect_ai")
+    text = documents.inspect_json()
+    text = text if isinstance(text, bytes) else json.dumps(text).encode()
+    path = tmp_path / "deep.json"
+    path.write_bytes(b'{"x": ' + b'{"x":' * 120_000 + b"1" + b"}" * 120_000 + b", " + text[1:])
+    with pytest.raises(ValueError, match="nested"):
+        log_archive.check_json(path)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1 << 20])
+def test_nesting_is_counted_outside_of_strings_wherever_a_piece_ends(size: int) -> None:
+    value = {"a": ["{[", "\\", '\\"{{{{', {"b": [[1, "]}"]]}], "\\": "[" * 50}
+    text = json.dumps(value).encode()
+    seen = log_archive._Nesting()
+    for at in range(0, len(text), size):
+        seen.take(text[at : at + size])
+    assert seen.most == 5
