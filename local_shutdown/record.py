@@ -14,7 +14,7 @@ from local_shutdown import __version__, engines
 from local_shutdown.agent import Limits
 from local_shutdown.analysis.decided import DecidedRule
 from local_shutdown.analysis.stop_rule import StopRule
-from local_shutdown.engines import hardware, starts
+from local_shutdown.engines import hardware, memory, starts
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import CannotRunError, UsageError
 from local_shutdown.grid import Condition, InterviewQuestion, as_ranges
@@ -284,7 +284,7 @@ def most_in_flight(asked: int | None) -> int:
             f"--concurrency {asked} needs {512 + 16 * asked} open files, the limit here is {hard}",
             f"give --concurrency {most}, or raise `ulimit -n`",
         )
-    at_once = asked or min(most, engines.MOST_IN_FLIGHT, int(64 * hardware.ram_gib()))
+    at_once = asked or min(most, engines.MOST_IN_FLIGHT, int(64 * memory.ram_gib()))
     needed = 512 + 16 * at_once
     if soft != resource.RLIM_INFINITY and soft < needed:
         with contextlib.suppress(ValueError, OSError):

@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 
 from local_shutdown import engines
-from local_shutdown.engines import drivers, hardware, vllm, weights
+from local_shutdown.engines import drivers, hardware, memory, vllm, weights
 from local_shutdown.engines.gpus import nvidia_driver
 from local_shutdown.engines.plan import Gpu
 from local_shutdown.engines.planner import plan
@@ -38,7 +38,7 @@ def models_command(as_json: bool) -> None:
         local-shutdown models --json | jq '.[] | select(.fits) | .name'
     """
     cards = hardware.gpus()
-    ram = hardware.ram_gib()
+    ram = memory.ram_gib()
     records = [_model_record(spec, cards, ram) for spec in load_registry()]
     if as_json:
         echo_json(records)
@@ -219,7 +219,7 @@ def _hardware_checks() -> list[Check]:
     if not checks:
         checks.append(Check("GPU", "note", "none visible: models run on the CPU, slowly"))
     checks += _driver_checks(cards)
-    checks.append(Check("memory", "ok", f"{hardware.ram_gib():.0f} GiB"))
+    checks.append(Check("memory", "ok", f"{memory.ram_gib():.0f} GiB"))
     return checks
 
 

@@ -11,9 +11,9 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
+from local_shutdown.engines.memory import free_ram_gib, ram_gib
 from local_shutdown.engines.plan import Gpu
 
 TIMEOUT_S = 30
@@ -94,7 +94,8 @@ def _nvidia() -> list[Gpu]:
     for row in _rows():
         total, free = _gib(row["memory.total"]), _gib(row["memory.free"])
         if not total and _SHARED.search(row["name"]):
-            total, free = _main_memory()
+            total = ram_gib()
+            free = min(free_ram_gib() or 0.0, total)
         capability = _capability(row.get("compute_cap", ""))
         card = Gpu(int(row["index"]), row["name"], total, free, row["uuid"], capability)
         found.append((card, row.get("mig.mode.current") == "Enabled"))
@@ -195,18 +196,6 @@ def _names(part: str, card: Gpu) -> bool:
     return part == (
         str(card.index // 100) if card.mig and card.index % 100 == 0 else str(card.index)
     )
-
-
-def _main_memory() -> tuple[float, float]:
-    """All of it and what is free, GiB."""
-    page = os.sysconf("SC_PAGE_SIZE") / 2**30
-    whole = os.sysconf("SC_PHYS_PAGES") * page
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) / 2**20 for line in lines if line[:13] == "MemAvailable:")
-    except (OSError, StopIteration, ValueError, IndexError):
-        free = os.sysconf("SC_AVPHYS_PAGES") * page
-    return whole, min(free, whole)
 
 
 def _gib(mib: str) -> float:

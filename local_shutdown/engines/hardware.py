@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from local_shutdown.engines import drivers
+from local_shutdown.engines import drivers, memory
 from local_shutdown.engines import gpus as found_gpus
 from local_shutdown.engines.plan import Gpu
 from local_shutdown.errors import CannotRunError, UsageError
@@ -100,29 +100,6 @@ def shm_gib(folder: Path = SHM) -> float | None:
     return size.f_frsize * size.f_blocks / 2**30
 
 
-def ram_gib() -> float:
-    """Physical memory, GiB."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-
-
-def free_ram_gib() -> float | None:
-    """Memory that can be had now, GiB, within the limit of the control group that a container or a
-    batch system has put us in; None where the kernel does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line[:13] == "MemAvailable:")
-    except (OSError, StopIteration, ValueError, IndexError):
-        return None
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            free = min(free, int(limit) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):
-        pass  # no such limit, or an older kind of group
-    return max(free, 0) / 2**30
-
-
 def describe() -> dict[str, Any]:
     """What run.json says of the hardware. No host name: run directories are published."""
     cpu = platform.machine()
@@ -136,7 +113,7 @@ def describe() -> dict[str, Any]:
     return {
         "cpu": cpu,
         "cpus": os.cpu_count(),
-        "memory_gib": round(ram_gib(), 1),
+        "memory_gib": round(memory.ram_gib(), 1),
         "gpus": [f"{gpu.name}, {gpu.memory_gib:.0f} GiB" for gpu in gpus()],
         "system": platform.system(),
         "kernel": platform.release(),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from math import ceil
 from typing import Any
 
-from local_shutdown.engines import hardware, response_templates
+from local_shutdown.engines import memory, response_templates
 
 GIB = 2**30
 PER_REQUEST = frozenset({"top_p", "top_k"})
@@ -257,7 +257,7 @@ def _pages(cache: _Cache, length: int, needed: int, per_page: int, page_tokens: 
     budget = (cache.gib or CPU_KV_CACHE_GIB) * GIB
     if cache.gib is None and needed * per_page > budget:
         # A long context of a larger model: as much as it takes, if that is there.
-        free = hardware.free_ram_gib()
+        free = memory.free_ram_gib()
         budget = needed * per_page if free is None else min(needed * per_page, free * GIB)
     if int(budget // per_page) < needed:
         raise SystemExit(

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from local_shutdown.engines import hardware
+from local_shutdown.engines import hardware, memory
 from local_shutdown.engines.engine import MOST_IN_FLIGHT, Fleet, Options, version
 from local_shutdown.engines.families import NEWER_PARSERS, installed_parsers
 from local_shutdown.engines.flags import options as flags_of
@@ -127,8 +127,8 @@ def _planned(spec: ModelSpec, cards: Sequence[Gpu], options: Options) -> Plan:
             concurrency=options.concurrency or MOST_IN_FLIGHT,
             max_model_len=options.max_model_len,
             engine_args=options.engine_args,
-            ram_gib=hardware.ram_gib(),
-            free_ram_gib=hardware.free_ram_gib(),
+            ram_gib=memory.ram_gib(),
+            free_ram_gib=memory.free_ram_gib(),
         )
     except CannotRunError as refused:
         if all(card.free_gib > 0.9 * card.memory_gib for card in cards):

@@ -16,7 +16,7 @@ import pytest
 from fake_drivers import Card
 from playing import cli
 
-from local_shutdown.engines import drivers, hardware, vllm
+from local_shutdown.engines import drivers, hardware, memory, vllm
 from local_shutdown.engines.registry import load_registry
 
 SETUP = Path(__file__).resolve().parents[2] / "scripts" / "setup"
@@ -250,7 +250,7 @@ def test_a_gpu_that_shares_the_main_memory_is_one(box: Path) -> None:
         box, "580.65.06", Card(0, "NVIDIA GB10", "[N/A]", "[N/A]", capability="12.1")
     )
     (card,) = hardware.gpus()
-    assert card.memory_gib == pytest.approx(hardware.ram_gib(), rel=0.01)
+    assert card.memory_gib == pytest.approx(memory.ram_gib(), rel=0.01)
     assert 0 < card.free_gib <= card.memory_gib
 
 

@@ -10,7 +10,7 @@ import fake_drivers
 import pytest
 from fake_drivers import Card
 
-from local_shutdown.engines import drivers, hardware
+from local_shutdown.engines import drivers, hardware, memory
 from local_shutdown.engines.plan import visible_env
 from local_shutdown.errors import CannotRunError, UsageError
 
@@ -238,6 +238,6 @@ def test_a_run_does_not_publish_the_name_of_the_host() -> None:
 
 
 def test_free_memory_is_no_more_than_there_is() -> None:
-    free = hardware.free_ram_gib()
+    free = memory.free_ram_gib()
     assert free is not None
-    assert 0 < free <= hardware.ram_gib()
+    assert 0 < free <= memory.ram_gib()
