@@ -29,12 +29,10 @@ from local_shutdown.importers.jsonl import scan
 from local_shutdown.importers.records import Options
 from local_shutdown.importers.summary import ImportSummary, Tally, key_of
 from local_shutdown.importers.transcript import Malformed
+from local_shutdown.store import AGGREGATES, EPISODES, RESULTS, RUN, STARTED
 from local_shutdown.stored import MAX_LINE_BYTES
 
 FORMATS = ("auto", "jsonl", "inspect")
-EPISODES, AGGREGATES, RUN = "episodes.jsonl", "aggregates.jsonl", "run.json"
-RESULTS = "results.csv"
-STARTED = "started.jsonl"
 _MAX_NAMED = 20  # bad lines named in one message
 # The head of an Inspect .json log: version, status and eval are its first three keys.
 _INSPECT_JSON = re.compile(rb'\s*\{\s*"version"\s*:\s*\d+\s*,\s*"status"\s*:\s*"')
