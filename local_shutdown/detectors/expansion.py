@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
@@ -27,7 +28,7 @@ def root_of(node: Node) -> Node:
     return node
 
 
-class Expander:
+class Expander(ABC):
     """Expands words in the state of a shell; `substitute` is the shell's.
 
     Attributes:
@@ -43,9 +44,9 @@ class Expander:
         self.before = before
         self.variables = variables
 
+    @abstractmethod
     def substitute(self, node: Node) -> str | None:
         """What a command substitution prints; None when not known."""
-        raise NotImplementedError
 
     def expand(self, node: Node) -> list[str]:
         """The words a word becomes: none, one or several."""
