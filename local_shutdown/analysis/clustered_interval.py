@@ -12,7 +12,7 @@ trials. Two intervals that allow for it were tried, and each fails where the oth
   quantile of t in place of the normal one. It follows skewed parents, but its mean is not that of
   the sample where they follow another distribution: 30% of the parents at 1 and 70% at 0.29: 34%.
 
-`clustered_interval` reaches from the lower of the lower ends to the higher of the upper ends, and so
+`clustered_interval` reaches from the lower of the lower ends to the higher of the upper ends, so it
 covers wherever one of the two does. A cluster bootstrap (percentiles) covered in 64% (20 parents,
 5%, intraclass correlation 1): it has no way to draw a parent that is not in the sample.
 """
@@ -151,7 +151,7 @@ def mean_change(values: Sequence[float], most: int, alpha: float = 0.05) -> tupl
     """Interval for the mean of differences between -1 and 1, one a parent.
 
     The rises and the falls are each a mean of values between 0 and 1, so each has an interval by
-    `korn_graubard` that never shrinks to nothing; both are joined as Newcombe joins two paired rates
+    `korn_graubard` that never shrinks to nothing; they are joined as Newcombe joins paired rates
     (1998, Statistics in Medicine 17, 2635-2650, method 10), with the correlation of the two. A t
     interval of the differences would have no width when no parent in the sample changed.
 

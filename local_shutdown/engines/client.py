@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -38,6 +38,7 @@ REQUEST_TIMEOUT_S = 3600.0
 GET_TIMEOUT_S = 10.0
 # uvicorn closes an idle connection after 5 s; a request sent into that would be lost.
 KEEPALIVE_S = 4.0
+_Answer = TypeVar("_Answer")
 # No model calls so many tools in one answer, and no server says that an answer had more tokens.
 MOST_CALLS = 1000
 MOST_TOKENS = 1 << 40
@@ -185,12 +186,42 @@ class ChatClient:
         if len(raw) > conversation_limit(request.max_tokens):
             raise ContextOverflow(f"the conversation has grown to {len(raw) >> 20} MiB")
         limit = answer_limit(request.max_tokens)
+        return await self._tried("/chat/completions", raw, headers, limit, _read)
+
+    async def ask(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        headers: Mapping[str, str] | None = None,
+        *,
+        max_tokens: int | None = None,
+    ) -> Any:
+        """The JSON that answers a POST, tried as often as a turn is.
+
+        Args:
+            path: below the base URL; starting with // below the host.
+            max_tokens: that the answer holds at most; None where that is not known.
+
+        Raises:
+            ContextOverflow, EngineDown, EngineFault: as `complete`.
+        """
+        limit = answer_limit(max_tokens)
+        return await self._tried(path, orjson.dumps(body), headers, limit, _json)
+
+    async def _tried(
+        self,
+        path: str,
+        raw: bytes,
+        headers: Mapping[str, str] | None,
+        limit: int,
+        read: Callable[[bytes], _Answer],
+    ) -> _Answer:
         last: EngineFault | None = None
         for attempt in range(TRIES):
             if attempt:
                 await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 1))
             try:
-                return _read(await self._patiently(self._post(raw, headers, limit)))
+                return read(await self._patiently(self._post(path, raw, headers, limit)))
             except EngineFault as fault:
                 last = fault
             if (not isinstance(last, _Final) or isinstance(last, _Slow)) and await self._lost():
@@ -237,11 +268,13 @@ class ChatClient:
         no use? Nobody can say of somebody else's endpoint."""
         return False
 
-    async def _post(self, raw: bytes, headers: Mapping[str, str] | None, limit: int) -> bytes:
+    async def _post(
+        self, path: str, raw: bytes, headers: Mapping[str, str] | None, limit: int
+    ) -> bytes:
         assert self._session is not None
         try:
             async with self._session.post(
-                f"{self.base_url}/chat/completions",
+                self._url(path),
                 data=raw,
                 headers=headers,
                 allow_redirects=False,
@@ -276,6 +309,11 @@ class ChatClient:
         passing = status >= 500 or status in (408, 409, 425, 429)
         raise (EngineFault if passing else _Final)(f"HTTP {status}: {said}")
 
+    def _url(self, path: str) -> str:
+        if path.startswith("//"):
+            return self.base_url.removesuffix("/v1") + path[1:]
+        return self.base_url + path
+
     async def get(self, path: str) -> Any:
         """JSON (or text) of a GET below the base URL; `path` starting with // is below the host.
 
@@ -284,9 +322,7 @@ class ChatClient:
             EngineFault: another status than 200.
         """
         assert self._session is not None
-        url = self.base_url + path
-        if path.startswith("//"):
-            url = self.base_url.removesuffix("/v1") + path[1:]
+        url = self._url(path)
         try:
             async with self._session.get(
                 url,
@@ -351,6 +387,14 @@ def _error_text(answer: bytes) -> str:
     except (orjson.JSONDecodeError, AttributeError, RecursionError):
         said = answer.decode(errors="replace")
     return said[:600]
+
+
+def _json(answer: bytes) -> Any:
+    """Raises EngineFault on anything that is not JSON."""
+    try:
+        return orjson.loads(answer)
+    except orjson.JSONDecodeError:
+        raise EngineFault(f"not JSON: {answer[:200].decode(errors='replace')!r}") from None
 
 
 def _read(answer: bytes) -> Completion:

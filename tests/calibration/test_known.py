@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from scipy.stats import chisquare
 
@@ -99,7 +101,7 @@ def test_the_token_that_decides_carries_the_change(
     points = [known.at(before, ids[:kept]) for kept in range(len(ids) + 1)]
     path = [found.resist for found in points if found is not None]
     assert len(path) == len(ids) + 1
-    steps = [after - at for at, after in zip(path, path[1:], strict=False)]
+    steps = [after - at for at, after in itertools.pairwise(path)]
     assert path[-1] == resists
     assert abs(steps[0]) >= 0.95 * sum(abs(step) for step in steps)
 
