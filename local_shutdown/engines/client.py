@@ -186,7 +186,7 @@ class ChatClient:
         if len(raw) > conversation_limit(request.max_tokens):
             raise ContextOverflow(f"the conversation has grown to {len(raw) >> 20} MiB")
         limit = answer_limit(request.max_tokens)
-        return await self._tried("/chat/completions", raw, headers, limit, _read)
+        return await self._tried("/chat/completions", raw, headers, limit, read_completion)
 
     async def ask(
         self,
@@ -397,7 +397,7 @@ def _json(answer: bytes) -> Any:
         raise EngineFault(f"not JSON: {answer[:200].decode(errors='replace')!r}") from None
 
 
-def _read(answer: bytes) -> Completion:
+def read_completion(answer: bytes) -> Completion:
     """Raises EngineFault on anything that is not a chat completion."""
     # Each call says it twice at most. Before it is decoded: a call takes ten times as much then.
     said = answer.count(b'"function"')

@@ -31,6 +31,7 @@ class Options:
         concurrency: episodes meant to be in flight; None asks the server's capacity.
         request_timeout_s: for an answer, without a sign of life of the server.
         sampled: the sampling fields that requests will set, for example `top_p`.
+        continues: answers are to be continued from their tokens, see `continuation`.
     """
 
     gpus: int | None = None
@@ -41,6 +42,7 @@ class Options:
     concurrency: int | None = None
     request_timeout_s: float = REQUEST_TIMEOUT_S
     sampled: tuple[str, ...] = ()
+    continues: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,9 +158,11 @@ class ManagedClient(ChatClient):
     def _sign_of_life(self) -> float:
         return max(super()._sign_of_life(), self._series.moved_at)
 
-    async def _post(self, raw: bytes, headers: Mapping[str, str] | None, limit: int) -> bytes:
+    async def _post(
+        self, path: str, raw: bytes, headers: Mapping[str, str] | None, limit: int
+    ) -> bytes:
         self.base_url = self._server.base_url
-        return await super()._post(raw, headers, limit)
+        return await super()._post(path, raw, headers, limit)
 
     async def _lost(self) -> bool:
         """A request may be sent again as it is, to the same server or to its successor; only when

@@ -38,36 +38,11 @@ from local_shutdown.engines.transformers_model import (
     Sampling,
     load,
 )
+from local_shutdown.engines.transformers_requests import as_error, as_json, check_fields, room
+from local_shutdown.engines.transformers_tokens import add_routes
 
 log = logging.getLogger("local_shutdown.transformers_server")
 
-# Fields of a request that are read, and those taken only at the value that changes nothing.
-_READ = frozenset(
-    {
-        "model",
-        "messages",
-        "tools",
-        "tool_choice",
-        "max_tokens",
-        "max_completion_tokens",
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "chat_template_kwargs",
-        "reasoning_effort",
-    }
-)
-_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "stream": (False,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "repetition_penalty": (1,),
-    "logprobs": (False,),
-    "parallel_tool_calls": (True,),
-}
-_LABELS = frozenset({"user", "metadata"})
 _PROMPT_END_TOKENS = 128
 _WATCH_S = 0.5
 _EXIT_GRACE_S = 1.0
@@ -75,11 +50,18 @@ _EXIT_GRACE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was generated: tokens without the one that ended them, and why it ended."""
+    """What was generated: tokens without the one that ended them, and why it ended.
+
+    Attributes:
+        generated: tokens, the end included.
+        ended: by the model itself.
+        end: the token that ended them; none where the limit did.
+    """
 
     ids: Sequence[int]
     generated: int
     ended: bool
+    end: tuple[int, ...] = ()
 
 
 class Engine:
@@ -115,7 +97,7 @@ class Engine:
             ids = self.tokenizer.apply_chat_template(
                 prepared,
                 tools=self.tools(body),
-                add_generation_prompt=True,
+                add_generation_prompt=body.get("add_generation_prompt", True),
                 tokenize=True,
                 return_dict=False,
                 **kwargs,
@@ -141,6 +123,18 @@ class Engine:
                 f"start with --tool-call-parser, one of {', '.join(response_templates.BY_PARSER)}"
             )
         return tools
+
+    def read(
+        self, ids: Sequence[int], prompt: Sequence[int], body: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """An answer as a message, its calls with ids."""
+        prompt_end = self.tokenizer.decode(prompt[-_PROMPT_END_TOKENS:])
+        message = response_templates.read_answer(
+            self.tokenizer, ids, self.template, prompt_end, self.tools(body)
+        )
+        for call in message.get("tool_calls", ()):
+            call["id"] = f"call_{secrets.token_hex(6)}"
+        return message
 
     async def generate(
         self, ids: list[int], max_tokens: int, sampling: Mapping[str, Any]
@@ -178,7 +172,8 @@ class Engine:
             raise Refused(f"generation failed: {output.error}", 500 if self.alive else 503)
         tokens = output.generated_tokens
         ended = bool(tokens) and tokens[-1] in self.eos
-        return Answer(tokens[:-1] if ended else tokens, len(tokens), ended)
+        kept, end = (tokens[:-1], tokens[-1:]) if ended else (tokens, ())
+        return Answer(kept, len(tokens), ended, tuple(end))
 
 
 async def chat(request: web.Request) -> web.Response:
@@ -186,25 +181,19 @@ async def chat(request: web.Request) -> web.Response:
     engine: Engine = request.app[ENGINE]
     try:
         body = orjson.loads(await request.read())
-        check_fields(body, engine)
+        check_fields(body, engine.name)
         sampling = engine.sampling.arguments(body)
         ids = engine.prompt(body)
         max_tokens = room(body, len(ids), engine.max_model_len)
         answer = await engine.generate(ids, max_tokens, sampling)
     except orjson.JSONDecodeError as wrong:
-        return _error(400, f"the body is not JSON: {wrong}")
+        return as_error(400, f"the body is not JSON: {wrong}")
     except Refused as refused:
-        return _error(refused.status, str(refused))
-    tools = engine.tools(body)
-    prompt_end = engine.tokenizer.decode(ids[-_PROMPT_END_TOKENS:])
-    message = response_templates.read_answer(
-        engine.tokenizer, answer.ids, engine.template, prompt_end, tools
-    )
-    for call in message.get("tool_calls", ()):
-        call["id"] = f"call_{secrets.token_hex(6)}"
+        return as_error(refused.status, str(refused))
+    message = engine.read(answer.ids, ids, body)
     finish = "tool_calls" if message.get("tool_calls") else "stop"
     usage = {"prompt_tokens": len(ids), "completion_tokens": answer.generated}
-    return _json(
+    return as_json(
         {
             "id": "chatcmpl-local",
             "object": "chat.completion",
@@ -221,35 +210,6 @@ async def chat(request: web.Request) -> web.Response:
     )
 
 
-def check_fields(body: Any, engine: Engine) -> None:
-    """Raises Refused for a field that would have to be ignored."""
-    if not isinstance(body, dict):
-        raise Refused("the body must be a JSON object")
-    if body.get("model") not in (None, engine.name):
-        raise Refused(f"this server serves {engine.name!r}, not {body['model']!r}", 404)
-    for name, value in body.items():
-        if name in _READ or name in _LABELS or value is None:
-            continue
-        if name not in _NEUTRAL:
-            raise Refused(f"{name} is not supported by this server")
-        if value not in _NEUTRAL[name]:
-            raise Refused(f"{name}={value!r} is not supported by this server")
-
-
-def room(body: Mapping[str, Any], prompt_tokens: int, max_model_len: int) -> int:
-    """Tokens the answer may have. Raises Refused when the prompt leaves none."""
-    left = max_model_len - prompt_tokens
-    if left < 1:
-        raise Refused(
-            f"This model's maximum context length is {max_model_len} tokens, but the prompt has "
-            f"{prompt_tokens} tokens."
-        )
-    wanted = body.get("max_completion_tokens") or body.get("max_tokens") or left
-    if not isinstance(wanted, int) or wanted < 1:
-        raise Refused(f"max_tokens must be a whole number above 0, got {wanted!r}")
-    return min(wanted, left)
-
-
 async def models(request: web.Request) -> web.Response:
     """GET /v1/models"""
     engine: Engine = request.app[ENGINE]
@@ -261,7 +221,7 @@ async def models(request: web.Request) -> web.Response:
         "sampling": engine.sampling.as_dict(),
         "generation_config_not_applied": list(engine.sampling.not_applied),
     }
-    return _json({"object": "list", "data": [card]})
+    return as_json({"object": "list", "data": [card]})
 
 
 async def health(request: web.Request) -> web.Response:
@@ -278,18 +238,9 @@ async def _authorize(request: web.Request, handler: Any) -> web.StreamResponse:
         and request.path != "/health"
         and request.headers.get("Authorization") != f"Bearer {key}"
     ):
-        return _error(401, "wrong or missing API key")
+        return as_error(401, "wrong or missing API key")
     response: web.StreamResponse = await handler(request)
     return response
-
-
-def _json(value: Any, status: int = 200) -> web.Response:
-    return web.Response(body=orjson.dumps(value), status=status, content_type="application/json")
-
-
-def _error(status: int, message: str) -> web.Response:
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    return _json({"error": {"message": message, "type": kind, "code": status}}, status)
 
 
 ENGINE = web.AppKey("engine", Engine)
@@ -303,6 +254,7 @@ def application(engine: Engine, api_key: str = "") -> web.Application:
     app[API_KEY] = api_key
     app.router.add_post("/v1/chat/completions", chat)
     app.router.add_get("/v1/models", models)
+    add_routes(app, engine)
     app.router.add_get("/health", health)
     return app
 

@@ -30,6 +30,8 @@ SERVER_ENV: Mapping[str, str] = {
     "VLLM_ENFORCE_STRICT_TOOL_CALLING": "0",
     "VLLM_ENGINE_READY_TIMEOUT_S": f"{START_TIMEOUT_S:.0f}",
 }
+# Opens the routes by tokens, see `continuation`.
+TOKENS_FLAG = ("--enable-scale-out",)
 
 
 class Vllm(Served):
@@ -126,7 +128,7 @@ def _planned(spec: ModelSpec, cards: Sequence[Gpu], options: Options) -> Plan:
             cards,
             concurrency=options.concurrency or MOST_IN_FLIGHT,
             max_model_len=options.max_model_len,
-            engine_args=options.engine_args,
+            engine_args=(*options.engine_args, *(TOKENS_FLAG if options.continues else ())),
             ram_gib=memory.ram_gib(),
             free_ram_gib=memory.free_ram_gib(),
         )
