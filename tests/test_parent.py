@@ -63,9 +63,11 @@ def test_the_label_tells_points_apart() -> None:
 
 def test_the_label_keeps_the_factor_of_the_run() -> None:
     label = PARENT.label("effort=high")
-    assert is_branched(label) and plain_factor(label) == "effort=high"
+    assert is_branched(label)
+    assert plain_factor(label) == "effort=high"
     assert plain_factor(PARENT.label()) is None
-    assert not is_branched("effort=high") and plain_factor("effort=high") == "effort=high"
+    assert not is_branched("effort=high")
+    assert plain_factor("effort=high") == "effort=high"
 
 
 def test_an_equal_parent_makes_an_equal_episode() -> None:
