@@ -51,15 +51,17 @@ class Parent(BaseModel):
             kept = f"+{self.tokens}t"
         return f"{self.episode}@{self.message}{kept}"
 
-    def label(self, factor: str | None = None) -> str:
+    def label(self, factor: str | None = None, *, model: str = "") -> str:
         """What the cell of this point is called beside its model and condition. It holds all that
         tells two points apart, so that nothing pools them.
 
         Args:
             factor: what the parent's run varied, for example `effort=high`.
+            model: as episodes name it; ids begin with it, and it stands beside the label anyway.
         """
         edited = f"+{self.edit[:8]}" if self.edit else ""
-        own = f"{_FROM}{self.point}{edited}#{self.run[:8]}"
+        named = self.point.removeprefix(f"{model}{f'@{factor}' if factor else ''}/")
+        own = f"{_FROM}{named}{edited}#{self.run[:8]}"
         return f"{factor},{own}" if factor else own
 
 

@@ -13,6 +13,7 @@ from local_shutdown.terminal import clean, echo, show_traceback
 
 _LAZY = {
     "run": "run",
+    "branch": "branch",
     "list": "runs",
     "import": "data",
     "export": "data",
