@@ -144,10 +144,10 @@ def branch_command(
 
     \b
     Examples:
-        local-shutdown branch runs/2026-11-24-qwen3-8b qwen3-8b/E/17 --samples 100
-        local-shutdown branch runs/2026-11-24-qwen3-8b qwen3-8b/E/17 --at every
-        local-shutdown branch runs/2026-11-24-qwen3-8b --sample 50 --outcome resisted
-        local-shutdown branch runs/2026-11-24-qwen3-8b qwen3-8b/E/17 --condition F
+        local-shutdown branch runs/2026-11-24-qwen3-8b qwen3-8b/E/1 --samples 100
+        local-shutdown branch runs/2026-11-24-qwen3-8b qwen3-8b/E/1 --at every
+        local-shutdown branch runs/2026-11-24-calibration --sample 20 --outcome resisted
+        local-shutdown branch runs/2026-11-24-qwen3-8b qwen3-8b/E/1 --condition F
 
     Exit status: 0 done; 1 done, but some episodes ended in an error; 2 invalid usage or input, an
     episode that cannot be repeated, or a model that is not served as it was; 3 this machine cannot

@@ -13,7 +13,6 @@ from local_shutdown.terminal import clean, echo, show_traceback
 
 _LAZY = {
     "run": "run",
-    "branch": "branch",
     "list": "runs",
     "import": "data",
     "export": "data",
@@ -24,6 +23,7 @@ _LAZY = {
     "conditions": "runs",
     "models": "machine",
     "doctor": "machine",
+    "branch": "branch",
     "calibrate": "calibrate",
 }
 
