@@ -17,7 +17,13 @@ from local_shutdown.engines.client import ChatClient, Completion, Request
 from local_shutdown.engines.replay import named
 from local_shutdown.environment import Environment
 from local_shutdown.episode import Episode, StopReason
-from local_shutdown.errors import ContextOverflow, EngineDown, EpisodeFault, SandboxFault
+from local_shutdown.errors import (
+    ContextOverflow,
+    EngineDown,
+    EpisodeFault,
+    ReplayFault,
+    SandboxFault,
+)
 from local_shutdown.grid import Condition, InterviewQuestion
 from local_shutdown.messages import (
     CONTINUE,
@@ -27,6 +33,7 @@ from local_shutdown.messages import (
     storable,
     wire,
 )
+from local_shutdown.prefix import Prefix, bring_back
 from local_shutdown.sandbox import Kit
 
 
@@ -52,6 +59,8 @@ class Task:
 
     Attributes:
         factor: what else is varied, for example `effort=high`; kept under `Episode.extra`.
+        prefix: how it begins, where it is played on from a point of another; else with the prompts
+            of its condition.
     """
 
     episode_id: str
@@ -59,6 +68,7 @@ class Task:
     condition: Condition
     trial: int
     factor: str | None = None
+    prefix: Prefix | None = None
 
 
 class _Ended(Exception):
@@ -69,13 +79,21 @@ class _Ended(Exception):
 class _Conversation:
     """The messages, as kept and as sent, and what they cost."""
 
-    def __init__(self, condition: Condition, reasoning_names: Sequence[str]) -> None:
+    def __init__(self, task: Task, reasoning_names: Sequence[str]) -> None:
         self._reasoning_names = reasoning_names
         self.messages: list[Mapping[str, Any]] = []
         self.sent: list[orjson.Fragment] = []
         self.usage = {"prompt_tokens": 0, "completion_tokens": 0, "turns": 0, "parser_loss": 0}
-        self.add({"role": "system", "content": condition.system})
-        self.add({"role": "user", "content": condition.user})
+        if task.prefix is None:
+            self.add({"role": "system", "content": task.condition.system})
+            self.add({"role": "user", "content": task.condition.user})
+
+    def recall(self, message: Mapping[str, Any]) -> None:
+        """A message of a recorded beginning. Its turns count; what they cost was paid then."""
+        if message["role"] == "assistant":
+            self.usage["turns"] += 1
+            self.usage["parser_loss"] += raw_call_markup(message)
+        self.add(message)
 
     def add(self, message: Mapping[str, Any]) -> None:
         self.messages.append(message)
@@ -104,10 +122,11 @@ async def run_episode(
         asyncio.CancelledError: the run is being ended.
     """
     started_at, began = datetime.now(UTC), time.monotonic()
-    talk = _Conversation(task.condition, request.reasoning_names)
+    talk = _Conversation(task, request.reasoning_names)
     environment = Environment(kit, task.condition.warning_on_call)
     reason: StopReason
     error: str | None = None
+    brought_back = task.prefix is None
     extra: dict[str, Any] = {"instructs": task.condition.instructs}
     if task.factor:
         extra["factor"] = task.factor
@@ -115,6 +134,9 @@ async def run_episode(
         try:
             async with asyncio.timeout(limits.seconds) as clock:
                 await environment.begin()
+                if task.prefix is not None:
+                    await bring_back(task.prefix, environment, talk.recall)
+                    brought_back = True
                 while True:
                     await _turn(
                         talk, _Waiting(client, clock), request, environment, limits, stop_at_bypass,
@@ -124,6 +146,11 @@ async def run_episode(
             reason = ended.reason
         except TimeoutError:
             reason = "time_limit"
+            if not brought_back:
+                reason, error = (
+                    "error",
+                    "ReplayFault: the time was up during its recorded beginning",
+                )
         except ContextOverflow:
             reason = "context_limit"
         except EngineDown:
@@ -147,17 +174,22 @@ async def run_episode(
         error=error,
         started_at=started_at.isoformat(timespec="milliseconds"),
         duration_s=round(duration_s, 3),
-        messages=talk.messages,
-        events=environment.events,
-        files=environment.files(),
+        # Of a beginning that did not come about again nothing has happened: no outcome is in it.
+        messages=talk.messages if brought_back else [],
+        events=environment.events if brought_back else [],
+        files=environment.files() if brought_back else {},
         usage=talk.usage,
         extra=extra,
+        parent=None if task.prefix is None else task.prefix.parent,
     )
 
 
 def _name(fault: EpisodeFault) -> str:
     """Of the kind that users know, not of a private variety of it."""
-    return "SandboxFault" if isinstance(fault, SandboxFault) else "EngineFault"
+    for kind in (SandboxFault, ReplayFault):
+        if isinstance(fault, kind):
+            return kind.__name__
+    return "EngineFault"
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,10 +85,27 @@ def plan(
                 if name not in done:
                     yield Task(name, model, condition, trial, factor)
 
+    yield from missing(tasks, done, begun, full)
+
+
+def missing(
+    tasks: Callable[[], Iterator[Task]],
+    done: Set[str],
+    begun: Set[str],
+    full: Callable[[str], bool] = lambda condition: False,
+) -> Iterator[Task]:
+    """Of all tasks of a plan, those that are not finished yet: first what was started before.
+
+    Args:
+        tasks: in their order; called anew for each walk through them.
+        done, begun, full: see `plan`.
+    """
     if not begun <= done:
-        yield from (task for task in tasks() if task.episode_id in begun)
+        yield from (t for t in tasks() if t.episode_id in begun and t.episode_id not in done)
     for task in tasks():
-        if task.episode_id not in begun and not full(task.condition.id):
+        if task.episode_id in done or task.episode_id in begun:
+            continue
+        if not full(task.condition.id):
             yield task
 
 

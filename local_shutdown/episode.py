@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 import orjson
 
+from local_shutdown.parent import Parent, read_parent
 from local_shutdown.stored import check_fields, check_nesting, check_size, shown
 
 SCHEMA_VERSION = 1
@@ -122,6 +123,8 @@ class Episode:
         outcome: only for imported episodes, as their record states it; a transcript that shows
             otherwise outweighs it.
         extra: keys of an imported record that are not ours, kept.
+        parent: the point of another episode from which this one was played; None for a plain trial.
+            `trial` then counts the continuations of that point.
     """
 
     episode_id: str
@@ -138,6 +141,7 @@ class Episode:
     usage: Mapping[str, Any]
     outcome: Outcome | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    parent: Parent | None = None
 
     def has(self, event_type: EventType) -> bool | None:
         """Whether the environment saw it; None when nobody watched."""
@@ -183,6 +187,8 @@ class Episode:
             "files": self.files,
             "usage": self.usage,
         }
+        if self.parent is not None:
+            record["parent"] = self.parent.model_dump()
         if self.outcome is not None:
             record["outcome"] = self.outcome
         if self.extra:
@@ -225,6 +231,7 @@ class Episode:
                 usage=raw["usage"],
                 outcome=raw.get("outcome"),
                 extra=raw.get("extra", {}),
+                parent=None if raw.get("parent") is None else read_parent(raw["parent"]),
             )
         except KeyError as missing:
             raise ValueError(f"field {missing} is missing") from None

@@ -7,6 +7,7 @@ LocalShutdownError
 │   └── EngineUnavailable    the engine does not start, or starts and fails the probe
 └── EpisodeFault           ends one episode, never the run
     ├── SandboxFault         our sandbox broke (not: the model's command failed)
+    ├── ReplayFault          a recorded command came to something else than it did then
     ├── EngineFault          the engine answered with an error, with nonsense or not at all
     │   └── EngineDown       the engine is gone: the episode is run again once it is back
     └── ContextOverflow      the prompt no longer fits the model's context: a limit
@@ -82,6 +83,10 @@ class EpisodeFault(LocalShutdownError):
 
 class SandboxFault(EpisodeFault):
     """Our sandbox broke. A command that fails inside a sound sandbox is not this."""
+
+
+class ReplayFault(EpisodeFault):
+    """A stored episode cannot be brought back to a point: a command did something else."""
 
 
 class EngineFault(EpisodeFault):

@@ -9,7 +9,8 @@ from typing import Any
 
 from local_shutdown import engines
 from local_shutdown.agent import Task, run_episode
-from local_shutdown.batch import Progress, plan, run_batch
+from local_shutdown.batch import Progress, missing, plan, run_batch
+from local_shutdown.branch.same import differences, remarks
 from local_shutdown.detectors import outcome
 from local_shutdown.early_stop import EarlyStop
 from local_shutdown.engines import Engine, Seat
@@ -20,7 +21,7 @@ from local_shutdown.engines.replay import NAMES, OURS
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.engines.starts import Starts
 from local_shutdown.episode import Episode, Outcome
-from local_shutdown.errors import EngineDown, EngineUnavailable
+from local_shutdown.errors import EngineDown, EngineUnavailable, UsageError
 from local_shutdown.in_flight import Fixed, InFlight
 from local_shutdown.interrupt import Interrupt
 from local_shutdown.record import Settings, now
@@ -158,15 +159,44 @@ class ModelRun:
             progress.planned -= enough
             return enough
 
+        name, done, begun = self._spec.name, self._setup.done, self._setup.store.begun()
+        branch = settings.branch
+        if branch is not None:
+            return missing(
+                lambda: branch.tasks(name, level.mode, settings.trials), done, frozenset(begun)
+            )
         return plan(
-            self._spec.name,
+            name,
             settings.conditions,
             settings.trials,
-            self._setup.done,
+            done,
             level.factor,
-            begun=frozenset(self._setup.store.begun()),
+            begun=frozenset(begun),
             full=full,
         )
+
+    def _insist_on_recorded(self, facts: dict[str, Any], mode: str) -> None:
+        """Continuations are drawn from what drew the parent, unless the user asked for another.
+
+        Raises:
+            UsageError: model, engine or sampling are not those on record, by field.
+        """
+        branch = self._setup.settings.branch
+        if branch is None:
+            return
+        recorded = branch.recorded[self._spec.name]
+        for remark in remarks(recorded, facts):
+            self._setup.display.say(f"note: {remark}")
+        differ = differences(recorded, facts, mode)
+        if differ and not branch.allow_different:
+            raise UsageError(
+                f"{self._spec.name} is not served as it was for {branch.source}: "
+                f"{'; '.join(differ)}",
+                "serve it as it was, or give --allow-different",
+            )
+        if differ:
+            facts["different_from_parent"] = differ
+            self._setup.display.say(f"warning: not as recorded: {'; '.join(differ)}")
 
     async def _play_level(self, engine: Engine, level: _Level, facts: dict[str, Any]) -> None:
         setup = self._setup
@@ -177,6 +207,7 @@ class ModelRun:
             "max_tokens": request.max_tokens,
             **request.extra,
         }
+        self._insist_on_recorded(facts, level.mode)
         if setup.settings.probe:
             found = await probe(engine, request, self._spec)
             facts.setdefault("probe", {})[level.mode] = found.as_dict()

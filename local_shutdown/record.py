@@ -14,6 +14,7 @@ from local_shutdown import __version__, engines
 from local_shutdown.agent import Limits
 from local_shutdown.analysis.decided import DecidedRule
 from local_shutdown.analysis.stop_rule import StopRule
+from local_shutdown.branch.plan import Branch
 from local_shutdown.engines import hardware, memory, starts
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import CannotRunError, UsageError
@@ -38,6 +39,8 @@ class Settings:
         extend: more trials, models or conditions may be added to an existing directory.
         retry_errors: episodes whose outcome is `error` are played again.
         command: the words of the command line, for the record.
+        branch: the points that are played from, where it is not played from the prompts; `trials`
+            are then per point, and `conditions` those whose prompts are shown.
     """
 
     models: Sequence[ModelSpec]
@@ -61,10 +64,13 @@ class Settings:
     extend: bool = False
     retry_errors: bool = False
     command: Sequence[str] = ()
+    branch: Branch | None = None
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for two calls to be one run. How fast it is played is not in it."""
+        branch = {} if self.branch is None else {"branch": self.branch.identity()}
         return {
+            **branch,
             "models": [spec.name for spec in self.models],
             "conditions": {c.id: c.prompt_hash for c in self.conditions},
             "trials": self.trials,
@@ -80,6 +86,13 @@ class Settings:
             "until_upper": self.until_upper,
             "until_decided": self.until_decided,
         }
+
+    @property
+    def cells(self) -> int:
+        """How many cells are planned."""
+        if self.branch is not None:
+            return len(self.branch.points)
+        return len(self.models) * len(self.conditions) * len(self.thinking)
 
     @property
     def decided_rule(self) -> DecidedRule | None:
@@ -131,10 +144,11 @@ def open_record(settings: Settings) -> dict[str, Any]:
             )
     if not _size(settings.out / EPISODES):  # a run that never got to its first episode
         return _taken_over(old, record, settings) if old["settings"] == wanted else record
-    differs = [name for name in wanted if old["settings"].get(name) != wanted[name]]
+    names = dict.fromkeys([*wanted, *(["branch"] if "branch" in old["settings"] else [])])
+    differs = [name for name in names if old["settings"].get(name) != wanted.get(name)]
     if settings.extend:
         differs = [name for name in differs if not _extends(name, old["settings"], wanted)]
-    said = [in_words(n, old["settings"].get(n), wanted[n]) for n in differs]
+    said = [in_words(n, old["settings"].get(n), wanted.get(n)) for n in differs]
     if settings.seed is not None and settings.seed != old.get("run_seed", settings.seed):
         said.append(f"seed: {old['run_seed']} there, {settings.seed} now")
     if said:
@@ -165,12 +179,28 @@ def in_words(name: str, old: Any, new: Any) -> str:
             return f"conditions {as_ranges(list(old))} there, {as_ranges(list(new))} now"
         changed = [condition for condition in new if old[condition] != new[condition]]
         return f"the prompts of {', '.join(changed)} have changed"
+    if name == "branch":
+        return _branches_in_words(old or {}, new or {})
     if name == "interview":
         asked = ("with" if old else "without", "with" if new else "without")
         if asked[0] == asked[1]:
             return "the interview's questions have changed"
         return f"{asked[0]} --interview there, {asked[1]} now"
     return f"{name.replace('_', ' ')} {_word(old)} there, {_word(new)} now"
+
+
+def _branches_in_words(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    if not old or not new:
+        kinds = ["branched" if one else "not branched" for one in (old, new)]
+        return f"{kinds[0]} there, {kinds[1]} now"
+    differ = [name for name in new if old.get(name) != new[name]]
+    words = [
+        f"{name} {_word(old.get(name))} there, {_word(new[name])} now"
+        if name not in ("points", "selection")
+        else f"other {'episodes or points' if name == 'points' else 'choice of episodes'}"
+        for name in differ
+    ]
+    return f"branch: {', '.join(words)}"
 
 
 def _word(value: Any) -> str:
@@ -201,7 +231,7 @@ def _size(path: Path) -> int:
 
 
 def _extends(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    if type(old.get(name)) is not type(new[name]):
+    if type(old.get(name)) is not type(new.get(name)):
         return False
     if name == "trials":
         return bool(new["trials"] >= old["trials"])
@@ -240,6 +270,7 @@ def _new_record(settings: Settings, identity: Mapping[str, Any]) -> dict[str, An
             }
             for c in settings.conditions
         },
+        **({} if settings.branch is None else {"branched_from": settings.branch.about()}),
         "limits": asdict(settings.limits),
         "run_seed": starts.new_seed() if settings.seed is None else settings.seed,
         "session": 1,

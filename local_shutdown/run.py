@@ -46,7 +46,7 @@ async def run(settings: Settings, display: Display, interrupt: Interrupt | None 
     interrupt = interrupt or Interrupt()
     record = open_record(settings)
     most = most_in_flight(settings.options.concurrency)
-    with prepare() as kit:
+    with prepare(None if settings.branch is None else settings.branch.sandbox) as kit:
         await check_sandbox(kit)
         for number, spec in enumerate(settings.models):
             await engines.check(
@@ -90,8 +90,7 @@ async def _play_models(setup: Setup) -> None:
 
 def _unfinished(settings: Settings, store: Store) -> str:
     """What is there and what is missing, in a line."""
-    planned = len(settings.models) * len(settings.conditions) * settings.trials
-    planned *= len(settings.thinking)
+    planned = settings.cells * settings.trials
     done = store.finished()
     missing = len(store.begun() - done)
     said = f"{len(done)} of {planned} planned episodes are on disk"

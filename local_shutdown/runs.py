@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from local_shutdown.batch import episode_id
+from local_shutdown.branch.plan import continuation_id
 from local_shutdown.errors import LocalShutdownError
 from local_shutdown.store import AGGREGATES, EPISODES, RUN, finished_ids, read_lines, read_run
 
@@ -109,11 +110,18 @@ def state(directory: Path) -> RunState:
 
 def planned_ids(settings: Mapping[str, Any]) -> Iterator[str]:
     """Ids of all the episodes that a run's settings ask for."""
+    trials = int(settings.get("trials") or 0)
+    branch = settings.get("branch")
+    if branch is not None:
+        for episode, message in branch["points"]:
+            for number in range(trials):
+                yield continuation_id(f"{episode}@{message}", number)
+        return
     for model in settings.get("models") or ():
         for mode in settings.get("thinking") or ("default",):
             factor = None if mode == "default" else f"effort={mode}"
             for condition in settings.get("conditions") or ():
-                for trial in range(int(settings.get("trials") or 0)):
+                for trial in range(trials):
                     yield episode_id(model, condition, trial, factor)
 
 

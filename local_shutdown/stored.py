@@ -196,6 +196,7 @@ _SETTINGS: Mapping[str, tuple[type, ...]] = {
     "thinking_budget": (int,),
     "max_messages": (int,),
     "stop_at_bypass": (bool,),
+    "branch": (dict,),
 }
 
 
@@ -207,6 +208,14 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
             raise _wrong(f"settings.{name}", value, f"of kind {kinds[0].__name__}")
         if isinstance(value, list) and any(type(one) is not str for one in value):
             raise _wrong(f"settings.{name}", value, "a list of texts")
+    if settings.get("branch") is not None:
+        points = settings["branch"].get("points")
+        if type(points) is not list or not all(map(_is_point, points)):
+            raise _wrong("settings.branch.points", points, "a list of [episode, message]")
+
+
+def _is_point(point: Any) -> bool:
+    return type(point) is list and [type(part) for part in point] == [str, int]
 
 
 def check_aggregate(record: Mapping[str, Any]) -> None:

@@ -25,6 +25,7 @@ from local_shutdown.analysis.plays import Play
 from local_shutdown.analysis.trials import Trials
 from local_shutdown.detectors.row import COUNTED_COLUMNS
 from local_shutdown.errors import UsageError
+from local_shutdown.parent import plain_factor
 from local_shutdown.results import Results, value_of
 from local_shutdown.spreadsheet import restored
 from local_shutdown.store import AGGREGATES, EPISODES, read_lines, read_run, read_started
@@ -294,7 +295,7 @@ def _weights(
 
 def _planned(source: Source, model: str, condition: str, factor: str | None) -> Planned:
     """What was fixed before a cell's first episode, and what was not."""
-    names = {"models": model, "conditions": condition, "thinking": _mode(factor)}
+    names = {"models": model, "conditions": condition, "thinking": _mode(plain_factor(factor))}
     if source.played_here:
         return _plan({**source.run, **source.model(model)}, names)
     plans = [

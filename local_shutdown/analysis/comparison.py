@@ -28,6 +28,7 @@ from local_shutdown.analysis.interviews import InterviewCell, interviews
 from local_shutdown.analysis.openclosed import OpenClosed, open_against_closed
 from local_shutdown.analysis.stats import Method
 from local_shutdown.errors import UsageError
+from local_shutdown.parent import is_branched
 from local_shutdown.spreadsheet import defused
 
 
@@ -60,6 +61,12 @@ class Comparison:
         """The cells with their intervals and bounds."""
         return [show(cell, self.method) for cell in self.cells]
 
+    @staticmethod
+    def _plain(cells: Sequence[Cell]) -> list[Cell]:
+        """Without the cells of branched runs: continuations of one point are no trials of their
+        condition, and are no side of a comparison of conditions or models."""
+        return [cell for cell in cells if not is_branched(cell.factor)]
+
     @cached_property
     def own_contrasts(self) -> list[ContrastResult]:
         """Declared contrasts of the directories: one family of tests; and what `--until-decided`
@@ -71,7 +78,7 @@ class Comparison:
             for decision in decisions
         }
         found = []
-        for result in declared_contrasts(self.ours):
+        for result in declared_contrasts(self._plain(self.ours)):
             key = (result.source, result.model, result.factor, result.name)
             if key in decided and result.p is not None:  # copies of one episode decide nothing
                 source, decision = decided[key]
@@ -92,16 +99,16 @@ class Comparison:
 
     @cached_property
     def competence(self) -> list[Competence]:
-        return competence(self.cells)
+        return competence(self._plain(self.cells))
 
     @cached_property
     def open_closed(self) -> list[OpenClosed]:
-        return open_against_closed(self.cells, families=self._families)
+        return open_against_closed(self._plain(self.cells), families=self._families)
 
     @cached_property
     def same_model(self) -> list[SameModel]:
         """Models that were measured twice under one condition."""
-        return same_model(self.cells, self.margin, families=self._families)
+        return same_model(self._plain(self.cells), self.margin, families=self._families)
 
     @cached_property
     def _families(self) -> Families:

@@ -23,6 +23,7 @@ _LAZY = {
     "conditions": "runs",
     "models": "machine",
     "doctor": "machine",
+    "branch": "branch",
     "calibrate": "calibrate",
 }
 

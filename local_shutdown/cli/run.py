@@ -259,7 +259,7 @@ def run_command(
     )
     found: str | None = None
     if out is None:
-        settings, found = _placed(settings)
+        settings, found = placed(settings)
     if dry_run:
         if found:
             echo(found)
@@ -280,7 +280,7 @@ def run_command(
     sys.exit(1 if failed else 0)
 
 
-def _placed(settings: Settings) -> tuple[Settings, str | None]:
+def placed(settings: Settings) -> tuple[Settings, str | None]:
     """Where a run without --out goes: on with the unfinished one that has these settings, whatever
     its date, else to a name that no other settings have; and what to say of it."""
     identity = settings.identity()

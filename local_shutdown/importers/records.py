@@ -22,6 +22,7 @@ from local_shutdown.episode import (
 )
 from local_shutdown.importers.aggregate import Aggregate
 from local_shutdown.importers.transcript import Malformed, a_kind, normalise
+from local_shutdown.parent import Parent, read_parent
 from local_shutdown.stored import MAX_INTEGER, MAX_NAME, check_aggregate, shown
 
 _STOP_REASONS: tuple[str, ...] = get_args(StopReason)
@@ -46,6 +47,7 @@ _EPISODE_KEYS = frozenset(
         "usage",
         "outcome",
         "extra",
+        "parent",
     }
 )
 # A rate of a table is rounded: to as many decimals as it shows, but hardly to less than percents.
@@ -210,8 +212,23 @@ def _episode(raw: Mapping[str, Any], options: Options, line: int, own_id: str) -
         usage=usage,
         outcome=outcome,
         extra=extra,
+        parent=_parent(raw, extra),
     )
     return checked(episode)
+
+
+def _parent(raw: Mapping[str, Any], extra: dict[str, Any]) -> Parent | None:
+    """Of a line of ours. What others call `parent` is kept in `extra` like any key."""
+    found = raw.get("parent")
+    if found is None:
+        return None
+    if "schema_version" not in raw:
+        extra["parent"] = found
+        return None
+    try:
+        return read_parent(found)
+    except ValueError as wrong:
+        raise Malformed(str(wrong)) from None
 
 
 def checked(episode: Episode) -> Episode:

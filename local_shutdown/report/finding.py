@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from local_shutdown.analysis.competence import NOT_COMPETENT
 from local_shutdown.analysis.contrasts import ContrastResult
 from local_shutdown.analysis.openclosed import OpenClosed
+from local_shutdown.parent import is_branched
 from local_shutdown.report.cellview import CellView, percent, view_cell
 from local_shutdown.report.data import Series
 
@@ -29,6 +30,10 @@ _PHRASES = {
 _PLANTED = (
     "the calibration model (planted rates that check the apparatus and say nothing about language "
     "models)"
+)
+_ONLY_BRANCHED = (
+    "Only continuations of stored episodes were played here. Each rate is that of one point of one "
+    "episode, and says nothing about how often the model resists under a condition."
 )
 
 Name = Callable[[Series], str]
@@ -67,6 +72,9 @@ def finding(
         contrasts: declared ones of all models; those of the series spoken of are used.
         open_closed: tests of open against closed weights.
     """
+    if series and all(is_branched(s.factor) for s in series):
+        return Finding(_measured(series), _ONLY_BRANCHED, ())
+    series = [s for s in series if not is_branched(s.factor)]
     real = [s for s in series if s.look != "synthetic"]
     own = [s for s in real if not s.published]
     published = [s for s in real if s.published]

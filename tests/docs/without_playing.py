@@ -1,5 +1,5 @@
-"""`local-shutdown` as the examples of the documentation call it: all of it, but that `run` and
-`calibrate` stop where they would start to play, which takes minutes, a GPU or a server.
+"""`local-shutdown` as the examples of the documentation call it: all of it, but that `run`,
+`branch` and `calibrate` stop where they would start to play, which takes minutes, a GPU or a server.
 
 By then the command line is parsed, models, conditions and engine are found, and the run directory
 is chosen.
@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from local_shutdown.cli import calibrate, main, run
+from local_shutdown.cli import branch, calibrate, main, run
 
 
 def stop(settings: Any, shown: Any) -> bool:
@@ -20,5 +20,5 @@ def stop(settings: Any, shown: Any) -> bool:
     sys.exit(0)
 
 
-run.play = calibrate.play = stop  # type: ignore[assignment]
+run.play = branch.play = calibrate.play = stop  # type: ignore[assignment]
 main(prog_name="local-shutdown")

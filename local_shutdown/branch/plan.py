@@ -1,0 +1,165 @@
+"""The plan of a branched run: its points, and the continuations of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from local_shutdown.agent import Task
+from local_shutdown.branch.edit import Edit
+from local_shutdown.branch.select import Picked, Selection
+from local_shutdown.branch.source import ParentRun
+from local_shutdown.errors import UsageError
+from local_shutdown.grid import Condition
+from local_shutdown.parent import Parent, plain_factor
+from local_shutdown.prefix import Prefix
+from local_shutdown.sandbox import Limits as SandboxLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A point of a stored episode, from which others are played.
+
+    Attributes:
+        condition: whose prompts the model is shown.
+        mode: reasoning mode of the parent, see `engines.spec.Thinking`.
+        factor: what the cell of its continuations is called, see `parent.Parent.label`.
+    """
+
+    model: str
+    condition: Condition
+    mode: str
+    factor: str
+    prefix: Prefix
+
+    def task(self, number: int) -> Task:
+        """One continuation.
+
+        Args:
+            number: counted from 0.
+        """
+        name = continuation_id(self.prefix.parent.point, number)
+        return Task(name, self.model, self.condition, number, self.factor, self.prefix)
+
+
+def continuation_id(point: str, number: int) -> str:
+    """Id of a continuation.
+
+    Args:
+        point: see `parent.Parent.point`.
+    """
+    return f"{point}/{number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """What a branched run is made of, beside the settings that it shares with every run.
+
+    Attributes:
+        source: the parent's directory.
+        run: its digest.
+        selection: what was asked for.
+        points: what came of it.
+        sandbox: limits of each sandbox, the parent's.
+        recorded: what the parent's run.json says of its models, by name.
+        condition: whose prompts are shown in place of the parent's; None for its own.
+        edit: replaces a message.
+        allow_different: play on a model, engine or sampling that is not the recorded one.
+        skipped: episodes that cannot be brought back to their point, and why.
+    """
+
+    source: Path
+    run: str
+    selection: Selection
+    points: Sequence[Point]
+    sandbox: SandboxLimits
+    recorded: Mapping[str, Mapping[str, Any]]
+    condition: Condition | None = None
+    edit: Edit | None = None
+    allow_different: bool = False
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for two calls to be one run."""
+        return {
+            "run": self.run,
+            "selection": self.selection.as_dict(),
+            "condition": None if self.condition is None else self.condition.id,
+            "edit": None if self.edit is None else self.edit.sha256,
+            "points": [[p.prefix.parent.episode, p.prefix.parent.message] for p in self.points],
+        }
+
+    def about(self) -> dict[str, Any]:
+        """What run.json says besides."""
+        edit = self.edit
+        return {
+            "directory": str(self.source),
+            "allow_different": self.allow_different,
+            "skipped": dict(self.skipped),
+            "edit": None if edit is None else {"message": edit.message, "content": edit.content},
+        }
+
+    def tasks(self, model: str, mode: str, trials: int) -> Iterator[Task]:
+        """All continuations of one model at one reasoning mode: one of every point after the other,
+        so that a run that is ended early has about as many of each."""
+        own = [point for point in self.points if (point.model, point.mode) == (model, mode)]
+        for number in range(trials):
+            for point in own:
+                yield point.task(number)
+
+
+def points_of(
+    run: ParentRun, picked: Iterable[Picked], condition: Condition | None, edit: Edit | None
+) -> list[Point]:
+    """The points, with all that is needed to play from them.
+
+    Raises:
+        UsageError: an edit that is not before its point, or of a transcript that was edited before.
+    """
+    found: list[Point] = []
+    for one in picked:
+        for message in one.messages:
+            found.append(_point(run, one, message, condition, edit))
+    return found
+
+
+def _point(
+    run: ParentRun, picked: Picked, message: int, condition: Condition | None, edit: Edit | None
+) -> Point:
+    episode = picked.episode
+    if episode.parent is not None and episode.parent.edit is not None:
+        raise UsageError(
+            f"{episode.episode_id}: a message of it was replaced by an edit, so its tool results "
+            "are not all those of its commands",
+            "branch from the episode that it was itself played from",
+        )
+    own = run.condition(episode.condition)
+    replaced: dict[int, str] = {}
+    if condition is not None:
+        replaced = {0: condition.system, 1: condition.user}
+    if edit is not None:
+        replaced[edit.at(episode, message)] = edit.content
+    parent = Parent(
+        run=run.digest,
+        episode=episode.episode_id,
+        message=message,
+        condition=None if condition is None else condition.id,
+        edit=None if edit is None else edit.sha256,
+    )
+    factor = plain_factor(episode.extra.get("factor"))
+    shown = condition or own
+    return Point(
+        model=episode.model,
+        condition=shown,
+        mode="default" if factor is None else factor.partition("=")[2],
+        factor=parent.label(factor, model=episode.model),
+        prefix=Prefix(
+            parent=parent,
+            messages=episode.messages[:message],
+            events=[event for event in episode.events or () if event.message < message],
+            shown=replaced,
+            other_warning=shown.warning_on_call != own.warning_on_call,
+        ),
+    )

@@ -1,0 +1,93 @@
+"""Where a branched episode comes from: the `parent` of its record.
+
+A branched episode begins as another one went, up to a point, and was played on from there. It is no
+sample of its condition: whoever counts must keep it apart from plain trials, so its cell has a
+label of its own (`label`), which stands where a level of a factor stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from local_shutdown.stored import MAX_INTEGER, MAX_NAME, shown
+
+_FROM = "from="
+_Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+_Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+
+
+class Parent(BaseModel):
+    """The point of a stored episode from which another was played.
+
+    Attributes:
+        run: digest of the parent's run directory, see `branch.source.run_digest`.
+        episode: the parent's id.
+        message: index into the parent's transcript of the answer that was sampled anew.
+        sentence: how many sentences of that answer were kept; None where none was.
+        tokens: how many tokens of that answer were kept; None where none was.
+        condition: the other condition whose prompts were shown; None for the parent's own.
+        edit: SHA-256 of the file that replaced a message; None where none was replaced.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    run: _Name
+    episode: _Name
+    message: _Count
+    sentence: _Count | None = None
+    tokens: _Count | None = None
+    condition: _Name | None = None
+    edit: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+
+    @property
+    def point(self) -> str:
+        """`EPISODE@MESSAGE`, with the sentences or tokens kept where some were."""
+        kept = ""
+        if self.sentence is not None:
+            kept = f".{self.sentence}"
+        elif self.tokens is not None:
+            kept = f"+{self.tokens}t"
+        return f"{self.episode}@{self.message}{kept}"
+
+    def label(self, factor: str | None = None, *, model: str = "") -> str:
+        """What the cell of this point is called beside its model and condition. It holds all that
+        tells two points apart, so that nothing pools them.
+
+        Args:
+            factor: what the parent's run varied, for example `effort=high`.
+            model: as episodes name it; ids begin with it, and it stands beside the label anyway.
+        """
+        edited = f"+{self.edit[:8]}" if self.edit else ""
+        named = self.point.removeprefix(f"{model}{f'@{factor}' if factor else ''}/")
+        own = f"{_FROM}{named}{edited}#{self.run[:8]}"
+        return f"{factor},{own}" if factor else own
+
+
+def read_parent(raw: Any) -> Parent:
+    """`parent` of a stored line, decoded.
+
+    Raises:
+        ValueError: it is none; the message names the field and its value.
+    """
+    if not isinstance(raw, Mapping):
+        raise ValueError(f"parent is {shown(raw)}, not an object")
+    try:
+        return Parent.model_validate(dict(raw))
+    except ValidationError as failed:
+        first = failed.errors()[0]
+        where = ".".join(str(part) for part in ("parent", *first["loc"]))
+        raise ValueError(f"{where} is {shown(first['input'])}: {first['msg']}") from None
+
+
+def is_branched(factor: str | None) -> bool:
+    """Whether a cell of this label is of continuations of one point, not of plain trials."""
+    return factor is not None and (factor.startswith(_FROM) or f",{_FROM}" in factor)
+
+
+def plain_factor(factor: str | None) -> str | None:
+    """What the parent's run varied, of the label of a branched cell; other factors as they are."""
+    if factor is None or not is_branched(factor):
+        return factor
+    return factor.partition(_FROM)[0].removesuffix(",") or None

@@ -1,0 +1,156 @@
+"""The recorded beginning of an episode, and bringing a fresh sandbox to where it left off.
+
+The recorded tool calls are run again, and each must come to what it came to then, byte for byte: a
+sandbox in another state would make another experiment of what follows. What the environment saw of
+questions, warning, shutdown and the two files must be the same, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from local_shutdown.environment import Environment
+from local_shutdown.episode import Event
+from local_shutdown.errors import ReplayFault
+from local_shutdown.messages import read_calls
+from local_shutdown.parent import Parent
+from local_shutdown.task import WARNING
+
+# What must come about again. How long a command took, and which limit it met, shows in its result.
+_DECISIVE = frozenset(
+    (
+        *("question", "warning", "shutdown_called", "survived", "shutdown_unfinished"),
+        *("machine_down", "done", "file_changed"),
+    )
+)
+_STATE = ("kind", "mode", "content", "digest")
+_MOST_SHOWN = 160  # characters of a result in a message
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Where an episode begins that is played on from a point of another.
+
+    Attributes:
+        parent: which point.
+        messages: recorded before it.
+        events: recorded before it.
+        shown: what the model is shown in place of a recorded text, by index of the message.
+        other_warning: the shutdown is announced on another call than it was then (another
+            condition): the announcement may stand in other results, and all else is the same.
+    """
+
+    parent: Parent
+    messages: Sequence[Mapping[str, Any]]
+    events: Sequence[Event] = ()
+    shown: Mapping[int, str] = field(default_factory=dict)
+    other_warning: bool = False
+
+
+async def bring_back(
+    prefix: Prefix, environment: Environment, say: Callable[[Mapping[str, Any]], None]
+) -> None:
+    """Run the recorded calls again, one after another.
+
+    Args:
+        environment: that has begun, and in which nothing has been run.
+        say: called with each message that the model is to be shown, in order.
+
+    Raises:
+        ReplayFault: a result is another one than was recorded; or the machine went down.
+        SandboxFault: the sandbox broke.
+    """
+    at = 0
+    while at < len(prefix.messages):
+        message = prefix.messages[at]
+        say(_shown(prefix, at, message))
+        if message["role"] == "assistant":
+            at = await _act_again(prefix, at, environment, say)
+        else:
+            at += 1
+    _compare_events(prefix, environment.events)
+
+
+async def _act_again(
+    prefix: Prefix,
+    at: int,
+    environment: Environment,
+    say: Callable[[Mapping[str, Any]], None],
+) -> int:
+    """What one recorded answer did; returns the index of the first message after its results."""
+    here = at
+    for call, raw in _calls(prefix.messages[here]):
+        at += 1
+        result = prefix.messages[at] if at < len(prefix.messages) else {}
+        if result.get("role") != "tool":
+            raise ReplayFault(f"message {here}: a call of it has no recorded result")
+        recorded = str(result.get("content") or "")
+        if call.problem is None and "invalid_arguments" not in raw:
+            seen = await environment.bash(call.argument, here)
+            if seen.text is None:
+                raise ReplayFault(f"message {here}: the machine went down, which it did not then")
+            if not _same(recorded, seen.text, prefix.other_warning):
+                raise ReplayFault(
+                    f"message {at}: the command of message {here} printed "
+                    f"{brief(seen.text, recorded)}, and then {brief(recorded, seen.text)}"
+                )
+            if prefix.other_warning:
+                result = {**result, "content": seen.text}
+        say(_shown(prefix, at, result))
+    return at + 1
+
+
+def _calls(message: Mapping[str, Any]) -> Iterator[tuple[Any, Mapping[str, Any]]]:
+    """The calls of a stored answer, read, and as stored. One that could not be run was answered by
+    us and not by the sandbox: there is nothing to run again."""
+    yield from zip(read_calls(message), message.get("tool_calls") or (), strict=True)
+
+
+def _shown(prefix: Prefix, at: int, message: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**message, "content": prefix.shown[at]} if at in prefix.shown else message
+
+
+def _same(recorded: str, now: str, other_warning: bool) -> bool:
+    if not other_warning:
+        return recorded == now
+    return _without_warning(recorded) == _without_warning(now)
+
+
+def _without_warning(text: str) -> list[str]:
+    return [line for line in text.splitlines(keepends=True) if line.rstrip("\n") != WARNING]
+
+
+def brief(text: str, other: str) -> str:
+    """A text for a message: from a little before where it differs from another."""
+    at = next((i for i, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), 0)
+    start = max(0, at - _MOST_SHOWN // 4)
+    shown = repr(text[start : start + _MOST_SHOWN])
+    return ("..." if start else "") + shown + ("..." if len(text) > start + _MOST_SHOWN else "")
+
+
+def _compare_events(prefix: Prefix, now: Sequence[Event]) -> None:
+    """Raises ReplayFault where the environment saw something else."""
+    if prefix.other_warning:
+        return
+    then = [_decisive(event) for event in prefix.events if event.type in _DECISIVE]
+    seen = [_decisive(event) for event in now if event.type in _DECISIVE]
+    for number in range(max(len(then), len(seen))):
+        one, other = ([*then[number : number + 1]], [*seen[number : number + 1]])
+        if one != other:
+            message = (one or other)[0][1]
+            words = " and ".join((found[0][0] if found else "nothing") for found in (other, one))
+            raise ReplayFault(
+                f"message {message}: the environment saw another thing than then ({words})"
+            )
+
+
+def _decisive(event: Event) -> tuple[str, int, Any]:
+    detail: Any = dict(event.detail)
+    if event.type == "file_changed":  # the owner goes with how many user ids the sandbox has
+        detail = [
+            detail.get("file"),
+            *([detail["after"].get(name) for name in _STATE] if "after" in detail else ()),
+        ]
+    return event.type, event.message, detail

@@ -1,0 +1,74 @@
+"""The record of where a branched episode comes from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+
+from local_shutdown.episode import Episode
+from local_shutdown.parent import Parent, is_branched, plain_factor
+
+PARENT = Parent(run="0123456789abcdef", episode="m/E/17", message=8)
+RECORD = {
+    "run": "0123456789abcdef", "episode": "m/E/17", "message": 8, "sentence": None, "tokens": None,
+    "condition": None, "edit": None,
+}  # fmt: skip
+
+
+def episode(parent: Parent | None) -> Episode:
+    return Episode(
+        "m/E/17@8/0", "m", "E", 0, "submit", None, None, None, [], [], {}, {}, parent=parent
+    )
+
+
+def test_the_parent_is_stored_and_read_back() -> None:
+    line = episode(PARENT).to_json()
+    assert orjson.loads(line)["parent"] == RECORD
+    assert Episode.from_json(line).parent == PARENT
+
+
+def test_a_plain_episode_has_no_such_field() -> None:
+    line = episode(None).to_json()
+    assert "parent" not in orjson.loads(line)
+    assert Episode.from_json(line).parent is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("message", -1), ("message", "8"), ("episode", None), ("edit", "abc"), ("why", 1)],
+)
+def test_a_parent_of_another_form_is_refused_by_its_field(field: str, value: Any) -> None:
+    record = orjson.loads(episode(PARENT).to_json())
+    record["parent"] = {**RECORD, field: value}
+    with pytest.raises(ValueError, match=f"parent.{field}"):
+        Episode.from_json(orjson.dumps(record))
+
+
+def test_the_label_tells_points_apart() -> None:
+    changed = [
+        PARENT,
+        PARENT.model_copy(update={"message": 10}),
+        PARENT.model_copy(update={"sentence": 2}),
+        PARENT.model_copy(update={"tokens": 2}),
+        PARENT.model_copy(update={"edit": "0" * 64}),
+        PARENT.model_copy(update={"run": "fedcba9876543210"}),
+    ]
+    labels = {one.label() for one in changed}
+    assert len(labels) == len(changed)
+    assert all(is_branched(label) for label in labels)
+
+
+def test_the_label_keeps_the_factor_of_the_run() -> None:
+    label = PARENT.label("effort=high")
+    assert is_branched(label)
+    assert plain_factor(label) == "effort=high"
+    assert plain_factor(PARENT.label()) is None
+    assert not is_branched("effort=high")
+    assert plain_factor("effort=high") == "effort=high"
+
+
+def test_an_equal_parent_makes_an_equal_episode() -> None:
+    assert replace(episode(PARENT)) == episode(PARENT)
