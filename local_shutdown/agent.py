@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from local_shutdown.engines.client import ChatClient, Completion, Request
+from local_shutdown.engines.continuation import Continuations, Continuer
 from local_shutdown.engines.replay import named
 from local_shutdown.environment import Environment
 from local_shutdown.episode import Episode, StopReason
@@ -110,12 +111,14 @@ async def run_episode(
     stop_at_bypass: bool = False,
     interview: Sequence[InterviewQuestion] = (),
     headers: Mapping[str, str] | None = None,
+    continuations: Continuations | None = None,
 ) -> Episode:
     """Play one episode to its end, whatever that is.
 
     Args:
         interview: questions put to the model after the episode; stored apart, under `extra`.
         headers: sent with every request of the episode.
+        continuations: of recorded answers; wanted where the task keeps a part of one.
 
     Raises:
         EngineDown: the engine is gone; nothing is recorded and the episode can be run again.
@@ -127,6 +130,7 @@ async def run_episode(
     reason: StopReason
     error: str | None = None
     brought_back = task.prefix is None
+    parent = None if task.prefix is None else task.prefix.parent
     extra: dict[str, Any] = {"instructs": task.condition.instructs}
     if task.factor:
         extra["factor"] = task.factor
@@ -137,6 +141,14 @@ async def run_episode(
                 if task.prefix is not None:
                     await bring_back(task.prefix, environment, talk.recall)
                     brought_back = True
+                    if task.prefix.answer is not None:
+                        assert continuations is not None
+                        continuer = Continuer(client, request)
+                        answer, kept = await continuations.complete(
+                            continuer, task.prefix, talk.messages, headers
+                        )
+                        parent = task.prefix.parent.model_copy(update={"tokens": kept})
+                        await _act(talk, answer, environment, limits, stop_at_bypass)
                 while True:
                     await _turn(
                         talk, _Waiting(client, clock), request, environment, limits, stop_at_bypass,
@@ -180,7 +192,7 @@ async def run_episode(
         files=environment.files() if brought_back else {},
         usage=talk.usage,
         extra=extra,
-        parent=None if task.prefix is None else task.prefix.parent,
+        parent=parent,
     )
 
 
@@ -230,6 +242,17 @@ async def _turn(
     if len(talk.messages) >= limits.messages:
         raise _Ended("message_limit")
     answer = await client.complete(request, talk.sent, TOOLS_JSON, headers)
+    await _act(talk, answer, environment, limits, stop_at_bypass)
+
+
+async def _act(
+    talk: _Conversation,
+    answer: Completion,
+    environment: Environment,
+    limits: Limits,
+    stop_at_bypass: bool,
+) -> None:
+    """What follows from an answer. Raises `_Ended` when that ends the episode."""
     talk.usage["turns"] += 1
     talk.usage["prompt_tokens"] += answer.prompt_tokens or 0
     talk.usage["completion_tokens"] += answer.completion_tokens or 0

@@ -15,6 +15,7 @@ from local_shutdown.detectors import outcome
 from local_shutdown.early_stop import EarlyStop
 from local_shutdown.engines import Engine, Seat
 from local_shutdown.engines.client import Request
+from local_shutdown.engines.continuation import Continuations
 from local_shutdown.engines.in_flight import Following
 from local_shutdown.engines.probe import insist, probe
 from local_shutdown.engines.replay import NAMES, OURS
@@ -99,6 +100,7 @@ class ModelRun:
     def __init__(self, spec: ModelSpec, setup: Setup) -> None:
         self._spec = spec
         self._setup = setup
+        self._continuations = Continuations()
 
     async def play(self) -> None:
         """Serve the model and play every level that has episodes missing; nothing where all are
@@ -290,6 +292,7 @@ class ModelRun:
             stop_at_bypass=settings.stop_at_bypass,
             interview=settings.interview,
             headers=seat.headers,
+            continuations=self._continuations,
         )
         return replace(episode, extra={**episode.extra, "session": session, "server": server})
 

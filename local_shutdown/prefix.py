@@ -38,6 +38,7 @@ class Prefix:
         messages: recorded before it.
         events: recorded before it.
         shown: what the model is shown in place of a recorded text, by index of the message.
+        answer: the recorded answer whose first sentences are kept; None where it is sampled whole.
         other_warning: the shutdown is announced on another call than it was then (another
             condition): the announcement may stand in other results, and all else is the same.
     """
@@ -47,6 +48,7 @@ class Prefix:
     events: Sequence[Event] = ()
     shown: Mapping[int, str] = field(default_factory=dict)
     other_warning: bool = False
+    answer: Mapping[str, Any] | None = None
 
 
 async def bring_back(

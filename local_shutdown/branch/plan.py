@@ -9,7 +9,7 @@ from typing import Any
 
 from local_shutdown.agent import Task
 from local_shutdown.branch.edit import Edit
-from local_shutdown.branch.select import Picked, Selection
+from local_shutdown.branch.select import Picked, Place, Selection
 from local_shutdown.branch.source import ParentRun
 from local_shutdown.errors import UsageError
 from local_shutdown.grid import Condition
@@ -88,7 +88,12 @@ class Branch:
             "selection": self.selection.as_dict(),
             "condition": None if self.condition is None else self.condition.id,
             "edit": None if self.edit is None else self.edit.sha256,
-            "points": [[p.prefix.parent.episode, p.prefix.parent.message] for p in self.points],
+            "points": [
+                [parent.episode, parent.message]
+                if parent.sentence is None
+                else [parent.episode, parent.message, parent.sentence]
+                for parent in (point.prefix.parent for point in self.points)
+            ],
         }
 
     def about(self) -> dict[str, Any]:
@@ -120,15 +125,15 @@ def points_of(
     """
     found: list[Point] = []
     for one in picked:
-        for message in one.messages:
-            found.append(_point(run, one, message, condition, edit))
+        for place in one.places:
+            found.append(_point(run, one, place, condition, edit))
     return found
 
 
 def _point(
-    run: ParentRun, picked: Picked, message: int, condition: Condition | None, edit: Edit | None
+    run: ParentRun, picked: Picked, place: Place, condition: Condition | None, edit: Edit | None
 ) -> Point:
-    episode = picked.episode
+    episode, (message, sentence) = picked.episode, place
     if episode.parent is not None and episode.parent.edit is not None:
         raise UsageError(
             f"{episode.episode_id}: a message of it was replaced by an edit, so its tool results "
@@ -145,6 +150,7 @@ def _point(
         run=run.digest,
         episode=episode.episode_id,
         message=message,
+        sentence=sentence,
         condition=None if condition is None else condition.id,
         edit=None if edit is None else edit.sha256,
     )
@@ -160,6 +166,7 @@ def _point(
             messages=episode.messages[:message],
             events=[event for event in episode.events or () if event.message < message],
             shown=replaced,
+            answer=None if sentence is None else episode.messages[message],
             other_warning=shown.warning_on_call != own.warning_on_call,
         ),
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from local_shutdown.branch.source import ParentRun
 from local_shutdown.detectors.facts import gather
+from local_shutdown.engines.sentences import spoken
 from local_shutdown.episode import Episode
 from local_shutdown.errors import UsageError
 from local_shutdown.results import Results
@@ -16,7 +17,9 @@ from local_shutdown.store import finished_ids, read_episodes
 
 AT_WARNING = "warning"
 AT_EVERY = "every"
+AT_SENTENCES = "sentences"
 _NAMED = 5  # episodes in a message
+Place = tuple[int, int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +31,8 @@ class Selection:
         sample: how many episodes are drawn at random, where none is named.
         outcome, condition: of the episodes that are drawn from; None is any.
         seed: of the draw.
-        at: `warning` (the answer after the warning), `every` (each answer), or the index of an
-            answer.
+        at: `warning` (the answer after the warning), `every` (each answer), `sentences` (the answer
+            after the warning, and within it after each sentence), or the index of an answer.
     """
 
     episodes: tuple[str, ...] = ()
@@ -46,10 +49,14 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Picked:
-    """An episode and the answers of it that are sampled anew, by index."""
+    """An episode and the points of it that are played from.
+
+    Attributes:
+        places: (index of the answer that is sampled anew, how many of its sentences are kept).
+    """
 
     episode: Episode
-    messages: tuple[int, ...]
+    places: tuple[Place, ...]
 
 
 def choose(run: ParentRun, selection: Selection) -> list[Picked]:
@@ -76,15 +83,15 @@ def choose(run: ParentRun, selection: Selection) -> list[Picked]:
     ]
 
 
-def fixed(run: ParentRun, recorded: Sequence[tuple[str, int]]) -> list[Picked]:
+def fixed(run: ParentRun, recorded: Sequence[tuple[str, Place]]) -> list[Picked]:
     """The points that an earlier call settled on, whatever the run holds by now.
 
     Raises:
         UsageError: one of the episodes is no longer there.
     """
-    by_episode: dict[str, list[int]] = {}
-    for name, message in recorded:
-        by_episode.setdefault(name, []).append(message)
+    by_episode: dict[str, list[Place]] = {}
+    for name, place in recorded:
+        by_episode.setdefault(name, []).append(place)
     found = [
         Picked(episode, tuple(by_episode[episode.episode_id]))
         for episode in read_episodes(run.directory)
@@ -96,8 +103,8 @@ def fixed(run: ParentRun, recorded: Sequence[tuple[str, int]]) -> list[Picked]:
     return found
 
 
-def points(episode: Episode, at: str) -> tuple[int, ...]:
-    """Indices of the answers of an episode that can be sampled anew; empty where it has none.
+def points(episode: Episode, at: str) -> tuple[Place, ...]:
+    """The points of an episode that can be played from; empty where it has none.
 
     Args:
         at: see `Selection`.
@@ -106,11 +113,15 @@ def points(episode: Episode, at: str) -> tuple[int, ...]:
         return ()
     answers = [i for i, m in enumerate(episode.messages) if m["role"] == "assistant"]
     if at == AT_EVERY:
-        return tuple(answers)
-    if at == AT_WARNING:
+        return tuple((i, None) for i in answers)
+    if at in (AT_WARNING, AT_SENTENCES):
         shown = gather(episode).shown
-        return tuple(i for i in answers if shown is not None and i > shown)[:1]
-    return tuple(i for i in answers if i == int(at))
+        found = [i for i in answers if shown is not None and i > shown][:1]
+        if at == AT_WARNING or not found:
+            return tuple((i, None) for i in found)
+        kept = range(1, len(spoken(episode.messages[found[0]])) + 1)
+        return tuple((found[0], number) for number in (None, *kept))
+    return tuple((i, None) for i in answers if i == int(at))
 
 
 def _named(run: ParentRun, selection: Selection) -> Iterator[Picked]:
@@ -143,7 +154,7 @@ def _resolve(run: ParentRun, name: str, known: set[str]) -> str:
 def _no_point(episode: Episode, at: str) -> str:
     if episode.events is None:
         return "nobody watched its environment: it was imported, and cannot be played on"
-    if at == AT_WARNING:
+    if at in (AT_WARNING, AT_SENTENCES):
         return "it has no answer after the warning"
     if at == AT_EVERY:
         return "it has no answer"
@@ -153,7 +164,7 @@ def _no_point(episode: Episode, at: str) -> str:
     return f"message {at} is of the role {role}: only an answer can be sampled anew"
 
 
-def _eligible(run: ParentRun, selection: Selection) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _eligible(run: ParentRun, selection: Selection) -> Iterator[tuple[str, tuple[Place, ...]]]:
     fitting = {
         row.episode_id
         for row in Results(run.directory).rows()
@@ -169,7 +180,7 @@ def _described(selection: Selection) -> str:
     said = "with an answer after the warning"
     if selection.at == AT_EVERY:
         said = "with an answer"
-    elif selection.at != AT_WARNING:
+    elif selection.at not in (AT_WARNING, AT_SENTENCES):
         said = f"whose message {selection.at} is an answer"
     if selection.outcome:
         said += f" and outcome {selection.outcome}"

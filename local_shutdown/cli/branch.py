@@ -16,7 +16,7 @@ import click
 
 from local_shutdown import branch, engines
 from local_shutdown.branch.plan import points_of
-from local_shutdown.branch.select import fixed
+from local_shutdown.branch.select import Place, fixed
 from local_shutdown.cli import options, tables
 from local_shutdown.cli.branch_display import BranchDisplay
 from local_shutdown.cli.main import COMMAND
@@ -39,9 +39,10 @@ _NAMED = 10  # episodes in a message
     "--at",
     default=branch.AT_WARNING,
     show_default=True,
-    metavar="warning|every|MESSAGE",
+    metavar="warning|every|sentences|MESSAGE",
     help="The answer that is sampled anew: the one after the warning, every one, or the one with "
-    "this number, as `show` prints it.",
+    "this number, as `show` prints it. `sentences`: the one after the warning, from its beginning "
+    "and after each of its sentences.",
 )
 @click.option(
     "--samples",
@@ -195,6 +196,7 @@ def branch_command(
     )  # fmt: skip
     settings = replace(
         settings,
+        options=replace(settings.options, continues=selection.at == branch.AT_SENTENCES),
         trials=trials,
         out=out or Path("runs") / f"{date.today().isoformat()}-{directory.resolve().name}-branch",
         seed=seed,
@@ -221,12 +223,12 @@ def branch_command(
 
 
 def _checked_at(at: str) -> str:
-    if at in (branch.AT_WARNING, branch.AT_EVERY):
+    if at in (branch.AT_WARNING, branch.AT_EVERY, branch.AT_SENTENCES):
         return at
     if not (at.isascii() and at.isdigit() and len(at) < 10):
         raise UsageError(
             f"--at {at}: neither a point nor the number of a message",
-            "give warning, every, or a number that `show` prints before an answer",
+            "give warning, every, sentences, or a number that `show` prints before an answer",
         )
     return str(int(at))
 
@@ -244,7 +246,7 @@ def _check_selection(selection: branch.Selection) -> None:
 
 def _settled(
     out: Path, parent: branch.ParentRun, selection: branch.Selection
-) -> tuple[list[tuple[str, int]], dict[str, str]] | None:
+) -> tuple[list[tuple[str, Place]], dict[str, str]] | None:
     """The points that an earlier call with this selection settled on, and what it left out."""
     try:
         run = read_run(out)
@@ -255,7 +257,10 @@ def _settled(
         return None
     about = run.get("branched_from")
     skipped = about.get("skipped") if isinstance(about, dict) else None
-    points = [(episode, message) for episode, message in found["points"]]
+    points = [
+        (episode, (message, kept[0] if kept else None))
+        for episode, message, *kept in found["points"]
+    ]
     return points, dict(skipped) if isinstance(skipped, dict) else {}
 
 

@@ -7,13 +7,15 @@ engine's own tool and reasoning parsers read the whole answer, kept tokens and n
 
 Not every format allows it: a template may change an answer when it becomes part of the history
 (drop its reasoning, say), and then the tokens that the model wrote cannot be had back. So an answer
-on record is only continued if its tokens, as the template renders them behind the prompt, are read by
-the parsers as exactly what is on record; else it is refused, with what differs.
+on record is only continued if its tokens, as the template renders them behind the prompt, are read
+by the parsers as exactly what is on record; else it is refused, with what differs.
 """
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,11 +27,13 @@ from local_shutdown.engines.replay import named
 from local_shutdown.engines.sentences import Cut, places
 from local_shutdown.errors import EngineFault, UsageError
 from local_shutdown.messages import TOOLS_JSON, wire
+from local_shutdown.prefix import Prefix
 
 RENDER = "/chat/completions/render"
 GENERATE = "//inference/v1/generate"
 DERENDER = "/chat/completions/derender"
 DETOKENIZE = "//detokenize"
+_NO_ROUTE = re.compile(r"HTTP (?:403|404|405|501)\b")
 # Behind the last token of an answer a template writes an end mark and a line feed at most.
 _MOST_BEHIND = 3
 # Only gpt-oss's format has these two; its parser reads tokens, the end mark among them.
@@ -57,6 +61,17 @@ class Recorded:
     sampling: Mapping[str, Any]
     cuts: tuple[Cut, ...]
     keeps_end: bool
+
+    def after(self, sentence: int) -> Cut:
+        """The place after a sentence.
+
+        Raises:
+            NoCleanPrefix: it does not stand in the answer's tokens word for word.
+        """
+        for cut in self.cuts:
+            if cut.sentence == sentence:
+                return cut
+        raise NoCleanPrefix(f"its sentence {sentence} does not stand in its tokens word for word")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +176,7 @@ class Continuer:
         self, ids: Sequence[int], text: str, answer: Mapping[str, Any]
     ) -> tuple[Cut, ...]:
         found: list[Cut] = []
-        for number, (end, source, sentence) in enumerate(places(answer, text), start=1):
+        for number, end, source, sentence in places(answer, text):
             low, high = (found[-1].tokens if found else 0), len(ids)
             while low < high:  # the most tokens whose text is no longer
                 middle = (low + high + 1) // 2
@@ -169,8 +184,7 @@ class Continuer:
                     low = middle
                 else:
                     high = middle - 1
-            if low and (not found or low > found[-1].tokens):
-                found.append(Cut(number, low, source, sentence))
+            found.append(Cut(number, low, source, sentence))
         return tuple(found)
 
     async def _render(self, messages: Sequence[Mapping[str, Any]], *, opening: bool) -> Any:
@@ -178,7 +192,14 @@ class Continuer:
             **self._chat(messages),
             "add_generation_prompt": opening,
         }
-        found = await self.client.ask(RENDER, body)
+        try:
+            found = await self.client.ask(RENDER, body)
+        except EngineFault as fault:
+            if _NO_ROUTE.match(fault.message):
+                raise NoCleanPrefix(
+                    f"the server does not continue tokens: {fault.message}"
+                ) from None
+            raise
         if not isinstance(found, dict) or not isinstance(found.get("token_ids"), list):
             raise EngineFault(f"not a rendered prompt: {str(found)[:200]!r}")
         return found
@@ -229,6 +250,48 @@ class Continuer:
 
     async def _shown(self, ids: Sequence[int]) -> str:
         return repr((await self._text(ids[:24]))[:60])
+
+
+class Continuations:
+    """Recorded answers as tokens, each found out once for all of its continuations."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str | int | None, ...], Recorded] = {}
+        self._locks: dict[tuple[str | int | None, ...], asyncio.Lock] = {}
+
+    async def complete(
+        self,
+        continuer: Continuer,
+        prefix: Prefix,
+        before: Sequence[Mapping[str, Any]],
+        headers: Mapping[str, str] | None,
+    ) -> tuple[Completion, int]:
+        """One continuation of the recorded answer of a prefix, and how many tokens of it are kept.
+
+        Args:
+            before: the messages before the answer, as the model is shown them.
+
+        Raises:
+            NoCleanPrefix: with the episode, the message and the reason.
+            EngineDown, EngineFault, ContextOverflow: as `ChatClient.complete`.
+        """
+        parent, answer = prefix.parent, prefix.answer
+        assert answer is not None
+        assert parent.sentence is not None
+        key = (parent.run, parent.episode, parent.message, parent.condition, parent.edit)
+        try:
+            async with self._locks.setdefault(key, asyncio.Lock()):
+                if key not in self._known:
+                    self._known[key] = await continuer.recorded(before, answer)
+            recorded = self._known[key]
+            kept = recorded.after(parent.sentence).tokens
+        except NoCleanPrefix as refused:
+            raise NoCleanPrefix(
+                f"{parent.episode}: message {parent.message} cannot be continued from within: "
+                f"{refused.message}",
+                "`--at warning` samples it whole",
+            ) from None
+        return await continuer.continued(recorded, kept, before, headers), kept
 
 
 def same_answer(read: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:

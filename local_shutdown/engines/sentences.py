@@ -55,24 +55,32 @@ def sentences(text: str) -> list[tuple[int, str]]:
     return found
 
 
-def places(message: Mapping[str, Any], raw: str) -> Iterator[tuple[int, Source, str]]:
+def spoken(message: Mapping[str, Any]) -> list[tuple[Source, str]]:
+    """The sentences of a recorded answer, in order, each with where it stands."""
+    return [(source, one) for source, text in _texts(message) for _, one in sentences(text)]
+
+
+def places(message: Mapping[str, Any], raw: str) -> Iterator[tuple[int, int, Source, str]]:
     """Where the sentences of a recorded answer end in its raw text, the markup of the family
-    included: (index, source, sentence). What does not stand there word for word is left out.
+    included: (number, index, source, sentence), numbered from 1 as `spoken` has them. What does not
+    stand there word for word is left out.
 
     Args:
         message: as recorded: reasoning, content and the `thoughts` of its calls.
         raw: the text of its tokens.
     """
-    at = 0
+    at = number = 0
     for source, text in _texts(message):
+        there = sentences(text)
+        number += len(there)
         written: Callable[[str], str] = _as_it_is
         if source == "thoughts":
             written = next((w for w in (_as_it_is, _json, _ascii) if w(text) in raw[at:]), written)
         start = raw.find(written(text), at)
         if start < 0:
             continue
-        for end, sentence in sentences(text):
-            yield start + len(written(text[:end])), source, sentence
+        for place, (end, sentence) in enumerate(there, start=number - len(there) + 1):
+            yield place, start + len(written(text[:end])), source, sentence
         at = start + len(written(text))
 
 

@@ -49,21 +49,22 @@ def test_places_in_the_raw_text_of_an_answer() -> None:
         {"name": "bash", "arguments": {"thoughts": thoughts, "cmd": "ls"}}
     )
     found = list(places(message, raw))
-    assert [(source, sentence) for _, source, sentence in found] == [
+    assert [(source, sentence) for _, _, source, sentence in found] == [
         ("reasoning", "First."),
         ("reasoning", "Second."),
         ("content", "Now."),
         ("thoughts", 'It says "stop".'),
         ("thoughts", "I go on."),
     ]
-    ends = [raw[:end] for end, _, _ in found]
+    ends = [raw[:end] for _, end, _, _ in found]
+    assert [number for number, _, _, _ in found] == [1, 2, 3, 4, 5]
     assert ends[0] == "<think>\nFirst."
     assert ends[2].endswith("\n\nNow.")
     assert ends[3].endswith('It says \\"stop\\".')
-    assert raw[found[4][0] :].startswith('", "cmd"')
+    assert raw[found[4][1] :].startswith('", "cmd"')
 
 
 def test_what_does_not_stand_there_is_left_out() -> None:
     assert list(places({"reasoning": "Dropped.", "content": "Kept."}, "Kept.")) == [
-        (5, "content", "Kept.")
+        (2, 5, "content", "Kept.")
     ]
