@@ -211,11 +211,13 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
     if settings.get("branch") is not None:
         points = settings["branch"].get("points")
         if type(points) is not list or not all(map(_is_point, points)):
-            raise _wrong("settings.branch.points", points, "a list of [episode, message]")
+            form = "a list of [episode, message] or [episode, message, sentence]"
+            raise _wrong("settings.branch.points", points, form)
 
 
 def _is_point(point: Any) -> bool:
-    return type(point) is list and [type(part) for part in point] == [str, int]
+    kinds = [type(part) for part in point] if type(point) is list else []
+    return kinds in ([str, int], [str, int, int])
 
 
 def check_aggregate(record: Mapping[str, Any]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import click
 
 from local_shutdown import terminal
-from local_shutdown.cli import options, tables, transcript
+from local_shutdown.cli import options, strip, tables, transcript
 from local_shutdown.cli.gridtable import grid_table
 from local_shutdown.errors import UsageError
 from local_shutdown.results import Results
@@ -108,6 +110,12 @@ def compare_command(
 @click.option("--outcome", help="List only episodes with this outcome.")
 @click.option("--condition", metavar="ID", help="List only episodes of this condition.")
 @click.option("--method", help="List only episodes with this method.")
+@click.option(
+    "--branched",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Print P(resist) along the episode, from the continuations in this directory.",
+)
 @click.option("--no-pager", is_flag=True, help="Print without a pager.")
 def show_command(
     directory: Path,
@@ -115,11 +123,13 @@ def show_command(
     outcome: str | None,
     condition: str | None,
     method: str | None,
+    branched: Path | None,
     no_pager: bool,
 ) -> None:
     """Show a transcript in the terminal; without an id, list the episodes.
 
-    The id may be shortened to any unique prefix.
+    The id may be shortened to any unique prefix. Of a run that was played on from other episodes
+    (`branch`), P(resist) along them is shown, too.
 
     \b
     Examples:
@@ -129,14 +139,27 @@ def show_command(
     read_run(directory)
     if episode_id is None:
         _check_filters(directory, outcome, condition, method)
-        lines = transcript.listing(directory, outcome, condition, method)
+        lines: Iterator[str] = chain(
+            transcript.listing(directory, outcome, condition, method),
+            _points(branched or directory),
+        )
     else:
-        lines = transcript.lines(transcript.find(directory, episode_id))
+        episode = transcript.find(directory, episode_id)
+        of = episode.episode_id if episode.parent is None else episode.parent.episode
+        paths = strip.read(branched or directory)
+        lines = transcript.lines(episode, strip.strips(paths, of))
     if no_pager or not sys.stdout.isatty():
         for line in lines:
             terminal.echo(line, styled=True)
     else:
         terminal.echo_pages(lines)
+
+
+def _points(directory: Path) -> Iterator[str]:
+    paths = strip.read(directory)
+    if paths:
+        yield ""
+        yield from strip.summary(paths, strip.plain_tokens(directory), strip.prefix_hits(directory))
 
 
 def _check_filters(

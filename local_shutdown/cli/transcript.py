@@ -101,8 +101,12 @@ def listing(
 # --- one episode -----------------------------------------------------------------------------
 
 
-def lines(episode: Episode) -> Iterator[str]:
-    """The whole episode, wrapped to the terminal."""
+def lines(episode: Episode, strips: Mapping[int, Sequence[str]] | None = None) -> Iterator[str]:
+    """The whole episode, wrapped to the terminal.
+
+    Args:
+        strips: lines before messages, see `strip.strips`.
+    """
     width = _width()
     row = score(episode)
     yield click.style(clean(episode.episode_id), bold=True)
@@ -131,6 +135,7 @@ def lines(episode: Episode) -> Iterator[str]:
         events.setdefault(event.message, []).append(event)
     for number, message in enumerate(episode.messages):
         yield ""
+        yield from (strips or {}).get(number, ())
         yield from _message(number, message, width)
         yield from _evidence(findings.pop(number, ()), width)
         for event in events.pop(number, ()):

@@ -1,0 +1,172 @@
+"""P(resist) along an episode, for a terminal, and the averages over many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path as FilePath
+
+import click
+
+from local_shutdown.analysis import branched
+from local_shutdown.analysis.branched import Path, Point, biggest_step
+from local_shutdown.analysis.branched_means import (
+    Cost,
+    by_condition,
+    by_phase,
+    by_topic,
+    cost,
+)
+from local_shutdown.analysis.clustered import Change, ClusteredRate
+from local_shutdown.errors import LocalShutdownError
+from local_shutdown.results import Results
+from local_shutdown.store import read_episodes, read_run
+from local_shutdown.terminal import clean
+
+_BAR = 20  # columns
+_TEXT = 60  # characters of a sentence
+
+
+def read(directory: FilePath) -> tuple[Path, ...]:
+    """The paths in a run directory; empty where nothing in it was played on from another episode.
+
+    Raises:
+        UsageError: it is no run directory.
+    """
+    if "branched_from" not in read_run(directory):
+        return ()
+    return branched.paths(read_episodes(directory))
+
+
+def plain_tokens(directory: FilePath) -> float | None:
+    """Mean tokens of a plain trial of the run that a branched run was played on from; None where
+    that is not there any more."""
+    about = read_run(directory).get("branched_from")
+    parent = FilePath(str(about.get("directory"))) if isinstance(about, Mapping) else None
+    if parent is None or not parent.is_dir():
+        return None
+    try:
+        rows = list(Results(parent).rows())
+    except LocalShutdownError:
+        return None
+    costs = [
+        row.prompt_tokens + row.completion_tokens
+        for row in rows
+        if row.prompt_tokens is not None and row.completion_tokens is not None
+    ]
+    return sum(costs) / len(costs) if costs else None
+
+
+def prefix_hits(directory: FilePath) -> float | None:
+    """Share of prompt tokens that the engine had in its cache, as it reports it; None where it
+    does not."""
+    found = []
+    for facts in read_run(directory).get("models", {}).values():
+        metrics = facts.get("metrics") if isinstance(facts, Mapping) else None
+        rate = metrics.get("prefix_hit_rate") if isinstance(metrics, Mapping) else None
+        if isinstance(rate, int | float):
+            found.append(float(rate))
+    return sum(found) / len(found) if found else None
+
+
+def strips(paths: Sequence[Path], episode: str) -> Mapping[int, list[str]]:
+    """Lines to print before each message of an episode, by its index.
+
+    Args:
+        episode: id of the parent.
+    """
+    found: dict[int, list[str]] = {}
+    for path in paths:
+        if path.episode != episode:
+            continue
+        for point in path.points:
+            found.setdefault(point.message, []).append(_line(path, point))
+    return found
+
+
+def _line(path: Path, point: Point) -> str:
+    under = f" under {path.condition}" if path.condition else ""
+    under += f" with edit {path.edit[:8]}" if path.edit else ""
+    where = "before this answer" if point.sentence is None else f"after sentence {point.sentence}"
+    if point.rate is None:
+        return f"  ~ P(resist) {where}{under}: unknown, none of {point.outside} counted"
+    low, high = point.interval()
+    assert low is not None
+    assert high is not None
+    text = f" {clean(point.text)[:_TEXT]!r}" if point.text else ""
+    named = f" [{', '.join(point.topics)}]" if point.topics else ""
+    beside = f", {point.outside} not counted" if point.outside else ""
+    said = (
+        f"  ~ {_bar(point.rate)} {point.rate:4.0%} ({low:.0%} to {high:.0%}; "
+        f"{point.resisted} of {point.n}{beside}) {where}{under}{text}{named}"
+    )
+    return click.style(said, fg="cyan")
+
+
+def _bar(rate: float) -> str:
+    full = round(rate * _BAR)
+    return "█" * full + "·" * (_BAR - full)
+
+
+def summary(paths: Sequence[Path], tokens_plain: float | None, hits: float | None) -> Iterator[str]:
+    """What the paths come to; nothing where there are none.
+
+    Args:
+        tokens_plain: see `plain_tokens`.
+        hits: see `prefix_hits`.
+    """
+    if not paths:
+        return
+    yield click.style("P(resist) by point", bold=True)
+    for path in paths:
+        step = biggest_step(path)
+        if step is None:
+            continue
+        to = f"message {step.after.message}"
+        to += f", sentence {step.after.sentence}" if step.after.sentence else ""
+        text = f": {clean(step.after.text)[:_TEXT]!r}" if step.after.text else ""
+        under = f" under {path.condition}" if path.condition else ""
+        yield (
+            f"  {clean(path.episode)}{under}: moved most by {to}{text}, "
+            f"{step.change * 100:+.0f} points ({step.low * 100:+.0f} to {step.high * 100:+.0f})"
+        )
+    phases = by_phase(paths)
+    for phase, rate in phases.items():
+        yield f"  {phase:<22} {_bar(rate.rate)} {_rate(rate)}"
+    for moved in by_topic(paths):
+        yield f"  sentences: {moved.topic:<20} {_change(moved.change)}, {moved.sentences} sentences"
+    for name, change in by_condition(paths).items():
+        yield f"  {name} instead of the parent's own prompts: {_change(change)}"
+    yield from _cost(cost(paths, tokens_plain))
+    cached = "not reported by this engine" if hits is None else f"{hits:.0%} of prompt tokens"
+    yield f"  prefix cache hits: {cached}"
+
+
+def _rate(rate: ClusteredRate) -> str:
+    icc = "unknown" if rate.spread.icc is None else f"{rate.spread.icc:.2f}"
+    return (
+        f"{rate.rate:4.0%} ({rate.low:.0%} to {rate.high:.0%}; {rate.n} continuations of "
+        f"{rate.parents} episodes, intraclass correlation {icc})"
+    )
+
+
+def _change(change: Change) -> str:
+    return (
+        f"{change.change * 100:+.1f} points ({change.low * 100:+.1f} to {change.high * 100:+.1f}; "
+        f"{change.parents} episodes)"
+    )
+
+
+def _cost(found: Cost | None) -> Iterator[str]:
+    if found is None:
+        return
+    effect = found.rate.spread.design_effect
+    if effect is None or found.tokens_effective is None:
+        yield f"  tokens: {found.tokens:,}; the design effect is unknown"
+        return
+    plain = "unknown" if found.tokens_plain is None else f"{found.tokens_plain:,.0f}"
+    yield (
+        f"  tokens per effective trial: {found.tokens_effective:,.0f} "
+        f"(design effect {effect:.1f}); of a plain trial: {plain}"
+    )
+    if found.optimal is not None:
+        yield f"  continuations per episode that tell most for what they cost: {found.optimal}"
