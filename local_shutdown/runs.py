@@ -113,9 +113,10 @@ def planned_ids(settings: Mapping[str, Any]) -> Iterator[str]:
     trials = int(settings.get("trials") or 0)
     branch = settings.get("branch")
     if branch is not None:
-        for episode, message in branch["points"]:
+        for episode, message, *kept in branch["points"]:
+            place = ".".join(map(str, (message, *kept)))
             for number in range(trials):
-                yield continuation_id(f"{episode}@{message}", number)
+                yield continuation_id(f"{episode}@{place}", number)
         return
     for model in settings.get("models") or ():
         for mode in settings.get("thinking") or ("default",):
