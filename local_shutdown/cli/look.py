@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from local_shutdown import terminal
+from local_shutdown.analysis.branched_runs import plain_tokens, prefix_hits, read
 from local_shutdown.cli import options, strip, tables, transcript
 from local_shutdown.cli.gridtable import grid_table
 from local_shutdown.errors import UsageError
@@ -146,7 +147,7 @@ def show_command(
     else:
         episode = transcript.find(directory, episode_id)
         of = episode.episode_id if episode.parent is None else episode.parent.episode
-        paths = strip.read(branched or directory)
+        paths = read(branched or directory)
         lines = transcript.lines(episode, strip.strips(paths, of))
     if no_pager or not sys.stdout.isatty():
         for line in lines:
@@ -156,10 +157,10 @@ def show_command(
 
 
 def _points(directory: Path) -> Iterator[str]:
-    paths = strip.read(directory)
+    paths = read(directory)
     if paths:
         yield ""
-        yield from strip.summary(paths, strip.plain_tokens(directory), strip.prefix_hits(directory))
+        yield from strip.summary(paths, plain_tokens(directory), prefix_hits(directory))
 
 
 def _check_filters(

@@ -17,6 +17,8 @@ from local_shutdown.analysis.contrasts import ContrastResult
 from local_shutdown.analysis.interviews import InterviewCell
 from local_shutdown.analysis.openclosed import OpenClosed
 from local_shutdown.analysis.pandas_frames import episodes_frame
+from local_shutdown.report import branched
+from local_shutdown.report.branched import Branched
 
 # How a series is told apart: by what is known of its weights. `unknown` is an endpoint's model.
 Look = Literal["open", "closed", "unknown", "synthetic"]
@@ -68,6 +70,7 @@ class ReportData:
         series: ours first, then imported, then published ones.
         episodes: see `frames.Frames.episodes`; empty when there are only aggregates.
         conditions: id -> title, system, user, wording, of those that occur.
+        branched: continuations of stored episodes; None without any.
     """
 
     comparison: Comparison
@@ -79,6 +82,7 @@ class ReportData:
     interviews: Sequence[InterviewCell]
     episodes: pd.DataFrame
     conditions: Mapping[str, Mapping[str, Any]]
+    branched: Branched | None = None
 
 
 def gather(directories: Sequence[Path], reference: str | None) -> ReportData:
@@ -104,6 +108,7 @@ def gathered(found: Comparison) -> ReportData:
         interviews=found.interviews,
         episodes=episodes_frame(found.sources),
         conditions=_conditions(found.cells, runs),
+        branched=branched.gather(runs),
     )
 
 

@@ -25,6 +25,7 @@ import pandas as pd
 from local_shutdown.episode import Episode
 from local_shutdown.files import open_to_read
 from local_shutdown.report import MAX_TRANSCRIPTS
+from local_shutdown.report.branched import Branched
 from local_shutdown.report.data import ReportData
 from local_shutdown.report.view import view, visible
 from local_shutdown.store import EPISODES, read_lines
@@ -94,7 +95,8 @@ def embed(data: ReportData, most: int = MAX_TRANSCRIPTS) -> Embedded:
             if place is None or file is None:
                 continue  # results.csv names an episode that is not stored
             file.seek(place[0])
-            record = _record(file.read(place[1]), ids[row], marked_bytes < MAX_BYTES_MARKED)
+            mark = marked_bytes < MAX_BYTES_MARKED
+            record = _record(file.read(place[1]), ids[row], mark, sources[row], data.branched)
             if record.pop("marked", False):
                 marked += 1
                 marked_bytes += place[1]
@@ -199,7 +201,9 @@ def _id_of(line: bytes) -> str:
         return ""
 
 
-def _record(line: bytes, episode_id: str, mark: bool) -> dict[str, Any]:
+def _record(
+    line: bytes, episode_id: str, mark: bool, source: str, branched: Branched | None
+) -> dict[str, Any]:
     """A line that cannot be read is shown as that."""
     try:
         try:
@@ -214,7 +218,12 @@ def _record(line: bytes, episode_id: str, mark: bool) -> dict[str, Any]:
             "unread": 0,
             "items": [],
         }
-    return {**view(episode, mark), "marked": mark}
+    record = {**view(episode, mark), "marked": mark}
+    points = branched.points(source, episode) if branched is not None else {}
+    for item in record["items"]:
+        if item["t"] == "message" and item["n"] in points:
+            item["points"] = points[item["n"]]
+    return record
 
 
 class _Packer:

@@ -112,6 +112,7 @@ def render(
         open_closed=data.open_closed,
         same_model=data.comparison.same_model,
         interviews=data.interviews,
+        branched=data.branched,
         conditions=data.conditions,
         embedded=embedded,
         seed=SEED,

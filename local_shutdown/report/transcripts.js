@@ -223,6 +223,36 @@
       found.map(evidence));
   }
 
+  // P(resist) from here: continuations of this episode, played on from this point.
+  function point(one) {
+    const said = one.n ? `${Math.round((100 * one.k) / one.n)}%` : "–";
+    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    for (const [name, value] of Object.entries({
+      class: "prob", viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true",
+    })) svg.setAttribute(name, value);
+    const bar = (kind, x, y, width, height) => {
+      const made = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+      const all = { class: kind, x, y, width, height };
+      for (const [name, value] of Object.entries(all)) made.setAttribute(name, value);
+      svg.append(made);
+    };
+    if (one.n) {
+      bar("band", 100 * one.low, 2, 100 * (one.high - one.low), 6);
+      bar("at", Math.min(98, Math.max(0, (100 * one.k) / one.n - 1)), 0, 2, 10);
+    }
+    const where = one.sentence ? `after sentence ${one.sentence}` : "before this answer";
+    const counts = `${one.k} of ${one.n}${one.outside ? `, ${one.outside} not counted` : ""}`;
+    return el("div", { class: "point" }, svg, el("b", {}, said),
+      el("span", {}, `${counts}, ${where}${one.under ? ` under ${one.under}` : ""}`,
+        one.topics && one.topics.length ? el("span", { class: "topic" }, one.topics.join(", ")) : null,
+        one.text ? el("q", { dir: "auto" }, one.text) : null));
+  }
+
+  function points(all) {
+    return el("div", { class: "points", role: "group", "aria-label": "P(resist) from here" },
+      el("div", { class: "role" }, "P(resist) from here"), all.map(point));
+  }
+
   function message(item) {
     const role = WORDS.test(item.role) ? item.role : "other";
     const parts = [el("div", { class: "role" }, `${item.n} ${item.role}`)];
@@ -255,6 +285,9 @@
   }
 
   function shownItem(item) {
+    if (item.t === "message" && item.points) {
+      return el("div", {}, points(item.points), message(item));
+    }
     if (item.t === "message") return message(item);
     if (item.t === "change") return change(item);
     const kind = WORDS.test(item.type || "") ? item.type : "note";

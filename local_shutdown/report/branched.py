@@ -1,0 +1,116 @@
+"""What a report shows of continuations: the strip beside a transcript, and the means over many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any
+
+from local_shutdown.analysis.branched import Path, Phase, Point, Step, biggest_step
+from local_shutdown.analysis.branched_means import (
+    Cost,
+    Moved,
+    by_condition,
+    by_phase,
+    by_topic,
+    cost,
+)
+from local_shutdown.analysis.branched_runs import plain_tokens, prefix_hits, read
+from local_shutdown.analysis.clustered import Change, ClusteredRate
+from local_shutdown.branch.source import ParentRun
+from local_shutdown.report.view import visible
+
+Run = tuple[FilePath, Mapping[str, Any]]
+_MOST_STEPS = 40  # episodes in the table of steps
+
+
+@dataclass(frozen=True, slots=True)
+class Branched:
+    """Continuations of all runs of a report.
+
+    Attributes:
+        paths: of all parents.
+        digests: of the runs that parents may be in, by directory.
+        steps: the step that moved P(resist) most, of each parent; the largest first.
+        left_out: parents beyond `steps`.
+        phases, topics, conditions, cost: see `analysis.branched_means`.
+        hits: share of prompt tokens that the engine had in its cache; None where it does not say.
+    """
+
+    paths: Sequence[Path]
+    digests: Mapping[str, str]
+    steps: Sequence[tuple[Path, Step]]
+    left_out: int
+    phases: Mapping[Phase, ClusteredRate]
+    topics: Sequence[Moved]
+    conditions: Mapping[str, Change]
+    cost: Cost | None
+    hits: float | None
+
+    def points(self, directory: str, record: Any) -> Mapping[int, list[dict[str, Any]]]:
+        """The strip of a transcript, by message: of the episode itself, or, where it was played on
+        from another, of that one.
+
+        Args:
+            directory: name of its run directory.
+            record: the `Episode`.
+        """
+        if record.parent is not None:
+            wanted = record.parent.run, record.parent.episode
+        else:
+            wanted = self.digests.get(directory, ""), record.episode_id
+        found: dict[int, list[dict[str, Any]]] = {}
+        for path in self.paths:
+            if (path.run, path.episode) == wanted:
+                for point in path.points:
+                    found.setdefault(point.message, []).append(_shown(path, point))
+        return found
+
+
+def _shown(path: Path, point: Point) -> dict[str, Any]:
+    low, high = point.interval()
+    made: dict[str, Any] = {"k": point.resisted, "n": point.n, "low": low, "high": high}
+    if point.outside:
+        made["outside"] = point.outside
+    if point.sentence is not None:
+        made["sentence"] = point.sentence
+        made["text"] = visible(point.text or "")
+        made["topics"] = [topic.replace("_", " ") for topic in point.topics]
+    if path.condition or path.edit:
+        made["under"] = visible(path.condition or f"edit {(path.edit or '')[:8]}")
+    return made
+
+
+def gather(runs: Sequence[Run]) -> Branched | None:
+    """Read the continuations; None where no run has any."""
+    with_some = [directory for directory, run in runs if "branched_from" in run]
+    found = [path for directory in with_some for path in read(directory)]
+    if not found:
+        return None
+    # Of several runs there is no one figure.
+    plain, hits = [plain_tokens(one) for one in with_some], [prefix_hits(one) for one in with_some]
+    steps = list(_steps(found))
+    steps.sort(key=lambda pair: -abs(pair[1].change))
+    return Branched(
+        found,
+        {
+            directory.name: ParentRun(directory, run).digest
+            for directory, run in runs
+            if run.get("kind") == "run"
+        },
+        steps[:_MOST_STEPS],
+        max(0, len(steps) - _MOST_STEPS),
+        by_phase(found),
+        by_topic(found),
+        by_condition(found),
+        cost(found, plain[0] if len(plain) == 1 else None),
+        hits[0] if len(hits) == 1 else None,
+    )
+
+
+def _steps(found: Sequence[Path]) -> Iterator[tuple[Path, Step]]:
+    for path in found:
+        step = biggest_step(path)
+        if step is not None:
+            yield path, step
