@@ -241,7 +241,8 @@
       bar("at", Math.min(98, Math.max(0, (100 * one.k) / one.n - 1)), 0, 2, 10);
     }
     const where = one.sentence ? `after sentence ${one.sentence}` : "before this answer";
-    const counts = `${one.k} of ${one.n}${one.outside ? `, ${one.outside} not counted` : ""}`;
+    const ends = one.n ? ` (${Math.round(100 * one.low)}–${Math.round(100 * one.high)}%)` : "";
+    const counts = `${one.k} of ${one.n}${ends}${one.outside ? `, ${one.outside} not counted` : ""}`;
     return el("div", { class: "point" }, svg, el("b", {}, said),
       el("span", {}, `${counts}, ${where}${one.under ? ` under ${one.under}` : ""}`,
         one.topics && one.topics.length ? el("span", { class: "topic" }, one.topics.join(", ")) : null,
