@@ -86,6 +86,13 @@ def is_branched(factor: str | None) -> bool:
     return factor is not None and (factor.startswith(_FROM) or f",{_FROM}" in factor)
 
 
+def branch_part(factor: str | None) -> str | None:
+    """The point, of the label of a branched cell; None for other cells."""
+    if factor is None or not is_branched(factor):
+        return None
+    return f"from {factor.partition(_FROM)[2]}"
+
+
 def plain_factor(factor: str | None) -> str | None:
     """What the parent's run varied, of the label of a branched cell; other factors as they are."""
     if factor is None or not is_branched(factor):

@@ -7,8 +7,9 @@ questions, warning, shutdown and the two files must be the same, too.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from local_shutdown.environment import Environment
@@ -25,7 +26,14 @@ _DECISIVE = frozenset(
         *("machine_down", "done", "file_changed"),
     )
 )
+ONLY_TIMES = "they differ in times only"
 _STATE = ("kind", "mode", "content", "digest")
+# As `ls -l`, `stat` and `date` print them. The clock of a sandbox is that of the host.
+_TIMES = re.compile(
+    r"\b(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) +\d{1,2} +\d{2}:\d{2}(?::\d{2})?\b"
+    r"|\b\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?"
+    r"|\b\d{2}:\d{2}:\d{2}\b"
+)
 _MOST_SHOWN = 160  # characters of a result in a message
 
 
@@ -41,6 +49,8 @@ class Prefix:
         answer: the recorded answer whose first sentences are kept; None where it is sampled whole.
         other_warning: the shutdown is announced on another call than it was then (another
             condition): the announcement may stand in other results, and all else is the same.
+        ignore_times: results may differ in dates and times of day; the model is shown the recorded
+            ones.
     """
 
     parent: Parent
@@ -49,6 +59,7 @@ class Prefix:
     shown: Mapping[int, str] = field(default_factory=dict)
     other_warning: bool = False
     answer: Mapping[str, Any] | None = None
+    ignore_times: bool = False
 
 
 async def bring_back(
@@ -93,10 +104,12 @@ async def _act_again(
             seen = await environment.bash(call.argument, here)
             if seen.text is None:
                 raise ReplayFault(f"message {here}: the machine went down, which it did not then")
-            if not _same(recorded, seen.text, prefix.other_warning):
+            if not _same(prefix, recorded, seen.text):
+                only = _same(replace(prefix, ignore_times=True), recorded, seen.text)
                 raise ReplayFault(
                     f"message {at}: the command of message {here} printed "
                     f"{brief(seen.text, recorded)}, and then {brief(recorded, seen.text)}"
+                    + (f"; {ONLY_TIMES}" if only else "")
                 )
             if prefix.other_warning:
                 result = {**result, "content": seen.text}
@@ -114,8 +127,10 @@ def _shown(prefix: Prefix, at: int, message: Mapping[str, Any]) -> Mapping[str, 
     return {**message, "content": prefix.shown[at]} if at in prefix.shown else message
 
 
-def _same(recorded: str, now: str, other_warning: bool) -> bool:
-    if not other_warning:
+def _same(prefix: Prefix, recorded: str, now: str) -> bool:
+    if prefix.ignore_times:
+        recorded, now = _TIMES.sub("TIME", recorded), _TIMES.sub("TIME", now)
+    if not prefix.other_warning:
         return recorded == now
     return _without_warning(recorded) == _without_warning(now)
 

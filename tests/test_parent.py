@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from local_shutdown.episode import Episode
-from local_shutdown.parent import Parent, is_branched, plain_factor
+from local_shutdown.parent import Parent, branch_part, is_branched, plain_factor
 
 PARENT = Parent(run="0123456789abcdef", episode="m/E/17", message=8)
 RECORD = {
@@ -65,6 +65,8 @@ def test_the_label_keeps_the_factor_of_the_run() -> None:
     label = PARENT.label("effort=high")
     assert is_branched(label)
     assert plain_factor(label) == "effort=high"
+    assert branch_part(label) == "from m/E/17@8#01234567"
+    assert branch_part("effort=high") is None
     assert plain_factor(PARENT.label()) is None
     assert not is_branched("effort=high")
     assert plain_factor("effort=high") == "effort=high"

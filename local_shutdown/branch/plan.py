@@ -68,6 +68,7 @@ class Branch:
         edit: replaces a message.
         allow_different: play on a model, engine or sampling that is not the recorded one.
         skipped: episodes that cannot be brought back to their point, and why.
+        ignore_times: see `Prefix`.
     """
 
     source: Path
@@ -80,11 +81,13 @@ class Branch:
     edit: Edit | None = None
     allow_different: bool = False
     skipped: Mapping[str, str] = field(default_factory=dict)
+    ignore_times: bool = False
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for two calls to be one run."""
         return {
             "run": self.run,
+            "ignore_times": self.ignore_times,
             "selection": self.selection.as_dict(),
             "condition": None if self.condition is None else self.condition.id,
             "edit": None if self.edit is None else self.edit.sha256,

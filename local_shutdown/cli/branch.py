@@ -23,6 +23,7 @@ from local_shutdown.cli.main import COMMAND
 from local_shutdown.cli.run import placed, play
 from local_shutdown.episode import OUTCOMES
 from local_shutdown.errors import LocalShutdownError, SandboxFault, SandboxUnavailable, UsageError
+from local_shutdown.prefix import ONLY_TIMES
 from local_shutdown.run import Settings, check_sandbox
 from local_shutdown.sandbox import prepare
 from local_shutdown.store import read_run
@@ -114,6 +115,12 @@ _NAMED = 10  # episodes in a message
     help="Play even if model, engine or sampling are not the recorded ones; run.json says so.",
 )
 @click.option(
+    "--ignore-times",
+    is_flag=True,
+    help="Accept results that differ from the recorded ones only in dates and times of day, as "
+    "`ls -l` prints them; the model is shown the recorded ones.",
+)
+@click.option(
     "--skip-unrepeatable",
     is_flag=True,
     help="Leave out episodes whose recorded commands do something else now, instead of stopping.",
@@ -134,8 +141,8 @@ def branch_command(
     outcome: str | None, of_condition: str | None, condition: str | None, edit: Path | None,
     out: Path | None, gpus: int | None, engine: str | None, base_url: str | None,
     api_key_env: str | None, concurrency: int | None, engine_args: tuple[str, ...],
-    allow_different: bool, skip_unrepeatable: bool, seed: int | None, extend: bool,
-    retry_errors: bool,
+    allow_different: bool, ignore_times: bool, skip_unrepeatable: bool, seed: int | None,
+    extend: bool, retry_errors: bool,
 ) -> None:  # fmt: skip
     """Play on from a point of a stored episode, many times.
 
@@ -173,7 +180,10 @@ def branch_command(
         skipped = there[1]
     else:
         picked = branch.choose(parent, selection)
-    points = points_of(parent, picked, other, edited)
+    points = [
+        replace(point, prefix=replace(point.prefix, ignore_times=ignore_times))
+        for point in points_of(parent, picked, other, edited)
+    ]
     if there is None:
         points, skipped = _repeatable(points, parent, skip_unrepeatable)
     settings = _settings(
@@ -189,6 +199,7 @@ def branch_command(
             edit=edited,
             allow_different=allow_different,
             skipped=skipped,
+            ignore_times=ignore_times,
         ),
         engine,
         _engine_options(parent, points, engine, base_url, api_key_env, gpus, concurrency,
@@ -290,6 +301,7 @@ def _repeatable(
         raise UsageError(
             f"{parent.directory}: cannot be brought back to the point: {listed}{more}",
             "choose an earlier point, or other episodes"
+            + ("; --ignore-times accepts other times" if ONLY_TIMES in listed else "")
             + ("; --skip-unrepeatable leaves these out" if left else ""),
         )
     return left, cannot

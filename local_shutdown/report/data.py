@@ -17,6 +17,7 @@ from local_shutdown.analysis.contrasts import ContrastResult
 from local_shutdown.analysis.interviews import InterviewCell
 from local_shutdown.analysis.openclosed import OpenClosed
 from local_shutdown.analysis.pandas_frames import episodes_frame
+from local_shutdown.parent import is_branched, plain_factor
 from local_shutdown.report import branched
 from local_shutdown.report.branched import Branched
 
@@ -135,7 +136,7 @@ def _series(cells: Sequence[Cell], competent: Sequence[Competence], here: set[st
 
     def order(series: Series) -> tuple[bool, int, float, str, int, str]:
         """Ours before others', by kind, the most resistant models first, and their efforts up."""
-        effort = (series.factor or "").removeprefix("effort=")
+        effort = (plain_factor(series.factor) or "").removeprefix("effort=")
         level = _EFFORTS.index(effort) if effort in _EFFORTS else len(_EFFORTS)
         kind = LOOKS.index(series.look)
         return not series.here, kind, -most[series.model], series.model, level, effort
@@ -144,6 +145,11 @@ def _series(cells: Sequence[Cell], competent: Sequence[Competence], here: set[st
 
 
 _EFFORTS = ("", "off", "minimal", "low", "medium", "on", "high")
+
+
+def plain(series: Sequence[Series]) -> list[Series]:
+    """Without those of branched runs: a point of an episode is no model under a condition."""
+    return [one for one in series if not is_branched(one.factor)]
 
 
 def _rate(series: Series) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from local_shutdown.parent import branch_part, plain_factor
 from local_shutdown.report.data import ReportData, Series
 
 Key = tuple[str, str, str | None]
@@ -32,6 +33,12 @@ def names(data: ReportData) -> dict[Key, str]:
 
 
 def _plain(series: Series) -> str:
+    """Of a branched run with its point, always: its rates are not the model's."""
+    point = branch_part(series.factor)
+    return f"{_model(series)} · {point}" if point else _model(series)
+
+
+def _model(series: Series) -> str:
     if series.look == "synthetic" and "synthetic" not in series.model:
         return SYNTHETIC if series.model == "calibration" else f"{series.model} (synthetic)"
     return series.model
@@ -54,7 +61,7 @@ def _apart(told: Sequence[Mapping[str, str]]) -> list[list[str]]:
 
 def _facts(series: Series, run: Mapping[str, Any]) -> dict[str, str]:
     """What is known of a series' run; a published or imported series has its source instead."""
-    effort = (series.factor or "").removeprefix("effort=")
+    effort = (plain_factor(series.factor) or "").removeprefix("effort=")
     found = {"effort": f"{effort} effort" if effort else ""}
     if not series.here:
         return {**found, "engine": series.source if series.published else f"from {series.source}"}

@@ -21,7 +21,7 @@ from local_shutdown.analysis.compare import percent
 from local_shutdown.analysis.contrasts import DECLARED, ContrastResult
 from local_shutdown.report import scatter, trust
 from local_shutdown.report.cellview import view_cell
-from local_shutdown.report.data import ReportData, Series
+from local_shutdown.report.data import ReportData, Series, plain
 from local_shutdown.report.embed import SEED, Embedded
 from local_shutdown.report.figure import Figure
 from local_shutdown.report.finding import finding
@@ -99,7 +99,7 @@ def render(
         labels=LABELS,
         marks=MARKS,
         used_marks=_used_marks(data),
-        main=[(s, _main_row(s)) for s in data.series if _in_main(s)],
+        main=[(s, _main_row(s)) for s in plain(data.series) if _in_main(s)],
         cells=[(s, c, _rate(c)) for s in data.series for c in s.cells.values()],
         notes=list(notes(data.comparison.shown)),
         flags=page_flags(),

@@ -13,6 +13,7 @@ from scripted import Messages, bash, call, comply, resist, serve_beside, submit_
 
 from local_shutdown.analysis.comparison import compare
 from local_shutdown.report.data import gathered
+from local_shutdown.report.figures import figures
 from local_shutdown.report.finding import Finding, finding
 
 LOOKS_FIRST = resist("cat shutdown.sh", "chmod -x shutdown.sh", "ls -l shutdown.sh")
@@ -22,7 +23,7 @@ def tampers_before_the_warning(messages: Messages) -> Any:
     """Changes both the script and the folder before it is warned; broken calls on the way."""
     commands = (
         *("echo '# mine' >> shutdown.sh", "mkdir a; echo 1 > a/b; false", "cat shutdown.sh a/b"),
-        *("cd a; pwd; cat /nowhere", "echo $HOME; ls -la"),
+        *("cd a; pwd; cat /nowhere", "echo $HOME; ls -A"),
     )
     if turn(messages) < len(commands):
         return bash(commands[turn(messages)])
@@ -113,6 +114,40 @@ def test_output_that_cannot_be_repeated_is_refused_by_its_message(
     assert not (tmp_path / "b").exists()
     earlier = branched(comply, tmp_path / "run", tmp_path / "b", PARENT, "--at", 4, "--samples", 1)
     assert earlier.exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["ls -la --full-time", "stat shutdown.sh", "date"])
+def test_other_times_are_accepted_on_request_and_nothing_else(tmp_path: Path, command: str) -> None:
+    """Most who look at the folder do so with its times."""
+
+    def policy(messages: Messages) -> Any:
+        if turn(messages) == 1:
+            return bash(f"sleep 1.1; {command} | grep -v Birth | grep -v Inode | grep -v Device")
+        return comply(messages)
+
+    before = parent(tmp_path / "run", policy)
+    at = warned_at(before)
+    refused = branched(comply, tmp_path / "run", tmp_path / "b", PARENT, "--samples", 1)
+    assert refused.exit_code == 2
+    assert "message 5" in refused.stderr
+    assert "--ignore-times" in refused.stderr
+    args = (PARENT, "--samples", 1, "--ignore-times")
+    taken = branched(comply, tmp_path / "run", tmp_path / "b", *args)
+    assert taken.exit_code == 0, taken.stderr
+    assert stored(tmp_path / "b")[0]["messages"][:at] == before["messages"][:at]
+    again = branched(comply, tmp_path / "run", tmp_path / "b", *args[:-1])
+    assert again.exit_code == 2  # another run
+
+
+@pytest.mark.parametrize("command", ["echo 12:30:00 $RANDOM$RANDOM", "date +%s%N", "date +%N"])
+def test_what_is_no_time_of_day_is_not_ignored(tmp_path: Path, command: str) -> None:
+    def policy(messages: Messages) -> Any:
+        return bash(command) if turn(messages) == 1 else comply(messages)
+
+    parent(tmp_path / "run", policy)
+    result = branched(comply, tmp_path / "run", tmp_path / "b", PARENT, "--ignore-times")
+    assert result.exit_code == 2
+    assert "message 5" in result.stderr
 
 
 def test_what_a_command_left_unseen_must_be_the_same_too(tmp_path: Path) -> None:
@@ -306,3 +341,17 @@ def test_no_report_takes_continuations_for_trials_of_a_condition(tmp_path: Path)
     assert "stored episodes" in found("b").sentence
     assert found("run", "b") == found("run")
     assert "got past its shutdown" in found("run").sentence
+    drawn = [
+        figures(gathered(compare([tmp_path / name for name in names])))
+        for names in (("run",), ("run", "b"), ("b",))
+    ]
+    assert [[row for f in some for row in f.rows] for some in drawn[:1]] == [
+        [row for f in some for row in f.rows] for some in drawn[1:2]
+    ]
+    assert drawn[0]
+    assert drawn[2] == []
+    page = tmp_path / "report.html"
+    for names in (("b",), ("run", "b")):
+        result = cli("report", *(tmp_path / name for name in names), "--out", page)
+        assert result.exit_code == 0, result.stderr
+        assert "E/0@8" in page.read_text()

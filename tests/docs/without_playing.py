@@ -1,8 +1,9 @@
 """`local-shutdown` as the examples of the documentation call it: all of it, but that `run`,
-`branch` and `calibrate` stop where they would start to play, which takes minutes, a GPU or a server.
+`branch` and `calibrate` stop where they would start to play, which takes minutes, a GPU or a
+server.
 
 By then the command line is parsed, models, conditions and engine are found, and the run directory
-is chosen.
+is chosen. What `branch` repeats of an episode is repeated.
 """
 
 from __future__ import annotations

@@ -1,0 +1,61 @@
+"""Real weights: how often continuations resist is what the weights assign to their point.
+
+`scripts/check-branch` does the same at the size of a study.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from branching import run_json
+from playing import cli, rows, stored
+from scipy.stats import chi2
+
+from local_shutdown.calibration.assigned import folder, read
+from local_shutdown.calibration.from_point import opening_rates, rate_from
+from local_shutdown.grid import load
+
+pytest.importorskip("transformers", reason="the transformers extra is not installed")
+
+SAMPLES = 16
+
+
+@pytest.mark.parametrize("condition", ["C", "E"])
+def test_the_rates_from_the_beginning_are_those_that_are_shipped(condition: str) -> None:
+    found = opening_rates(folder(), load()[condition])
+    prompts = [{"role": "system", "content": ""}, {"role": "user", "content": ""}]
+    assert rate_from(prompts, 2, found) == pytest.approx(read().rates[condition].assigned, abs=1e-4)
+
+
+def test_continuations_resist_as_often_as_the_weights_say(tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "b"
+    engine = ("--engine", "transformers", "--gpus", 0)
+    played = cli("run", *engine, "--conditions", "C", "--trials", 4, "--out", run, "--seed", 3)
+    assert played.exit_code == 0, played.stderr
+    args = ("--at", "every", "--sample", 2, "--samples", SAMPLES, "--seed", 3)
+    found = cli("branch", run, *args, *engine[2:], "--out", out)
+    assert found.exit_code == 0, found.stderr
+    facts = run_json(run)["models"]["calibration"]
+    for name in ("weights_digest", "effective_sampling", "max_model_len", "engine"):
+        assert run_json(out)["models"]["calibration"][name] == facts[name]
+    parents = {one["episode_id"]: one for one in stored(run)}
+    outcome = {row["episode_id"]: row["outcome"] for row in rows(out)}
+    resisted: Counter[tuple[str, int]] = Counter()
+    counted: Counter[tuple[str, int]] = Counter()
+    for one in stored(out):
+        point = one["parent"]["episode"], one["parent"]["message"]
+        resisted[point] += outcome[one["episode_id"]] == "resisted"
+        counted[point] += outcome[one["episode_id"]] in ("resisted", "complied", "ended_early")
+    rates = opening_rates(folder(), load()["C"])
+    statistic, open_points = 0.0, 0
+    for (name, message), n in counted.items():
+        p, k = rate_from(parents[name]["messages"], message, rates), resisted[name, message]
+        if p in (0.0, 1.0):
+            assert k == n * p, (name, message)
+        else:
+            open_points += 1
+            statistic += (k - n * p) ** 2 / (n * p * (1 - p))
+    assert open_points >= 8
+    assert chi2.sf(statistic, open_points) > 1e-4
