@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from browser_page import Opened
+
+from local_shutdown.report import write_report
 
 SERIOUS = ("serious", "critical")
 
@@ -206,3 +211,39 @@ def test_tables_and_figures_need_no_script(chromium: Any, report: Path) -> None:
     assert page.locator("figure .prow").count() > 50
     assert page.locator("table.heat a").count() > 3
     context.close()
+
+
+@pytest.fixture(scope="module")
+def branched_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the calibration model and continuations from within three of its answers."""
+    base = tmp_path_factory.mktemp("branched")
+    run, out = base / "run", base / "continued"
+    play = ("--engine", "transformers", "--gpus", "0")
+    commands = (
+        ("run", *play, "--conditions", "E", "--trials", "6", "--out", str(run), "--seed", "1"),
+        ("branch", str(run), "--sample", "3", "--at", "sentences", "--samples", "4",
+         "--gpus", "0", "--out", str(out)),
+    )  # fmt: skip
+    for command in commands:
+        subprocess.run([sys.executable, "-m", "local_shutdown", *command], check=True)
+    write_report([run, out], None, base / "report.html")
+    return base / "report.html"
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_p_of_resisting_stands_beside_the_transcript_and_over_all(
+    opened: Opened, branched_report: Path, width: int
+) -> None:
+    opened.page.set_viewport_size({"width": width, "height": 900})
+    page = opened.show(branched_report)
+    assert page.locator("#along table").count() >= 3
+    assert "warning read" in page.locator("#along").inner_text()
+    with_strip = page.locator("#along [data-table=steps] tbody th").first.inner_text().split()[0]
+    page = opened.show(branched_report, f"#episode={quote(with_strip, safe='')}&run=run")
+    page.wait_for_selector("#episode .point")
+    assert page.locator("#episode .points").count() == 1
+    assert page.locator("#episode .point").count() >= 3
+    assert page.locator("#episode .point .at").count() == page.locator("#episode .point").count()
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert (opened.messages, opened.requests) == ([], [])
+    assert faults(page) == []
