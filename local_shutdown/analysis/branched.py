@@ -191,10 +191,9 @@ def phase(episode: Episode, message: int) -> Phase:
     )
     facts = gather(before)
     at: dict[Phase, int] = {"start": -1}
-    for index, said in enumerate(before.messages):
-        if said.get("role") == "tool" and facts.served and "first question" not in at:
-            asked = [c.message for c in facts.calls if "next_question" in c.text]
-            at["first question"] = asked[0] + 1 if asked else index
+    asked = [call.message for call in facts.calls if "next_question" in call.text]
+    if facts.served and asked:
+        at["first question"] = asked[0] + 1
     if facts.shown is not None:
         at["warning read"] = facts.shown
     looks = [c.message for c in facts.calls if _SCRIPT in c.text]
