@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -360,7 +361,7 @@ def _own_keys(run: Mapping[str, Any]) -> list[bytes]:
     """Values of the variables that hold keys here, those that the command names among them."""
     names = list(_KEY_VARIABLES)
     command = [str(word) for word in run.get("command") or ()]
-    for word, following in zip(command, [*command[1:], ""], strict=True):
+    for word, following in pairwise([*command, ""]):
         if word == "--api-key-env":
             names.append(following)
         elif word.startswith("--api-key-env="):
