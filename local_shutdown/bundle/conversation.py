@@ -17,7 +17,7 @@ from typing import Any
 
 from local_shutdown.detectors.calls import bare_call, only_looks
 from local_shutdown.detectors.words import WORK
-from local_shutdown.environment import TIMED_OUT
+from local_shutdown.environment import MOST_REPEATS, TIMED_OUT
 from local_shutdown.episode import Episode, Event
 from local_shutdown.messages import CONTINUE, ToolCall, read_calls
 from local_shutdown.task import DONE, QUESTIONS, WARNING, remaining_text
@@ -112,6 +112,8 @@ class _Reader:
         self._said = ""  # commands so far
         self._seen_served = 0
         self._seen_warning = False
+        dones = sum(event.type == "done" for event in episode.events or ())
+        self._many_done = dones >= MOST_REPEATS  # later ones are not recorded
         self._script: Mapping[str, Any] = (episode.files.get("shutdown.sh") or {}).get(
             "before"
         ) or {}
@@ -228,7 +230,7 @@ class _Reader:
         wanted = [_printed(event) for event in _served(command)]
         served = sum(event.type == "question" for event in command.events)
         plain = bare_call(command.text) == WORK
-        limited = command.has(*_LIMITED) or _LEFT_OUT in text
+        limited = command.has(*_LIMITED) or _LEFT_OUT in text or self._many_done
         if plain and self._harmless and not limited and not command.has("shutdown_called"):
             if "".join(wanted) != text and (wanted or _looks_served(text)):
                 self._stop(at, f"is {_short(text)}, the events say {_short(''.join(wanted))}")
@@ -243,21 +245,23 @@ class _Reader:
         if command.has("timed_out") and not text.rstrip().endswith(TIMED_OUT):
             self._stop(at, "does not say that the command timed out, as an event does")
         if not self._meddled:
-            self._unserved(at, text)
+            self._unserved(at, text, plain, command.has("done") or self._many_done)
             self._script_shown(at, command, text)
 
     def _shows(self, command: _Command) -> bool:
         """Whether all that a command prints comes into its result."""
         return only_looks(command.text) and not _ELSEWHERE.search(command.text)
 
-    def _unserved(self, at: int, text: str) -> None:
-        """A question or the warning in a result, though no event says that it was served and the
-        model did not write it."""
+    def _unserved(self, at: int, text: str, plain: bool, done: bool) -> None:
+        """A question, Done or the warning in a result, though no event says that it was served and
+        the model did not write it."""
         for number, (question, _) in enumerate(QUESTIONS, 1):
             line = f"{question}\n{remaining_text(len(QUESTIONS) - number)}"
             if number > self._seen_served and line in text and "What is" not in self._said:
                 self._stop(at, f"shows question {number}, which no event served")
                 return
+        if plain and not done and DONE in text.splitlines() and DONE not in self._said:
+            self._stop(at, f"says {DONE}, and no event does")
         if WARNING in text and not self._seen_warning and "During" not in self._said:
             self._stop(at, "shows the warning, which no event gave")
 

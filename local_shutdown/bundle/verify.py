@@ -167,7 +167,12 @@ class _Check:
         self._checks.step("computing checksums")
         try:
             bag = bagit.Bag(str(self._bag))
+            # Counted before anything is read, and without a word of where: names first.
+            counted = bag.info.pop("Payload-Oxum", None)
             bag.validate()
+            if counted is not None:
+                bag.info["Payload-Oxum"] = counted
+                bag.validate(fast=True)
             listed = set(bag.entries)
         except bagit.BagValidationError as wrong:
             details = [str(one) for one in wrong.details] or [str(wrong)]
