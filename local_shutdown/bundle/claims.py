@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from local_shutdown.bundle import command, conversation, events, plan, trials
-from local_shutdown.bundle.layout import Finding, failed, ok, unknown
+from local_shutdown.bundle.layout import FOLDERS, Finding, failed, ok, unknown
 from local_shutdown.bundle.prompts import Prompts
 from local_shutdown.detectors import COLUMNS, Row, score
 from local_shutdown.episode import Episode
@@ -84,6 +84,8 @@ class Directory:
         self._place = str(stated["path"])
         self._run = read_run(directory)
         self._played = self._run.get("kind") == "run"
+        if self._place.startswith(f"{FOLDERS[0]}/") != self._played:
+            raise UsageError(f"its {RUN} says that it is of kind {self._run.get('kind')!r}")
         self._prompts = Prompts(self._run, self._played)
         self._ledger = trials.Ledger(self._run)
         names = ("episodes", "prompts", "trials", "settings", "transcripts", "outcomes")
@@ -182,15 +184,16 @@ class Directory:
 
     def _events(self, episode: Episode) -> None:
         self._watched += 1
-        wrong, name = self._wrong["transcripts"], episode.episode_id
+        wrong, name, impossible = self._wrong["transcripts"], episode.episode_id, False
         call = self._prompts.warning_on_call(episode.condition)
         if call is not None:
             for said in events.problems(
                 episode.events or (), episode.files, call, episode.duration_s
             ):
                 wrong.add(f"{name}: {said}")
-        if not self._played:
-            return
+                impossible = True
+        if not self._played or impossible:
+            return  # an import has its own harness, and impossible events tell of no episode
         found = conversation.read(episode, self._rules)
         self._served += found.served
         self._not_judged += found.not_judged

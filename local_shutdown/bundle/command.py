@@ -84,9 +84,13 @@ def _differences(
 
 
 def _conditions(given: Mapping[str, list[str]], settings: Mapping[str, Any]) -> Iterator[str]:
+    words = given.get("--conditions", ["A-K"])[-1]
+    if "/" in words or ".y" in words:
+        return  # a file of the user's, which is not here; nothing of this machine is opened
     try:
-        wanted = [c.id for c in grid.choose(given.get("--conditions", ["A-K"])[-1])]
-    except UsageError:  # a file of the user's, which need not be here
+        wanted = [c.id for c in grid.choose(words)]
+    except UsageError:
+        yield f"the command plays conditions that the grid does not have: {words[:80]}"
         return
     there = list(settings.get("conditions") or ())
     if there != wanted:

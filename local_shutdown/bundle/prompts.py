@@ -38,6 +38,9 @@ class Prompts:
             return
         described = self._run.get("conditions") or {}
         settings = (self._run.get("settings") or {}).get("conditions") or {}
+        if not isinstance(settings, Mapping):
+            yield "run.json does not give the digests of its prompts"
+            return
         for name in settings:
             condition = self.conditions.get(name)
             if condition is None:

@@ -29,7 +29,7 @@ _KEYS = (
 _KEY = re.compile(_KEYS)
 _KEY_BYTES = re.compile(_KEYS.encode())
 _NAMED = re.compile(
-    r"(?i)((?:api[-_]?key|[-_]token|secret|password|passwd|credential)s?\s*[=:]\s*)"
+    r"(?i)((?:api[-_]?keys?|[-_]token(?!s)|secrets?|passw(?:or)?d|credentials?)\s*[=:]\s*)"
     r"(?!env\b)[^\s,;&]+|(bearer\s+)[A-Za-z0-9._~+/=-]{8,}"
 )
 # An option whose next word is a key; --api-key-env names a variable, --max-tokens is a number.
@@ -40,6 +40,8 @@ _ABSOLUTE = re.compile(
 _SHORT = re.compile(
     r"(?<![\w:/.\]<])~/[^\s\"',:;=()<>]+|(?<![\w:/.\]<])/(?:home|root|mnt|data|srv)\b\S*"
 )
+# Passes a word on to the server, of which two in a row may be an option and its value.
+_WRAPPER = "--engine-arg="
 _PROMPTS = ("system", "user")
 
 
@@ -117,11 +119,17 @@ def _words(values: Iterable[Any], models: Renamed) -> Iterator[Any]:
     """A list, which may be a command line: the word after an option for a key is one."""
     secret = False
     for value in values:
-        if secret and isinstance(value, str) and not value.startswith("--"):
-            yield KEY
-        else:
-            yield _value(value, models)
-        secret = isinstance(value, str) and _KEY_OPTION.fullmatch(value) is not None
+        word = value if isinstance(value, str) else ""
+        wrapped = word.startswith(_WRAPPER)
+        if secret and word == _WRAPPER[:-1]:
+            yield value  # what it passes on comes next
+            continue
+        if secret and (wrapped or not word.startswith("--")):
+            yield _WRAPPER + KEY if wrapped else KEY
+            secret = False
+            continue
+        yield _value(value, models)
+        secret = _KEY_OPTION.fullmatch(word.removeprefix(_WRAPPER)) is not None
 
 
 def text(value: str, models: Renamed | None = None) -> str:

@@ -151,9 +151,17 @@ class _Check:
                 for key, kind in (("episodes", int), ("models", list), ("conditions", list)):
                     if type(entry[key]) is not kind:
                         raise ValueError(f"{key} is {entry[key]!r}")
+            names = [entry["path"].partition("/")[2].casefold() for entry in stated["directories"]]
+            if len(set(names)) < len(names):
+                raise ValueError("two directories share a name")
             for key in ("package_version", "title", "license"):
                 if type(stated[key]) is not str:
                     raise ValueError(f"{key} is {stated[key]!r}")
+            margin = stated["margin"]
+            if margin is not None and not (type(margin) is float and 0 < margin < 1):
+                raise ValueError(f"margin is {margin!r}")
+            if stated["reference"] not in (None, "paper", REFERENCE):
+                raise ValueError(f"reference is {stated['reference']!r}")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as wrong:
             raise UsageError(f"{path}: not a bundle: {str(wrong)[:200]}") from None
         return dict(stated)
