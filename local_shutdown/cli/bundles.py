@@ -70,7 +70,7 @@ def bundle_command(
     \b
     Examples:
         local-shutdown bundle runs/2026-11-24-qwen3-8b --reference paper --out study.zip
-        local-shutdown bundle runs/* imports/api --sign ~/.ssh/id_ed25519 --out study.zip
+        local-shutdown bundle runs/* imports/* --sign ~/.ssh/id_ed25519 --out study.zip
     """
     from local_shutdown.bundle.write import Wanted, write_bundle
 
