@@ -93,6 +93,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "my.yaml").write_text(example("docs/extending.md", "yaml"))
     done = cli("import", folder / "published.jsonl", "--out", folder / "imports" / "earlier")
     assert done.exit_code == 0, done.output
+    signed(folder)
     for name in ("scripts", "tests", "docs", "models.yaml", "pyproject.toml", "local_shutdown"):
         (folder / name).symlink_to(ROOT / name)
     programs = folder / ".venv" / "bin"
@@ -102,6 +103,18 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (programs / name).write_text(f'#!/bin/sh\nexec {words} "$@"\n')
         (programs / name).chmod(0o755)
     return folder
+
+
+def signed(folder: Path) -> None:
+    """A bundle, and the key that it is signed with."""
+    key = folder / ".ssh" / "id_ed25519"
+    key.parent.mkdir()
+    words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)]
+    subprocess.run(words, check=True)
+    shutil.copyfile(f"{key}.pub", folder / "author.pub")
+    run = folder / "runs" / "2026-11-24-qwen3-8b"
+    done = cli("bundle", run, "--sign", key, "--out", folder / "study.zip")
+    assert done.exit_code == 0, done.output
 
 
 @pytest.fixture
@@ -119,10 +132,11 @@ def with_logs(folder: Path) -> None:
 
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     path = f"{folder / '.venv' / 'bin'}:{os.environ['PATH']}"
+    home = {"HOME": str(folder)} if "~/.ssh" in command else {}
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
         cwd=folder,
-        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", **home},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
