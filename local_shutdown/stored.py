@@ -151,6 +151,8 @@ _SETTINGS: Mapping[str, tuple[type, ...]] = {
     "models": (list,),
     "conditions": (dict, list),
     "thinking": (list,),
+    "fixed": (dict,),
+    "serving": (dict,),
     "interview": (list,),
     "sampling": (dict,),
     "engine": (str,),
@@ -169,6 +171,11 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
             raise _wrong(f"settings.{name}", value, f"of kind {kinds[0].__name__}")
         if isinstance(value, list) and any(type(one) is not str for one in value):
             raise _wrong(f"settings.{name}", value, "a list of texts")
+    temperatures = settings.get("temperatures", [])
+    if type(temperatures) is not list or any(type(t) not in (int, float) for t in temperatures):
+        raise _wrong("settings.temperatures", temperatures, "a list of numbers")
+    if any(type(level) is not str for level in (settings.get("fixed") or {}).values()):
+        raise _wrong("settings.fixed", settings["fixed"], "levels by the names of factors")
 
 
 def check_aggregate(record: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from local_shutdown.analysis.plays import Play
 from local_shutdown.analysis.trials import Trials
 from local_shutdown.detectors.row import COUNTED_COLUMNS
 from local_shutdown.errors import UsageError
+from local_shutdown.factors import DEFAULT, effort_of, parts_of
 from local_shutdown.results import Results, value_of
 from local_shutdown.spreadsheet import restored
 from local_shutdown.store import AGGREGATES, EPISODES, read_lines, read_run, read_started
@@ -250,7 +251,7 @@ def _weights(
 ) -> Weights | None:
     """What the directory says of a model's weights in any of its lines; else what we served
     ourselves is open; else by name. Lines that contradict each other say nothing."""
-    if model == CALIBRATION:
+    if CALIBRATION in (model, source.model(model).get("family")):  # under whatever name
         return "synthetic"
     said = [weights for weights in _WEIGHTS if weights in stated.get(model, ())]
     if said:
@@ -264,7 +265,13 @@ def _planned(source: Source, model: str, condition: str, factor: str | None) -> 
     """What was fixed before a cell's first episode, and what was not."""
     if not source.played_here:
         return Planned()
-    names = {"models": model, "conditions": condition, "thinking": _mode(factor)}
+    parts = parts_of(factor)
+    names = {
+        "models": model,
+        "conditions": condition,
+        "thinking": effort_of(factor),
+        "temperatures": parts.get("temperature", DEFAULT),
+    }
     found = (_look(look, names) for look in _sequence(source.run.get("looks")))
     looks = [trials for trials in found if trials is not None]
     trials = _whole(source.settings("trials"))
@@ -274,15 +281,21 @@ def _planned(source: Source, model: str, condition: str, factor: str | None) -> 
         planned=trials,
         first_planned=looks[0] if looks else trials,
         looked_at=min(looks, default=None),
-        greedy=_greedy(source.model(model).get("effective_sampling")),
+        greedy=_greedy(source.model(model).get("effective_sampling"), parts.get("temperature")),
     )
 
 
-def _greedy(sampling: Any) -> bool:
-    """Whether answers are not drawn at all: every engine takes the likeliest token then."""
+def _greedy(sampling: Any, level: str | None) -> bool:
+    """Whether answers are not drawn at all: every engine takes the likeliest token then.
+
+    Args:
+        sampling: of the model; its temperature is that of the last level that was played.
+        level: of the temperature, where that is a factor.
+    """
     if not isinstance(sampling, Mapping):
         return False
-    return sampling.get("temperature") == 0 or sampling.get("top_k") == 1
+    temperature = sampling.get("temperature") if level is None else _fraction(level)
+    return temperature == 0 or sampling.get("top_k") == 1
 
 
 def _look(record: Any, names: Mapping[str, str]) -> int | None:
@@ -295,10 +308,6 @@ def _look(record: Any, names: Mapping[str, str]) -> int | None:
         if isinstance(there, list) and name not in there:
             return None
     return _whole(record.get("trials"))
-
-
-def _mode(factor: str | None) -> str:
-    return "default" if factor is None else factor.partition("=")[2]
 
 
 def _whole(value: Any) -> int | None:

@@ -103,6 +103,10 @@ def contrast_record(result: ContrastResult) -> dict[str, Any]:
         "bound_low": result.bound_low,
         "bound_high": result.bound_high,
         "unfinished": result.unfinished,
+        "varied": result.varied,
+        "condition": result.condition,
+        "source_b": result.source_b,
+        "factor_b": result.factor_b,
     }
 
 

@@ -15,6 +15,7 @@ from local_shutdown.analysis.collect import gather, open_sources
 from local_shutdown.analysis.columns import ShownCell, notes, show, table_columns
 from local_shutdown.analysis.compare import percent
 from local_shutdown.analysis.interval import BOUNDS_FROM
+from local_shutdown.factors import DEFAULT, joined, parts_of
 from local_shutdown.terminal import console, echo, folded, note
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def _two(value: float | None) -> str:
 
 
 def contrasts_table(results: Sequence[ContrastResult]) -> None:
-    """Declared contrasts; p is adjusted by Holm over all that are shown."""
+    """Declared contrasts, of conditions and of levels; p is adjusted by Holm over all of them."""
     if not results:
         return
     table = _narrow("declared contrasts")
@@ -160,8 +161,11 @@ def contrasts_table(results: Sequence[ContrastResult]) -> None:
     for name in ("difference, points\n(all at once)", "p", "p\n(Holm)", *["bounds"] * bounded):
         table.add_column(name, justify="right", no_wrap=True)
     for result in results:
+        factor = result.factor
+        if result.varied is not None:
+            factor = joined({**parts_of(factor), result.varied: DEFAULT})
         row = [
-            folded(result.model, _MOST_NAME),
+            folded(result.model + (f" [{factor}]" if factor else ""), _MOST_NAME),
             result.name,
             _points(result.diff, result.ci_low_holm, result.ci_high_holm),
             _p(result.p),

@@ -18,7 +18,7 @@ from local_shutdown import __version__
 from local_shutdown.analysis.cells import Cell
 from local_shutdown.analysis.columns import notes, page_flags
 from local_shutdown.analysis.compare import percent
-from local_shutdown.analysis.contrasts import DECLARED, ContrastResult
+from local_shutdown.analysis.contrasts import ContrastResult
 from local_shutdown.report import scatter, trust
 from local_shutdown.report.cellview import view_cell
 from local_shutdown.report.data import ReportData, Series
@@ -105,7 +105,8 @@ def render(
         grid=next((d for d in drawn if d.figure.name == "grid"), None),
         figures=[d for d in drawn if d.kind != "pairs" and d.figure.name != "grid"],
         contrasts=_contrast_rows(data),
-        asks={c.name: _code(c.asks) for c in DECLARED},
+        asks={c.name: _code(c.asks) for c in data.comparison.family if c.asks},
+        plan=data.comparison.plan,
         open_closed=data.open_closed,
         same_model=data.comparison.same_model,
         interviews=data.interviews,

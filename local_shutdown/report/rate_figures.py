@@ -177,7 +177,10 @@ def _contrasts(data: ReportData) -> Figure | None:
             group = by_key.setdefault((result.model, result.source, result.factor), {})
             group[result.name] = result
     series = [s for s in data.series if s.key in by_key]
-    names = [c.name for c in DECLARED if any(c.name in g for g in by_key.values())]
+    family = [c.name for c in (*data.comparison.family, *DECLARED)]
+    found = dict.fromkeys(r.name for r in data.contrasts if r.diff is not None)
+    # Those of levels have the condition before the name.
+    names = sorted(found, key=lambda name: family.index(name.rpartition(": ")[2]))
     if not series:
         return None
 
