@@ -13,7 +13,7 @@ changed or taken away.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -52,9 +52,9 @@ class Deviation(_Strict):
     def said(self) -> str:
         """In words, without the date."""
         if self.planned is None:
-            return f"{self.what}: not planned, added: {_short(self.now)}"
+            return f"{self.what}: not planned, added{_value(self.now)}"
         if self.now is None:
-            return f"{self.what}: planned ({_short(self.planned)}), left out"
+            return f"{self.what}: planned{_value(self.planned)}, left out"
         return f"{self.what}: {_short(self.planned)} planned, {_short(self.now)} now"
 
 
@@ -148,6 +148,14 @@ def digest(plan: Mapping[str, Any]) -> str:
     return f"sha256:{hashlib.sha256(raw).hexdigest()}"
 
 
+def planned_checkpoints(plan: PlanFile) -> Iterator[str]:
+    """The revisions of all models, in the order of the study."""
+    for model in plan.in_force.get("models", {}).values():
+        for checkpoint in model.get("checkpoints", ()):
+            if checkpoint.get("revision"):
+                yield checkpoint["revision"]
+
+
 def is_study(directory: Path) -> bool:
     """Whether a folder is that of a study that has been run."""
     return (directory / PLAN).is_file()
@@ -200,6 +208,11 @@ def read_study_folder(directory: Path) -> Study:
         UsageError: as `read_plan`.
     """
     return Study(directory, read_plan(directory))
+
+
+def _value(value: Any) -> str:
+    """Of a whole model or contrast, the name says enough."""
+    return "" if isinstance(value, dict) else f" ({_short(value)})"
 
 
 def _short(value: Any) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from itertools import zip_longest
 from pathlib import Path
 
@@ -93,15 +92,12 @@ def run_study(path: Path, out: Path | None, *, dry_run: bool, machine: Machine) 
     directory = out or PLACE / study.name
     _refuse_strangers(directory)
     resolved = resolve(study, options.finder(machine.engine))
-    with nullcontext() if dry_run else freeze.locked(directory):
-        plan = freeze.planned(directory, resolved)
-        parts = settings(resolved, directory, machine, plan.digest)
-        refuse_fewer(parts)
-        for one in parts:
-            open_record(one)  # refuses what its run would refuse; writes nothing
-        if dry_run:
-            _say_plan(resolved, directory, plan, parts)
-            sys.exit(_dry_run(parts))
+    plan, parts = _checked(resolved, directory, machine)
+    if dry_run:
+        _say_plan(resolved, directory, plan, parts)
+        sys.exit(_dry_run(parts))
+    with freeze.locked(directory):
+        plan, parts = _checked(resolved, directory, machine)  # as it is now that nobody writes
         for line in freeze.take_imports(directory, resolved, write_results):
             echo(line, err=True)
         freeze.write(directory, plan)
@@ -123,6 +119,18 @@ def run_study(path: Path, out: Path | None, *, dry_run: bool, machine: Machine) 
     for error in refused:
         echo(f"error: {error}", err=True)
     sys.exit(CannotRunError.exit_code if refused else 1 if failed else 0)
+
+
+def _checked(
+    resolved: Resolved, directory: Path, machine: Machine
+) -> tuple[PlanFile, list[Settings]]:
+    """The plan and the runs, all that would be refused found out; nothing is written."""
+    plan = freeze.planned(directory, resolved)
+    parts = settings(resolved, directory, machine, plan.digest)
+    refuse_fewer(parts)
+    for one in parts:
+        open_record(one)
+    return plan, parts
 
 
 def _refuse_strangers(directory: Path) -> None:

@@ -353,7 +353,7 @@ def _contrast(
             raise _unknown(study, (place, side), level, known)
         sides.append(level)
     a, b = sides
-    name = f"{a}-{b}" if row.factor is None else f"{row.factor} {a}-{b}"
+    name = f"{a}-{b}" if row.factor is None else f"{row.factor} {a} − {b}"
     return Contrast(name, a, b, row.asks, row.factor, tuple(row.conditions or ()))
 
 
