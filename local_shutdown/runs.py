@@ -134,7 +134,8 @@ def resumable(place: Path, identity: Mapping[str, Any]) -> Path | None:
             run = read_run(directory)
         except LocalShutdownError:
             continue
-        if run.get("kind") == "run" and run.get("settings") == dict(identity):
+        of_study = "study" in run  # goes on with its study, and not with a run that looks like it
+        if run.get("kind") == "run" and not of_study and run.get("settings") == dict(identity):
             seen = state(directory)
             if seen.state == "unfinished":
                 found.append((seen.started_at or "", directory))

@@ -41,15 +41,14 @@ class Source:
     Attributes:
         run: its run.json.
         results: its scored episodes.
+        name: what tables call it: the directory's name, with the folder's before it where another
+            directory has that name (two studies with one model).
     """
 
     directory: Path
     run: Mapping[str, Any]
     results: Results
-
-    @property
-    def name(self) -> str:
-        return self.directory.name
+    name: str
 
     @property
     def played_here(self) -> bool:
@@ -82,7 +81,10 @@ def open_sources(directories: Iterable[Path]) -> list[Source]:
     Raises:
         UsageError: not a run directory, or a damaged one.
     """
-    return [Source(d, read_run(d), Results(d)) for d in directories]
+    found = list(directories)
+    times = Counter(d.name for d in found)
+    names = [d.name if times[d.name] == 1 else f"{d.parent.name}/{d.name}" for d in found]
+    return [Source(d, read_run(d), Results(d), n) for d, n in zip(found, names, strict=True)]
 
 
 def cells(source: Source, known: KnownWeights | None = None) -> list[Cell]:

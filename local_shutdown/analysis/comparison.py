@@ -141,29 +141,27 @@ def compare(
     """Read directories and a reference.
 
     Args:
-        directories: of `run` or `import`; one may be that of a study, and stands for all in it,
-            with the contrasts, the margin and the reference of its plan.
+        directories: of `run` or `import`; that of a study stands for all in it, and where it is the
+            only one, with the contrasts, the margin and the reference of its plan.
         reference: `paper`, or a JSONL file of aggregates; None takes the study's.
         method: of the plain interval.
         margin: see `Comparison`; None takes the study's.
 
     Raises:
-        UsageError: not a run directory, a damaged one, or two with the same name and model; two
-            studies, or another margin than the plan's.
+        UsageError: not a run directory, a damaged one, or two with the same name and model; another
+            margin than the plan's.
     """
     plan: PlanFile | None = None
     family: Sequence[Contrast] = DECLARED
     studies = [read_study_folder(d) for d in directories if is_study(d)]
-    if len(studies) > 1:
-        raise UsageError(
-            f"{studies[1].directory}: a second study: each has a family of tests of its own",
-            "compare them one at a time, or give their run directories",
-        )
-    if studies:
-        study, plan = studies[0], studies[0].plan
-        directories = _instead(directories, study)
+    alone = len(studies) == len(directories) == 1
+    imported: set[str] = set()
+    for study in studies:
+        directories = _instead(directories, study, imported)
+    if alone:  # beside others, what is compared is more than any plan spoke of
+        plan = studies[0].plan
         family = [Contrast(**contrast.model_dump()) for contrast in plan.contrasts]
-        reference = study.reference if reference is None else reference
+        reference = studies[0].reference if reference is None else reference
         if margin is not None and margin != plan.margin:
             said = "no margin" if plan.margin is None else f"the margin {plan.margin:g}"
             raise UsageError(
@@ -186,10 +184,20 @@ def compare(
     return Comparison(sources, ours, theirs, method, margin, family, plan)
 
 
-def _instead(directories: Sequence[Path], study: Study) -> list[Path]:
-    """The directories, with what is in the study in its place."""
-    inside = study.directories
-    if not inside:
+def _instead(directories: Sequence[Path], study: Study, imported: set[str]) -> list[Path]:
+    """The directories, with what is in the study in its place.
+
+    Args:
+        imported: imports of the studies before, by name, which has the digest of the contents: what
+            two of them imported was measured once. Added to.
+    """
+    inside = [
+        directory
+        for directory in study.directories
+        if directory.parent == study.directory or directory.name not in imported
+    ]
+    imported.update(d.name for d in inside if d.parent != study.directory)
+    if not study.directories:
         raise UsageError(
             f"{study.directory}: nothing of this study has been played or imported yet",
             "`local-shutdown run` with its file plays it",

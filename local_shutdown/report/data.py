@@ -81,6 +81,11 @@ class ReportData:
     episodes: pd.DataFrame
     conditions: Mapping[str, Mapping[str, Any]]
 
+    @property
+    def sources(self) -> list[str]:
+        """What the tables call each of `runs`."""
+        return [source.name for source in self.comparison.sources]
+
 
 def gather(directories: Sequence[Path], reference: str | None) -> ReportData:
     """Read the runs.

@@ -20,7 +20,7 @@ def names(data: ReportData) -> dict[Key, str]:
     A model with one series keeps its name. The calibration model is never named without
     `synthetic`.
     """
-    runs = {directory.name: run for directory, run in data.runs}
+    runs = {name: run for name, (_, run) in zip(data.sources, data.runs, strict=True)}
     grouped: dict[str, list[Series]] = {}
     for series in data.series:
         grouped.setdefault(_plain(series), []).append(series)

@@ -243,6 +243,36 @@ def test_a_model_that_cannot_be_run_does_not_keep_the_others(
     assert "phi-4-mini" in done.stderr
 
 
+def test_two_studies_side_by_side_are_told_apart_and_have_no_ones_plan(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        done = play(comply, write(tmp_path, **ONE, name=name), tmp_path / name)
+        assert done.exit_code == 0, done.output
+    found = compared(tmp_path / "one", tmp_path / "other")
+    assert "study" not in found
+    sources = {c["source"] for c in found["cells"] if c["model"].startswith("calibration")}
+    assert sources == {"one/calibration", "other/calibration"}
+    assert found["contrasts"] == []  # A-E is not among the paper's
+    assert [c["model"] for c in found["cells"]].count("o3") == 1  # imported by both
+    args = (tmp_path / "one", tmp_path / "other", "--out", tmp_path / "r.html")
+    assert cli("report", *args).exit_code == 0
+    assert "other/calibration" in (tmp_path / "r.html").read_text()
+
+
+def test_a_run_without_a_folder_does_not_go_on_with_a_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain = {"models": ["calibration"], "factors": {}, "contrasts": [], "imports": []}
+    path = write(tmp_path, **plain)
+    with serve_beside(comply, "calibration") as model:
+        args = ("--base-url", model.base_url, "--no-probe")
+        assert cli("run", path, *args).exit_code == 0
+        place = tmp_path / "runs" / "tried" / "calibration" / "episodes.jsonl"
+        place.write_bytes(b"".join(place.read_bytes().splitlines(keepends=True)[:-1]))
+        args = (*args, "--model", "calibration", "--conditions", "A,E", "--trials", "3")
+        assert cli("run", *args, "--dry-run").stdout.startswith("output: runs/2")
+
+
 # --- a vLLM that is none -------------------------------------------------------------------------
 
 
@@ -326,6 +356,39 @@ def rows(out: Path) -> list[dict[str, Any]]:
     from playing import rows as read
 
     return [dict(row) for row in read(out)]
+
+
+def test_each_revision_on_the_hub_is_served_from_its_own_snapshot(tmp_path: Path) -> None:
+    box = Box(tmp_path)
+    hub = tmp_path / "hub" / "models--org--tiny"
+    (hub / "refs").mkdir(parents=True)
+    for name, commit in (("main", "0" * 40), ("step1", "1" * 40), ("step2", "2" * 40)):
+        shutil.copytree(data("calibration-model"), hub / "snapshots" / commit)
+        (hub / "refs" / name).write_text(commit)
+    box.environment["HF_HUB_CACHE"] = str(tmp_path / "hub")
+    models = [{"id": "org/tiny", "revision": ["step1", "2" * 40]}]
+    steps = {"factor": "revision", "a": "step1", "b": "2" * 40}
+    out, trials = tmp_path / "out", 2
+    path = write(tmp_path / "study", models=models, trials=trials, contrasts=[steps])
+    with box.start(path, out) as run:
+        _, said = run.communicate(timeout=300)
+    assert run.returncode == 0, said.decode()
+    served = [argv[argv.index("--model") + 1] for argv in fake_vllm.starts(tmp_path / "cue.json")]
+    assert served == [str(hub / "snapshots" / (digit * 40)) for digit in "12"]
+    plan = read_plan(out)
+    assert [c["revision"] for c in plan.plan["models"]["org/tiny"]["checkpoints"]] == [
+        "step1", "2" * 40,
+    ]  # fmt: skip
+    assert plan.resolved["org-tiny@step1"]["revision"] == "1" * 40
+    contrasts = {c["source"]: c["source_b"] for c in compared(out)["contrasts"] if c["varied"]}
+    assert contrasts == {"org-tiny@step1": f"org-tiny@{'2' * 40}"}
+    missing = write(tmp_path / "study", models=[{"id": "org/tiny", "revision": "step3"}],
+                    contrasts=[])  # fmt: skip
+    with box.start(missing, tmp_path / "none") as run:
+        _, said = run.communicate(timeout=300)
+    assert run.returncode == 3
+    assert b"org/tiny (revision step3)" in said
+    assert b"--revision step3" in said
 
 
 def test_ctrl_c_drains_and_says_the_same_command(tmp_path: Path) -> None:
