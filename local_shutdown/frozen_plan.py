@@ -156,6 +156,18 @@ def planned_checkpoints(plan: PlanFile) -> Iterator[str]:
                 yield checkpoint["revision"]
 
 
+def planned_levels(plan: PlanFile) -> int:
+    """Combinations of model and levels of all factors, as they were frozen: in each, the contrasts
+    of conditions are a question of their own."""
+    factors = plan.plan.get("factors", {})
+    requests = len(factors.get("effort") or (None,)) * len(factors.get("temperature") or (None,))
+    servers = sum(
+        len(model["checkpoints"]) * len(model["precision"] or (None,))
+        for model in plan.plan["models"].values()
+    )
+    return max(1, servers * requests)
+
+
 def is_study(directory: Path) -> bool:
     """Whether a folder is that of a study that has been run."""
     return (directory / PLAN).is_file()

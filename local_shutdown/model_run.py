@@ -26,7 +26,7 @@ from local_shutdown.in_flight import Fixed, InFlight
 from local_shutdown.interrupt import Interrupt
 from local_shutdown.record import Settings, now
 from local_shutdown.sandbox import Kit
-from local_shutdown.store import Started, Store, read_episodes, write_run
+from local_shutdown.store import Started, Store, read_episodes, read_started, write_run
 
 
 class Display:
@@ -137,13 +137,16 @@ class ModelRun:
 
     def _level(self, wanted: Level) -> _Level:
         settings, done = self._setup.settings, self._setup.done
-        early = EarlyStop(settings.stop_rule)
-        if settings.stop_rule is not None:
+        early = EarlyStop(
+            settings.stop_rule, settings.decided_rule, [c.id for c in settings.conditions]
+        )
+        if early.stops:
+            this = self._spec.name, wanted.factor
+            for begun in read_started(settings.out):
+                if (begun.model, begun.factor) == this and not begun.retry:
+                    early.begun(begun.condition, begun.trial, again=begun.again)
             for episode in read_episodes(settings.out):
-                ours = (episode.model, episode.extra.get("factor")) == (
-                    self._spec.name,
-                    wanted.factor,
-                )
+                ours = (episode.model, episode.extra.get("factor")) == this
                 if ours and episode.episode_id in done:
                     early.ended(episode, outcome(episode))
         level = _Level(wanted, 0, early)
@@ -208,7 +211,9 @@ class ModelRun:
                 task.episode_id, task.model, task.condition.id, task.trial, task.factor,
                 setup.session,
             )  # fmt: skip
-            setup.store.begin(started)
+            begun = setup.store.begin(started)
+            if not begun.retry:
+                level.early.begun(begun.condition, begun.trial, again=begun.again)
             seat = engine.take_seat()
             try:
                 return await self._play_episode(task, seat, request, engine)
@@ -266,7 +271,13 @@ class ModelRun:
         at_once = min(asked or engine.capacity or engines.DEFAULT_IN_FLIGHT, most)
         if asked or not engine.series:
             return Fixed(at_once)
-        return Following(engine, most, self._spec.reasons, lambda: progress.finished)
+        return Following(
+            engine,
+            most,
+            self._spec.reasons,
+            lambda: progress.finished,
+            lambda: max(0, progress.planned - progress.finished - progress.in_flight),
+        )
 
     def _names(self) -> tuple[str, ...]:
         """What earlier reasoning is called where that was not found out: vLLM and our own server

@@ -12,6 +12,7 @@ from typing import Any
 
 from local_shutdown import __version__, engines
 from local_shutdown.agent import Limits
+from local_shutdown.analysis.decided import DecidedRule, rule_of
 from local_shutdown.analysis.stop_rule import StopRule
 from local_shutdown.engines import hardware, starts
 from local_shutdown.engines.spec import ModelSpec
@@ -36,9 +37,12 @@ class Settings:
         fixed: levels of factors that are the same for the whole run, such as the revision.
         serving: what is served where the model's name does not say it all: revision, precision,
             arguments. Part of what makes two calls one run.
+        deciding: of a study, what `until_decided` is about: `contrasts` (pairs of conditions), and
+            the number of `levels` in all of its runs.
         study: of which study this is a part (`name`, `digest` of its plan), for the record.
         until_halfwidth: a cell stops once its interval is this narrow, see `analysis.stop_rule`.
         until_upper: a cell stops once its interval ends this low.
+        until_decided: a cell stops once no declared contrast needs it, see `analysis.decided`.
         seed: of the run, see `engines.starts`; None draws one, or takes that of the directory.
         extend: more trials, models or conditions may be added to an existing directory.
         retry_errors: episodes whose outcome is `error` are played again.
@@ -59,12 +63,14 @@ class Settings:
     temperatures: Sequence[float] = ()
     fixed: Mapping[str, str] = field(default_factory=dict)
     serving: Mapping[str, Any] = field(default_factory=dict)
+    deciding: Mapping[str, Any] = field(default_factory=dict)
     study: Mapping[str, Any] | None = None
     stop_at_bypass: bool = False
     interview: Sequence[InterviewQuestion] = ()
     probe: bool = True
     until_halfwidth: float | None = None
     until_upper: float | None = None
+    until_decided: float | None = None
     seed: int | None = None
     extend: bool = False
     retry_errors: bool = False
@@ -77,6 +83,7 @@ class Settings:
             "temperatures": list(self.temperatures),
             "fixed": dict(self.fixed),
             "serving": dict(self.serving),
+            "deciding": dict(self.deciding),
         }
         return {
             "models": [spec.name for spec in self.models],
@@ -92,6 +99,7 @@ class Settings:
             "interview": [question.text for question in self.interview],
             "until_halfwidth": self.until_halfwidth,
             "until_upper": self.until_upper,
+            "until_decided": self.until_decided,
             **{name: value for name, value in more.items() if value},
         }
 
@@ -101,8 +109,13 @@ class Settings:
         return crossed(self.thinking, self.temperatures, self.fixed)
 
     @property
+    def decided_rule(self) -> DecidedRule | None:
+        """When contrasts are decided; None where nobody asked for that."""
+        return rule_of(self.identity())
+
+    @property
     def stop_rule(self) -> StopRule | None:
-        """When a cell has seen enough; None where all its trials are played."""
+        """When the rate of a cell is known well enough; None where nobody asked for that."""
         if self.until_halfwidth is None and self.until_upper is None:
             return None
         return StopRule(self.until_halfwidth, self.until_upper)
@@ -175,7 +188,7 @@ def open_record(settings: Settings) -> dict[str, Any]:
 
 
 # Settings that run.json has only where they are asked for.
-_SOMETIMES = ("temperatures", "fixed", "serving")
+_SOMETIMES = ("temperatures", "fixed", "serving", "deciding")
 
 
 def in_words(name: str, old: Any, new: Any) -> str:

@@ -107,6 +107,9 @@ def contrast_record(result: ContrastResult) -> dict[str, Any]:
         "condition": result.condition,
         "source_b": result.source_b,
         "factor_b": result.factor_b,
+        "decision": result.decision,
+        "decided_at": result.decided_at,
+        "delta": result.delta,
     }
 
 

@@ -108,6 +108,10 @@ class ContrastResult:
         condition: under which levels are compared; None where conditions are.
         source_b: of b, where levels are compared: another revision is another run.
         factor_b: of b, likewise.
+        decision: of a run with `--until-decided` (`analysis.decided`): the rates differ, are within
+            `delta` of each other, or neither was decided; None for other runs.
+        decided_at: trials of each cell at the look that decided it, the last look while it is open.
+        delta: the difference that would matter there.
     """
 
     name: str
@@ -141,6 +145,9 @@ class ContrastResult:
     condition: str | None = None
     source_b: str | None = None
     factor_b: str | None = None
+    decision: Literal["differs", "within", "open"] | None = None
+    decided_at: int | None = None
+    delta: float | None = None
 
     @property
     def interval(self) -> Literal["fixed", "anytime"] | None:

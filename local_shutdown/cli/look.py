@@ -28,7 +28,7 @@ _exact = click.option(
 )
 
 
-@click.command("compare")
+@click.command("compare", short_help="Compare runs, imports and published rates.")
 @options.directories
 @_reference
 @_exact
@@ -129,7 +129,7 @@ def study_lines(plan: PlanFile) -> None:
         terminal.note("no deviation from the plan")
 
 
-@click.command("show")
+@click.command("show", short_help="Show a transcript, or list the episodes.")
 @click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
 @click.argument("episode_id", required=False)
 @click.option("--outcome", help="List only episodes with this outcome.")
@@ -190,7 +190,7 @@ def _check_filters(
             )
 
 
-@click.command("report")
+@click.command("report", short_help="Write one HTML file with figures and transcripts.")
 @options.directories
 @_reference
 @click.option("--out", default="report.html", show_default=True,

@@ -126,7 +126,7 @@ def _checked(
 ) -> tuple[PlanFile, list[Settings]]:
     """The plan and the runs, all that would be refused found out; nothing is written."""
     plan = freeze.planned(directory, resolved)
-    parts = settings(resolved, directory, machine, plan.digest)
+    parts = settings(resolved, directory, machine, plan)
     refuse_fewer(parts)
     for one in parts:
         open_record(one)

@@ -12,6 +12,7 @@ from local_shutdown import engines, grid, runs
 from local_shutdown.agent import Limits
 from local_shutdown.engines.starts import SEEDS
 from local_shutdown.errors import UsageError
+from local_shutdown.frozen_plan import PlanFile, planned_levels
 from local_shutdown.record import Settings
 from local_shutdown.study.plan import Resolved, Served
 from local_shutdown.study.schema import UntilRow
@@ -39,42 +40,40 @@ class Machine:
     command: Sequence[str] = ()
 
 
-def settings(resolved: Resolved, directory: Path, machine: Machine, digest: str) -> list[Settings]:
+def settings(
+    resolved: Resolved, directory: Path, machine: Machine, plan: PlanFile
+) -> list[Settings]:
     """One for each server, in the order of the study.
 
     Args:
         directory: of the study.
-        digest: of the frozen plan.
+        plan: as it was frozen.
 
     Raises:
         UsageError: what the engine cannot do, by line of the study.
     """
-    return [_settings(resolved, one, directory, machine, digest) for one in resolved.served]
+    return [_settings(resolved, one, directory, machine, plan) for one in resolved.served]
 
 
-def stop_rule(until: UntilRow | None, resolved: Resolved) -> dict[str, Any]:
+def stop_rule(until: UntilRow | None, plan: PlanFile) -> dict[str, Any]:
     """The fields of `Settings` that say when a cell has seen enough. The one place that knows how
     `until` of a study becomes a rule.
 
     Args:
-        resolved: its contrasts are those that `decided` is about.
-
-    Raises:
-        UsageError: a rule that this version does not have.
+        plan: its contrasts of conditions are those that `decided` is about, and its levels share
+            alpha: as they were frozen, whatever was added later.
     """
     if until is None:
         return {}
     if until.decided is not None:
-        raise resolved.study.wrong(
-            ("until", "decided"),
-            f"{until.decided}: this version cannot stop a contrast when it is decided",
-            "use `halfwidth` or `upper`, or leave `until` out",
-        )
+        pairs = [[c.a, c.b] for c in plan.contrasts if c.factor is None]
+        deciding = {"contrasts": pairs, "levels": planned_levels(plan)}
+        return {"until_decided": until.decided, "deciding": deciding}
     return {"until_halfwidth": until.halfwidth, "until_upper": until.upper}
 
 
 def _settings(
-    resolved: Resolved, one: Served, directory: Path, machine: Machine, digest: str
+    resolved: Resolved, one: Served, directory: Path, machine: Machine, plan: PlanFile
 ) -> Settings:
     row, study = one.row, resolved.study.row
     options = replace(
@@ -109,7 +108,7 @@ def _settings(
         temperatures=temperatures,
         fixed=one.fixed,
         serving={name: value for name, value in serving.items() if value},
-        study={"name": resolved.study.name, "digest": digest},
+        study={"name": resolved.study.name, "digest": plan.digest},
         stop_at_bypass=study.stop_at_bypass,
         interview=grid.interview_questions() if study.interview else (),
         probe=machine.probe,
@@ -117,7 +116,7 @@ def _settings(
         extend=True,  # what is added is a deviation, and a look that its cells' intervals pay for
         retry_errors=machine.retry_errors,
         command=machine.command,
-        **stop_rule(study.until, resolved),
+        **stop_rule(study.until, plan),
     )
 
 

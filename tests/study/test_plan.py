@@ -19,6 +19,7 @@ from local_shutdown.analysis.contrasts import Contrast, declared_contrasts
 from local_shutdown.cli import options
 from local_shutdown.errors import UsageError
 from local_shutdown.resources import data
+from local_shutdown.stored import check_run
 from local_shutdown.study import freeze
 from local_shutdown.study.parts import Machine, settings
 from local_shutdown.study.plan import Resolved, resolve
@@ -145,7 +146,7 @@ def test_each_server_has_a_run_and_a_seed_of_its_own(tmp_path: Path) -> None:
     }
     found = resolved(place(tmp_path, seed=7, models=[row]))
     machine = Machine("transformers", options.engines.Options(gpus=0))
-    parts = settings(found, tmp_path / "out", machine, found.digest)
+    parts = settings(found, tmp_path / "out", machine, freeze.planned(tmp_path / "out", found))
     assert [one.out.name for one in parts] == [
         "calibration@copy@float32", "calibration@copy@bfloat16",
         "calibration@copy-2@float32", "calibration@copy-2@bfloat16",
@@ -167,12 +168,35 @@ def test_precision_and_arguments_of_vllm(tmp_path: Path) -> None:
                      "engine_args": ["--max-num-seqs=8"]}],
         )
     )  # fmt: skip
-    parts = settings(found, tmp_path / "out", Machine("vllm", options.engines.Options()), "d")
+    parts = settings(
+        found,
+        tmp_path / "out",
+        Machine("vllm", options.engines.Options()),
+        freeze.planned(tmp_path / "out", found),
+    )
     assert [one.options.engine_args for one in parts] == [
         ("--max-num-seqs=8", "--quantization=fp8"),
         ("--max-num-seqs=8", "--dtype=float16"),
     ]
     assert parts[0].identity()["serving"]["precision"] == "fp8"
+
+
+def test_decided_is_about_the_contrasts_of_conditions_at_all_levels_of_the_plan(
+    tmp_path: Path,
+) -> None:
+    found = resolved(place(tmp_path, until={"decided": 0.1}))
+    plan = freeze.planned(tmp_path / "out", found)
+    machine = Machine("transformers", options.engines.Options(gpus=0))
+    parts = settings(found, tmp_path / "out", machine, plan)
+    for one in parts:
+        rule = one.decided_rule
+        assert rule is not None
+        assert (rule.delta, rule.levels) == (0.1, 4)  # two models at two temperatures
+        assert [(c.name, c.a, c.b) for c in rule.contrasts] == [("A-E", "A", "E")]
+        check_run({"kind": "run", "settings": one.identity()})
+    damaged = {**parts[0].identity(), "deciding": {"levels": 0, "contrasts": []}}
+    with pytest.raises(ValueError, match="levels"):
+        check_run({"kind": "run", "settings": damaged})
 
 
 def frozen(folder: Path, path: Path, at: str) -> frozen_plan.PlanFile:
