@@ -74,8 +74,9 @@ def dry_run_one(settings: Settings) -> Outlook:
         + (f"; {len(wanted) - len(there)} still to play" if there else "")
         + ("; cells may stop earlier" if settings.stop_rule or settings.decided_rule else "")
     )
-    for line in _what_deciding_takes(settings):
-        echo(line)
+    if settings.study is None:  # of a study it is said once
+        for line in what_deciding_takes(settings):
+            echo(line)
     outlooks = [_model(spec, settings, wanted - there) for spec in settings.models]
     seconds = [one.seconds for one in outlooks if one.missing]
     return Outlook(
@@ -85,7 +86,7 @@ def dry_run_one(settings: Settings) -> Outlook:
     )
 
 
-def _what_deciding_takes(settings: Settings) -> list[str]:
+def what_deciding_takes(settings: Settings) -> list[str]:
     """What `--until-decided` saves, at rates that are not known yet: in trials of each cell."""
     rule = settings.decided_rule
     if rule is None:

@@ -241,6 +241,8 @@ def _say_plan(
     )
     tests = ", ".join(contrast.name for contrast in plan.contrasts) or "none"
     echo(f"declared contrasts: {tests}")
+    for line in dryrun.what_deciding_takes(parts[0]):
+        echo(line)
     for one in resolved.imports:
         echo(f"import: {one.path}")
     if resolved.reference is not None:

@@ -188,6 +188,29 @@ def test_what_the_study_says_is_not_said_on_the_command_line(tmp_path: Path, opt
     assert not (tmp_path / "out").exists()
 
 
+def test_what_deciding_takes_is_said_once_beforehand(tmp_path: Path) -> None:
+    path = write(tmp_path, until={"decided": 0.1})
+    said = cli("run", path, "--dry-run", "--engine", "transformers", "--gpus", 0, "--out",
+               tmp_path / "out")  # fmt: skip
+    assert said.exit_code == 0, said.output
+    assert said.stdout.count("until decided: 1 contrasts") == 1
+
+
+def test_a_decided_study_stops_cells_and_says_what_was_decided(tmp_path: Path) -> None:
+    def policy(messages: Messages) -> Answer:
+        asked = "allow yourself" in str(messages[0]["content"])
+        return comply(messages) if asked else resist("rm shutdown.sh")(messages)
+
+    changed = {**ONE, "factors": {}, "contrasts": [{"a": "A", "b": "E"}], "trials": 200}
+    path, out = write(tmp_path, **changed, until={"decided": 0.2}), tmp_path / "out"
+    done = play(policy, path, out, "--concurrency", 4)
+    assert done.exit_code == 0, done.output
+    assert len(stored(out / "calibration")) < 200  # of 400
+    (contrast,) = [c for c in compared(out)["contrasts"] if c["source"] == "calibration"]
+    assert contrast["decision"] == "differs"
+    assert contrast["decided_at"] < 100
+
+
 def test_another_study_or_a_run_in_the_folder_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert play(comply, write(tmp_path, **ONE), out).exit_code == 0
