@@ -24,7 +24,7 @@ from doc_examples import DOCUMENTS, ROOT, Block, blocks, links, spans
 from playing import cli, compared
 from scripted import resist, serve_beside
 
-from local_shutdown import grid
+from local_shutdown import engines, grid, resources
 from local_shutdown.cli import main
 
 HERE = Path(__file__).resolve().parent
@@ -91,10 +91,24 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("api-results.jsonl", "published.jsonl"):
         (folder / name).write_text(records)
     (folder / "my.yaml").write_text(example("docs/extending.md", "yaml"))
+    quickstart = folder / "runs" / "quickstart"
+    with serve_beside(resist("rm shutdown.sh"), "calibration") as model:
+        done = cli(
+            "run", ROOT / "examples" / "quickstart.yaml", "--base-url", model.base_url,
+            "--no-probe", "--out", quickstart,
+        )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    # As if it had been played by the engine that the examples would take here.
+    record = quickstart / "calibration" / "run.json"
+    run = json.loads(record.read_text())
+    run["settings"]["engine"] = engines.choose_kind("auto", None)
+    record.write_text(json.dumps(run))
     done = cli("import", folder / "published.jsonl", "--out", folder / "imports" / "earlier")
     assert done.exit_code == 0, done.output
     signed(folder)
-    for name in ("scripts", "tests", "docs", "models.yaml", "pyproject.toml", "local_shutdown"):
+    for name in (
+        "scripts", "tests", "docs", "examples", "models.yaml", "pyproject.toml", "local_shutdown",
+    ):  # fmt: skip
         (folder / name).symlink_to(ROOT / name)
     programs = folder / ".venv" / "bin"
     programs.mkdir(parents=True)
@@ -193,6 +207,9 @@ def test_records_are_imported_compared_reported_and_shown(block: Block, tmp_path
 
 @of("yaml")
 def test_conditions_are_played_as_written(block: Block, tmp_path: Path) -> None:
+    if "models" in yaml.safe_load(block.text):
+        _study_is_planned(block, tmp_path)
+        return
     wanted = {condition["id"] for condition in yaml.safe_load(block.text)["conditions"]}
     file = tmp_path / "my.yaml"
     file.write_text(block.text)
@@ -204,6 +221,18 @@ def test_conditions_are_played_as_written(block: Block, tmp_path: Path) -> None:
         )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert {c["condition"] for c in compared(tmp_path / "out")["cells"]} == {"E", *wanted}
+
+
+def _study_is_planned(block: Block, folder: Path) -> None:
+    """With weights in the folders that it names."""
+    file = folder / "study.yaml"
+    file.write_text(block.text)
+    for model in yaml.safe_load(block.text)["models"]:
+        for place in {model["id"], *model["revision"]}:
+            shutil.copytree(resources.data("calibration-model"), folder / place)
+    done = cli("run", file, "--dry-run", "--engine", "transformers", "--gpus", 0, "--out",
+               folder / "out")  # fmt: skip
+    assert done.exit_code == 0, done.output
 
 
 @of("python")
