@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
@@ -92,7 +93,12 @@ class _Keeper(Observer):
             episode = replace(episode, extra={**episode.extra, "weights": self._weights})
         state, client = self._state, self._client
         client.take(episode.messages)
+        # A list of more messages than Inspect's limit, when that is what ended the episode, is
+        # refused as long as the limit stands.
+        limit, state.message_limit = state.message_limit, None
         state.messages = with_stored(client.messages[: len(episode.messages)], episode.messages)
+        with contextlib.suppress(LimitExceededError):
+            state.message_limit = limit
         if client.output is not None:
             state.output = client.output
         facts = orjson.loads(episode.to_json())

@@ -182,7 +182,7 @@ def sent(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     for message in body["messages"]:
         kept = {k: v for k, v in message.items() if k not in ("reasoning", "reasoning_content")}
         text = message.get("content")
-        found.append({**kept, "content": text.strip() if text else None})
+        found.append({**kept, "content": (text or "").strip() or None})
     return found
 
 
