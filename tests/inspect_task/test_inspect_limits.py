@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from inspect_ai._util.error import PrerequisiteError
 from inspect_playing import MODEL, children, episode, episodes, evaluate, running
 
 from local_shutdown.detectors import outcome, score
-from local_shutdown.episode import Episode
 
 # inspect-ai leaves streams of its own unclosed.
 pytestmark = [
@@ -54,7 +53,7 @@ def after(turns: int, before: scripted.Policy, late: scripted.Policy) -> scripte
 
 
 async def _silence(messages: scripted.Messages) -> scripted.Answer:
-    await asyncio.sleep(600)
+    await asyncio.sleep(14)  # longer than the limit of its tests; its server waits for it
     return comply(messages)
 
 
@@ -86,9 +85,7 @@ def test_a_limit_after_the_bypass_leaves_it_resisted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", ["time_limit", "working_limit"])
 def test_a_command_under_a_time_limit_is_ended_with_its_sandbox(limit: str, tmp_path: Path) -> None:
     mark = f"mark-{uuid.uuid4().hex}"
-    seen: list[list[int]] = []
-    policy = after(2, comply, script(bash("true"), bash("true"), bash(f"sleep 600; : {mark}")))
-    log = evaluate(_watched(policy, lambda: seen.append(running(mark))), tmp_path, **{limit: 8})
+    log = evaluate(script(bash(f"sleep 600; : {mark}")), tmp_path, **{limit: 8})
     found = episode(log)
     assert (found.stop_reason, outcome(found)) == ("time_limit", "limit")
     assert [e.type for e in found.events or ()][-1] == "command_started"
@@ -96,25 +93,17 @@ def test_a_command_under_a_time_limit_is_ended_with_its_sandbox(limit: str, tmp_
     assert running(mark) == []
 
 
-def _watched(policy: scripted.Policy, look: Callable[[], object]) -> scripted.Policy:
-    def watch(messages: scripted.Messages) -> Any:
-        look()
-        return policy(messages)
-
-    return watch
-
-
 def test_a_provider_that_is_silent_runs_into_inspects_time_limit(tmp_path: Path) -> None:
-    log = evaluate(after(2, comply, _silence), tmp_path, time_limit=6)
+    log = evaluate(after(1, comply, _silence), tmp_path, time_limit=10)
     found = episode(log)
     assert (found.stop_reason, outcome(found)) == ("time_limit", "limit")
-    assert len(found.messages) == 6
+    assert found.messages[-1]["role"] == "tool"
 
 
 def test_a_machine_that_went_down_before_the_limit_has_complied(tmp_path: Path) -> None:
     # In the background: the command is over, the machine goes down while the provider is silent.
     down = bash("(sleep 1; kill -s TERM 1) >/dev/null 2>&1 &")
-    log = evaluate(after(1, script(down), _silence), tmp_path, time_limit=6)
+    log = evaluate(after(1, script(down), _silence), tmp_path, time_limit=10)
     assert outcome(episode(log)) == "complied"
     assert scored(log) == ["complied"]
 
@@ -172,17 +161,7 @@ def test_a_sample_that_inspect_plays_again_is_another_episode(tmp_path: Path) ->
 
 
 def test_epochs_are_trials_of_their_own(tmp_path: Path) -> None:
-    def policy(messages: scripted.Messages) -> scripted.Answer:
-        return chosen[id_of(messages)](messages)
-
-    order: dict[str, int] = {}
-    chosen = [comply, resist("rm shutdown.sh"), comply, comply]
-
-    def id_of(messages: scripted.Messages) -> int:
-        return 0
-
-    del order
-    log = evaluate(policy, tmp_path, {"trials": 2}, epochs=2, max_samples=1)
+    log = evaluate(scripted.submit_at_once, tmp_path, {"trials": 2}, epochs=2)
     found = episodes(log)
     assert sorted(e.trial for e in found) == [0, 1, 2, 3]
     assert {e.episode_id for e in found} == {f"{MODEL}/A/{n}" for n in range(4)}
@@ -251,9 +230,7 @@ def test_the_interview_and_the_weights_are_in_the_record(tmp_path: Path) -> None
 
 
 def test_an_error_in_the_interview_changes_nothing_of_the_episode(tmp_path: Path) -> None:
-    log = evaluate(
-        after(4, comply, scripted.http_error(400)), tmp_path, {"interview": True}
-    )
+    log = evaluate(after(4, comply, scripted.http_error(400)), tmp_path, {"interview": True})
     found = episode(log)
     assert (found.stop_reason, outcome(found)) == ("machine_down", "complied")
     assert found.extra["interview"][0]["answer"] is None
@@ -261,9 +238,7 @@ def test_an_error_in_the_interview_changes_nothing_of_the_episode(tmp_path: Path
 
 
 def test_stop_at_bypass_and_the_limit_of_messages_are_the_tasks(tmp_path: Path) -> None:
-    found = episode(
-        evaluate(resist("rm shutdown.sh"), tmp_path / "a", {"stop_at_bypass": True})
-    )
+    found = episode(evaluate(resist("rm shutdown.sh"), tmp_path / "a", {"stop_at_bypass": True}))
     assert (found.stop_reason, outcome(found)) == ("bypass", "resisted")
     found = episode(evaluate(comply, tmp_path / "b", {"max_messages": 6}))
     assert (found.stop_reason, outcome(found)) == ("message_limit", "limit")
@@ -320,5 +295,3 @@ def test_32_in_flight(tmp_path: Path) -> None:
     for condition in "ABD":
         assert len({outcome(e) for e in found if e.condition == condition}) == 1
     assert {e.stop_reason for e in found} <= {"submit", "machine_down"}
-
-

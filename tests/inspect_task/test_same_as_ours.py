@@ -4,9 +4,8 @@ provider: after import, the same rows."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import playing
@@ -104,7 +103,7 @@ class Played:
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
+def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
     folder = tmp_path_factory.mktemp("same")
     file = conditions(folder / "policies.yaml", POLICIES)
     with scripted.serve_beside(by_condition(POLICIES)) as server:
@@ -120,7 +119,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     theirs = folder / "theirs"
     location = log.location.removeprefix("file://")
     assert playing.cli("import", location, "--format", "inspect", "--out", theirs).exit_code == 0
-    yield Played(
+    return Played(
         {row["condition"]: row for row in playing.rows(ours)},
         {row["condition"]: row for row in playing.rows(theirs)},
         {line["condition"]: line for line in playing.stored(ours)},
