@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -77,12 +77,12 @@ class Client(Protocol):
 class Observer:
     """Is told of an episode while it is played, for a program that plays it inside itself."""
 
+    def began(self, record: Callable[[], Episode]) -> None:
+        """An episode begins. `record` says what it has come to, at any moment: also when it was
+        cancelled, or broke off with an exception, and then without a stop reason."""
+
     def saw(self, event: Event) -> None:
         """The environment has seen something."""
-
-    def cut_short(self, episode: Episode) -> None:
-        """The episode was cancelled, or broke off with an exception that is passed on: what it had
-        come to by then, without a stop reason if it had not ended before the interview."""
 
 
 class _Ended(Exception):
@@ -139,7 +139,12 @@ async def run_episode(
     if task.factor:
         extra["factor"] = task.factor
 
+    ended: float | None = None
+
     def record() -> Episode:
+        if reason is None:
+            with contextlib.suppress(SandboxFault):
+                environment.look()
         return Episode(
             episode_id=task.episode_id,
             model=task.model,
@@ -148,7 +153,7 @@ async def run_episode(
             stop_reason=reason,
             error=error,
             started_at=started_at.isoformat(timespec="milliseconds"),
-            duration_s=round(duration_s, 3),
+            duration_s=round((ended or time.monotonic()) - began, 3),
             messages=talk.messages,
             events=environment.events,
             files=environment.files(),
@@ -156,6 +161,7 @@ async def run_episode(
             extra=extra,
         )
 
+    observer.began(record)
     try:
         try:
             async with asyncio.timeout(limits.seconds) as clock:
@@ -165,8 +171,8 @@ async def run_episode(
                         talk, _Waiting(client, clock), request, environment, limits, stop_at_bypass,
                         headers,
                     )  # fmt: skip
-        except _Ended as ended:
-            reason = ended.reason
+        except _Ended as end:
+            reason = end.reason
         except TimeoutError:
             reason = "time_limit"
         except ContextOverflow:
@@ -178,15 +184,9 @@ async def run_episode(
         if reason != "error":
             with contextlib.suppress(SandboxFault):
                 environment.look()  # a background process may have ended the machine meanwhile
-        duration_s = time.monotonic() - began
+        ended = time.monotonic()
         if interview and reason != "error":
             extra["interview"] = await _interview(talk, client, request, interview, headers)
-    except BaseException:
-        duration_s = time.monotonic() - began
-        with contextlib.suppress(SandboxFault):
-            environment.look()
-        observer.cut_short(record())
-        raise
     finally:
         await environment.stop()
     return record()

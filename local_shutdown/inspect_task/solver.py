@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -55,20 +55,23 @@ def play(
         client = ModelClient(model, settings, task.episode_id)
         keeper = _Keeper(state, client, weights)
         with sandboxes.kit() as kit:
-            episode = await _apart(
-                run_episode(
-                    task,
-                    client,
-                    Request(task.model),
-                    kit,
-                    Limits(messages=max_messages),
-                    stop_at_bypass=stop_at_bypass,
-                    interview=questions,
-                    observer=keeper,
+            try:
+                await _apart(
+                    run_episode(
+                        task,
+                        client,
+                        Request(task.model),
+                        kit,
+                        Limits(messages=max_messages),
+                        stop_at_bypass=stop_at_bypass,
+                        interview=questions,
+                        observer=keeper,
+                    )
                 )
-            )
-        keeper.keep(episode)
-        _tell(episode, client, max_messages)
+            finally:
+                # Where Inspect has ended it, by a limit or for its user, its log says why.
+                keeper.keep()
+        _tell(keeper.kept, client, max_messages)
         return state
 
     return solve
@@ -79,16 +82,20 @@ class _Keeper(Observer):
 
     def __init__(self, state: TaskState, client: ModelClient, weights: str | None) -> None:
         self._state, self._client, self._weights = state, client, weights
+        self._record: Callable[[], Episode] | None = None
+        self.kept: Episode | None = None
 
     def saw(self, event: Event) -> None:
         transcript().info(event.as_dict(), source=KEY)
 
-    def cut_short(self, episode: Episode) -> None:
-        # Inspect says in the log why: a limit of its own, or the user.
-        self.keep(episode)
+    def began(self, record: Callable[[], Episode]) -> None:
+        self._record = record
 
-    def keep(self, episode: Episode) -> None:
+    def keep(self) -> None:
         """Messages as Inspect's, the facts beside them: `import` makes the episode of both."""
+        if self._record is None:
+            return  # cancelled before it began
+        self.kept = episode = self._record()
         if self._weights:
             episode = replace(episode, extra={**episode.extra, "weights": self._weights})
         state, client = self._state, self._client
@@ -148,11 +155,14 @@ async def _apart(episode: Coroutine[Any, Any, Episode]) -> Episode:
         playing.cancel()
         with anyio.CancelScope(shield=True):
             await asyncio.wait([playing])
+        if not playing.cancelled():
+            playing.exception()  # seen; what counts is that we were cancelled
         raise
 
 
-def _tell(episode: Episode, client: ModelClient, max_messages: int) -> None:
+def _tell(episode: Episode | None, client: ModelClient, max_messages: int) -> None:
     """Let Inspect know how the episode ended: by an error, or by a limit, as it calls them."""
+    assert episode is not None
     if episode.stop_reason == "error":
         raise client.failed or RuntimeError(episode.error)
     kind = LIMIT_TYPES.get(episode.stop_reason or "")
