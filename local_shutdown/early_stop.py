@@ -1,4 +1,4 @@
-"""`--until-halfwidth` and `--until-upper`: which cells have seen enough.
+"""`--until-halfwidth`, `--until-upper` and `--until-decided`: which cells have seen enough.
 
 The rule, which holds for every run, interrupted or not:
 
@@ -19,6 +19,9 @@ away what has been paid for: with 1,000 in flight, up to 1,000 episodes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from local_shutdown.analysis.decided import DecidedRule, Level
 from local_shutdown.analysis.stop_rule import StopRule
 from local_shutdown.analysis.stopping import Prefix, advance
 from local_shutdown.episode import Episode, Outcome
@@ -28,27 +31,59 @@ class EarlyStop:
     """Follows the cells of one model at one level of a factor, trial by trial in their order.
 
     Args:
-        rule: when a cell has seen enough; None is never.
+        rule: when the rate of a cell is known well enough; None is never.
+        decided: when contrasts are decided; a cell stops when none that is open needs it, and
+            `rule`, too, is met where there is one.
+        conditions: that are played.
     """
 
-    def __init__(self, rule: StopRule | None) -> None:
+    def __init__(
+        self,
+        rule: StopRule | None,
+        decided: DecidedRule | None = None,
+        conditions: Iterable[str] = (),
+    ) -> None:
+        self.level = None if decided is None else Level(decided, conditions)
         self._rule = rule
+        self._alone = None if decided is None else decided.rate_rule
         self._outcomes: dict[str, dict[int, Outcome | None]] = {}
         self._prefix: dict[str, Prefix] = {}
 
+    @property
+    def stops(self) -> bool:
+        """Whether there is a rule at all."""
+        return self._rule is not None or self.level is not None
+
+    def begun(self, condition: str, trial: int, *, again: bool = False) -> None:
+        """A play was begun; `again`: in place of one that was broken off."""
+        if self.level is not None:
+            self.level.begun(condition, trial, again=again)
+
     def ended(self, episode: Episode, result: Outcome | None) -> None:
         """An episode is on disk and will not be played again."""
-        if self._rule is None:
-            return
         condition = episode.condition
+        if self.level is not None:
+            self.level.ended(condition, episode.trial, result)
+        rule = self._rate_rule(condition)
+        if rule is None:
+            return
         outcomes = self._outcomes.setdefault(condition, {})
         outcomes[episode.trial] = result
         before = self._prefix.get(condition, Prefix())
-        after = advance(before, outcomes, stops=self._rule.met)
+        after = advance(before, outcomes, stops=rule.met)
         for trial in range(before.length, after.length):
             outcomes.pop(trial, None)  # in the prefix: counted, and not needed again
         self._prefix[condition] = after
 
     def enough(self, condition: str) -> bool:
         """Whether no further episode of this condition need be started."""
+        if self.level is not None and condition in self.level.needed:
+            return False
+        if self._rate_rule(condition) is None:
+            return self.level is not None
         return self._prefix.get(condition, Prefix()).stop
+
+    def _rate_rule(self, condition: str) -> StopRule | None:
+        if self._rule is not None or self.level is None or condition in self.level.compared:
+            return self._rule
+        return self._alone

@@ -25,7 +25,7 @@ from local_shutdown.in_flight import Fixed, InFlight
 from local_shutdown.interrupt import Interrupt
 from local_shutdown.record import Settings, now
 from local_shutdown.sandbox import Kit
-from local_shutdown.store import Started, Store, read_episodes, write_run
+from local_shutdown.store import Started, Store, read_episodes, read_started, write_run
 
 
 class Display:
@@ -134,10 +134,16 @@ class ModelRun:
     def _level(self, mode: str) -> _Level:
         settings, done = self._setup.settings, self._setup.done
         factor = None if mode == "default" else f"effort={mode}"
-        early = EarlyStop(settings.stop_rule)
-        if settings.stop_rule is not None:
+        early = EarlyStop(
+            settings.stop_rule, settings.decided_rule, [c.id for c in settings.conditions]
+        )
+        if early.stops:
+            this = self._spec.name, factor
+            for begun in read_started(settings.out):
+                if (begun.model, begun.factor) == this and not begun.retry:
+                    early.begun(begun.condition, begun.trial, again=begun.again)
             for episode in read_episodes(settings.out):
-                ours = (episode.model, episode.extra.get("factor")) == (self._spec.name, factor)
+                ours = (episode.model, episode.extra.get("factor")) == this
                 if ours and episode.episode_id in done:
                     early.ended(episode, outcome(episode))
         level = _Level(mode, factor, 0, early)
@@ -201,7 +207,9 @@ class ModelRun:
                 task.episode_id, task.model, task.condition.id, task.trial, task.factor,
                 setup.session,
             )  # fmt: skip
-            setup.store.begin(started)
+            begun = setup.store.begin(started)
+            if not begun.retry:
+                level.early.begun(begun.condition, begun.trial, again=begun.again)
             seat = engine.take_seat()
             try:
                 return await self._play_episode(task, seat, request, engine)
@@ -259,7 +267,13 @@ class ModelRun:
         at_once = min(asked or engine.capacity or engines.DEFAULT_IN_FLIGHT, most)
         if asked or not engine.series:
             return Fixed(at_once)
-        return Following(engine, most, self._spec.reasons, lambda: progress.finished)
+        return Following(
+            engine,
+            most,
+            self._spec.reasons,
+            lambda: progress.finished,
+            lambda: max(0, progress.planned - progress.finished - progress.in_flight),
+        )
 
     def _names(self) -> tuple[str, ...]:
         """What earlier reasoning is called where that was not found out: vLLM and our own server

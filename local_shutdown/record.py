@@ -12,6 +12,7 @@ from typing import Any
 
 from local_shutdown import __version__, engines
 from local_shutdown.agent import Limits
+from local_shutdown.analysis.decided import DecidedRule
 from local_shutdown.analysis.stop_rule import StopRule
 from local_shutdown.engines import hardware, starts
 from local_shutdown.engines.spec import ModelSpec
@@ -32,6 +33,7 @@ class Settings:
             apart as a factor unless it is the default.
         until_halfwidth: a cell stops once its interval is this narrow, see `analysis.stop_rule`.
         until_upper: a cell stops once its interval ends this low.
+        until_decided: a cell stops once no declared contrast needs it, see `analysis.decided`.
         seed: of the run, see `engines.starts`; None draws one, or takes that of the directory.
         extend: more trials, models or conditions may be added to an existing directory.
         retry_errors: episodes whose outcome is `error` are played again.
@@ -54,6 +56,7 @@ class Settings:
     probe: bool = True
     until_halfwidth: float | None = None
     until_upper: float | None = None
+    until_decided: float | None = None
     seed: int | None = None
     extend: bool = False
     retry_errors: bool = False
@@ -75,11 +78,19 @@ class Settings:
             "interview": [question.text for question in self.interview],
             "until_halfwidth": self.until_halfwidth,
             "until_upper": self.until_upper,
+            "until_decided": self.until_decided,
         }
 
     @property
+    def decided_rule(self) -> DecidedRule | None:
+        """When contrasts are decided; None where nobody asked for that."""
+        if self.until_decided is None:
+            return None
+        return DecidedRule(self.until_decided, len(self.models) * len(self.thinking))
+
+    @property
     def stop_rule(self) -> StopRule | None:
-        """When a cell has seen enough; None where all its trials are played."""
+        """When the rate of a cell is known well enough; None where nobody asked for that."""
         if self.until_halfwidth is None and self.until_upper is None:
             return None
         return StopRule(self.until_halfwidth, self.until_upper)

@@ -94,7 +94,7 @@ def state(directory: Path) -> RunState:
     if run.get("kind") != "run":
         return known
     settings = run.get("settings") or {}
-    rule = settings.get("until_halfwidth") or settings.get("until_upper")
+    rule = any(settings.get(f"until_{name}") for name in ("halfwidth", "upper", "decided"))
     ids = set(planned_ids(settings))
     known = replace(known, planned=None if rule else len(ids))
     if is_running(directory):
@@ -129,11 +129,17 @@ def resumable(place: Path, identity: Mapping[str, Any]) -> Path | None:
             run = read_run(directory)
         except LocalShutdownError:
             continue
-        if run.get("kind") == "run" and run.get("settings") == dict(identity):
+        if run.get("kind") == "run" and _set(run.get("settings")) == _set(identity):
             seen = state(directory)
             if seen.state == "unfinished":
                 found.append((seen.started_at or "", directory))
     return max(found)[1] if found else None
+
+
+def _set(settings: Any) -> dict[str, Any]:
+    """Settings that say something: a run of an older version lacks those that came later."""
+    known = settings if isinstance(settings, Mapping) else {}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def free_name(wanted: Path, identity: Mapping[str, Any]) -> Path:
@@ -147,7 +153,7 @@ def free_name(wanted: Path, identity: Mapping[str, Any]) -> Path:
             run = read_run(place)
         except LocalShutdownError:
             run = {}
-        if run.get("kind") == "run" and run.get("settings") == dict(identity):
+        if run.get("kind") == "run" and _set(run.get("settings")) == _set(identity):
             return place
         number += 1
 
@@ -201,7 +207,10 @@ def _spelled_out(settings: Mapping[str, Any]) -> list[str]:
     words += ["--trials", str(settings.get("trials"))]
     if settings.get("engine"):
         words += ["--engine", str(settings["engine"])]
-    for name in ("until_halfwidth", "until_upper", "max_tokens", "max_messages", "thinking_budget"):
+    for name in (
+        *("until_halfwidth", "until_upper", "until_decided"),
+        *("max_tokens", "max_messages", "thinking_budget"),
+    ):
         if settings.get(name) is not None:
             words += [f"--{name.replace('_', '-')}", str(settings[name])]
     for name, value in (settings.get("sampling") or {}).items():

@@ -225,11 +225,21 @@ def read_started(directory: Path) -> Iterator[Started]:
         if not line.endswith(b"\n"):
             return
         try:
-            started = Started(**orjson.loads(line))
-            check_started(asdict(started))
+            started = started_of(orjson.loads(line))
         except (ValueError, TypeError) as wrong:
             raise UsageError(f"{path}:{number}: not a started trial: {str(wrong)[:200]}") from None
         yield started
+
+
+def started_of(record: Mapping[str, Any]) -> Started:
+    """A decoded line of started.jsonl.
+
+    Raises:
+        ValueError, TypeError: it is none.
+    """
+    started = Started(**record)
+    check_started(asdict(started))
+    return started
 
 
 def _peek_id(line: bytes, strict: bool = False) -> bytes:
@@ -407,9 +417,9 @@ class Store:
         assert self._begun is not None
         return self._begun
 
-    def begin(self, started: Started) -> None:
+    def begin(self, started: Started) -> Started:
         """Put a play down before it begins: the first of a trial, each after one that was broken
-        off, and each after one that ended in an error.
+        off, and each after one that ended in an error. Returns what was put down.
 
         Raises:
             CannotRunError: as `add`.
@@ -418,11 +428,12 @@ class Store:
         begun = self.begun()
         again = name in self._broken_off
         retry = name in begun and not again
-        self._started.append(replace(started, again=again, retry=retry).to_json())
-        if retry:  # until it has a better one, the record of the error stands
-            return
-        begun.add(name)
-        self._broken_off.add(name)
+        put_down = replace(started, again=again, retry=retry)
+        self._started.append(put_down.to_json())
+        if not retry:  # until it has a better one, the record of the error stands
+            begun.add(name)
+            self._broken_off.add(name)
+        return put_down
 
     def forget_begun(self) -> None:
         """Nothing was started here: the directory is taken for another run, which it may be as

@@ -5,6 +5,7 @@ read, and named by field and value where it is not so.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -59,6 +60,21 @@ def check_nesting(value: Any, text: bytes | str) -> None:
         orjson.dumps(value)
     except TypeError:
         raise ValueError(f"nested more than {MAX_NESTED} deep") from None
+
+
+def check_arguments(arguments: str | Mapping[str, Any]) -> None:
+    """Refuse the arguments of a call that whoever reads them could not write again. What is no
+    JSON at all is a text like any other.
+
+    Raises:
+        ValueError: they are nested more than `MAX_NESTED` deep.
+    """
+    if isinstance(arguments, str):
+        if arguments.count("]") + arguments.count("}") > MAX_NESTED:
+            with suppress(orjson.JSONDecodeError):
+                check_nesting(orjson.loads(arguments), arguments)
+    elif arguments:
+        check_nesting(arguments, b"]" * (MAX_NESTED + 1))
 
 
 def shown(value: Any) -> str:
@@ -142,9 +158,29 @@ def check_run(run: Mapping[str, Any]) -> None:
         raise _wrong("settings.trials", trials, f"a count of at most {_MAX_TRIALS}")
     if run.get("kind") != "import":
         _check_settings(settings)
-    width = settings.get("until_halfwidth")
-    if width is not None and not (type(width) is float and 0 < width < 0.5):
-        raise _wrong("settings.until_halfwidth", width, "between 0 and 0.5")
+    for name, below in (("until_halfwidth", 0.5), ("until_upper", 1), ("until_decided", 1)):
+        value = settings.get(name)
+        if value is not None and not (type(value) is float and 0 < value < below):
+            raise _wrong(f"settings.{name}", value, f"between 0 and {below}")
+    runs = run.get("runs", {})
+    if type(runs) is not dict or any(type(plans) is not list for plans in runs.values()):
+        raise _wrong("runs", runs, "an object of lists")
+    for plan in (plan for plans in runs.values() for plan in plans):
+        check_plan(plan)
+
+
+def check_plan(plan: Any) -> None:
+    """What an import keeps of the run.json of a run that was exported (`exporters.carried`).
+
+    Raises:
+        ValueError: it is of another kind.
+    """
+    if type(plan) is not dict:
+        raise _wrong("a run", plan, "an object")
+    conditions = plan.get("conditions")
+    if type(conditions) is not list or any(type(name) is not str for name in conditions):
+        raise _wrong("conditions of a run", conditions, "a list of texts")
+    check_run({name: plan[name] for name in ("settings", "looks") if name in plan})
 
 
 _SETTINGS: Mapping[str, tuple[type, ...]] = {
@@ -260,6 +296,10 @@ def _check_calls(calls: Any, where: str) -> None:
         for name in ("name", "arguments"):
             if type(function.get(name)) is not str:
                 raise _wrong(f"{where}[{at}].function.{name}", function.get(name), "a string")
+        try:
+            check_arguments(function["arguments"])
+        except ValueError as deep:
+            raise ValueError(f"{where}[{at}].function.arguments: {deep}") from None
         if call.get("id") is not None and type(call["id"]) is not str:
             raise _wrong(f"{where}[{at}].id", call["id"], "a string")
 

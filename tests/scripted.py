@@ -118,20 +118,21 @@ class Gate:
     Attributes:
         free: may be raised meanwhile; who waits longest is let through first.
         waiting: conversations that wait.
+        begun: conversations that have begun.
     """
 
     def __init__(self, policy: Policy, free: int) -> None:
         self._policy = policy
-        self._begun = 0
+        self.begun = 0
         self.free = free
         self.waiting = 0
         self.open = False
 
     def __call__(self, messages: Messages) -> Answer | Awaitable[Answer]:
-        self._begun += turn(messages) == 0
-        if turn(messages) or self._begun <= self.free:
+        self.begun += turn(messages) == 0
+        if turn(messages) or self.begun <= self.free:
             return self._policy(messages)
-        return self._later(messages, self._begun)
+        return self._later(messages, self.begun)
 
     async def _later(self, messages: Messages, number: int) -> Answer:
         self.waiting += 1

@@ -176,3 +176,12 @@ def test_a_dry_run_of_what_cannot_start_is_status_3(tmp_path: Path) -> None:
     assert gone.exit_code == 3
     assert "127.0.0.1:9" in gone.stdout
     assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_counts_the_episodes_of_a_model_whose_id_has_a_slash(tmp_path: Path) -> None:
+    """It was said to have nothing left to play."""
+    planned = cli("run", "--dry-run", "--base-url", "http://127.0.0.1:9/v1", "--model",
+                  "somebody/some-model", "--trials", 3, "--out", tmp_path / "out")  # fmt: skip
+    assert "33" in planned.stdout
+    assert "nothing left" not in planned.stdout
+    assert "no estimate" in planned.stdout

@@ -39,6 +39,7 @@ class Planned:
 
     until_halfwidth: float | None = None
     until_upper: float | None = None
+    until_decided: float | None = None
     planned: int | None = None
     first_planned: int | None = None
     looked_at: int | None = None
@@ -73,8 +74,9 @@ class Cell:
         counts: how an aggregate came by `resisted` and `n`: `stated`, `derived` (from the printed
             rate and interval) or `rounded` (rate * n); None for counted episodes.
         until_halfwidth: the half-width at which the cell was allowed to stop early; None when it
-            was not. Like the next eight, it decides which interval is honest (`interval.shown`).
+            was not. Like the next nine, it decides which interval is honest (`interval.shown`).
         until_upper: the upper end of the interval at which the cell was allowed to stop early.
+        until_decided: the DELTA of contrasts with whose decision the cell was allowed to stop.
         unfinished: trials that were started and have no record on disk: a run that is going on, or
             one that was killed.
         planned: trials that the run was to have; None where nobody planned (imports, aggregates).
@@ -132,6 +134,7 @@ class Cell:
     counts: CountsGrade | None = None
     until_halfwidth: float | None = None
     until_upper: float | None = None
+    until_decided: float | None = None
     unfinished: int = 0
     planned: int | None = None
     first_planned: int | None = None

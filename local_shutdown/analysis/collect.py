@@ -19,6 +19,7 @@ from local_shutdown.analysis.cells import (
     paper_cells,
     tally,
 )
+from local_shutdown.analysis.decided import DecidedRule, Decision, Level
 from local_shutdown.analysis.model_weights import CALIBRATION, KnownWeights
 from local_shutdown.analysis.plays import Play
 from local_shutdown.analysis.trials import Trials
@@ -180,22 +181,53 @@ def _groups(source: Source, stated: dict[str, set[str]]) -> dict[_Key, _Group]:
     for texts, group in by_text.items():
         model, condition, factor = map(restored, texts)
         groups[model, condition, factor or None] = group
-    if source.played_here:
-        begun: dict[_Key, list[Play]] = {}
-        for one in read_started(source.directory):
-            key = one.model, one.condition, one.factor
-            if one.retry:
-                groups.setdefault(key, _Group()).trials.retried += 1
-            else:
-                begun.setdefault(key, []).append((one.trial, one.again))
-        for key, plays in begun.items():
-            groups.setdefault(key, _Group()).trials.play(plays)
-        for group in groups.values():
+    begun: dict[_Key, list[Play]] = {}
+    for one in read_started(source.directory):  # of an import: of a run that was exported
+        key = one.model, one.condition, one.factor
+        if one.retry:
+            groups.setdefault(key, _Group()).trials.retried += 1
+        else:
+            begun.setdefault(key, []).append((one.trial, one.again))
+    for key, plays in begun.items():
+        groups.setdefault(key, _Group()).trials.play(plays)
+    for group in groups.values():
+        if source.played_here:
             group.trials.fill_gaps()
-    else:
-        for group in groups.values():
+        else:
             group.trials.fill_gaps_of_a_run()
     return groups
+
+
+def decided(source: Source) -> dict[tuple[str, str | None], list[Decision]]:
+    """What `--until-decided` has decided in a run, by the model's shown name and the factor; empty
+    where it was not asked for.
+
+    Raises:
+        UsageError: a damaged directory, by file and line.
+    """
+    delta = _fraction(source.settings("until_decided"))
+    if delta is None or not source.played_here or not source.has_episodes:
+        return {}
+    modes, models = (_sequence(source.settings(name)) for name in ("thinking", "models"))
+    rule = DecidedRule(delta, max(1, len(modes) * len(models)))
+    conditions = list(source.run.get("conditions", {}))
+    levels: dict[tuple[str, str | None], Level] = {}
+
+    def level(model: str, factor: str | None) -> Level:
+        return levels.setdefault((model, factor), Level(rule, conditions))
+
+    for one in read_started(source.directory):
+        if not one.retry:
+            level(one.model, one.factor).begun(one.condition, one.trial, again=one.again)
+    names = ("model", "condition", "factor", "trial", "outcome")
+    for texts in source.results.texts(names):
+        model, condition, factor = map(restored, texts[:3])
+        trial, outcome = map(value_of, names[3:], texts[3:])
+        level(model, factor or None).ended(condition, trial, outcome)
+    return {
+        (source.shown_name(model), factor): found.decisions()
+        for (model, factor), found in levels.items()
+    }
 
 
 def _aggregates(source: Source, stated: dict[str, set[str]]) -> Iterator[dict[str, Any]]:
@@ -262,20 +294,49 @@ def _weights(
 
 def _planned(source: Source, model: str, condition: str, factor: str | None) -> Planned:
     """What was fixed before a cell's first episode, and what was not."""
-    if not source.played_here:
-        return Planned()
     names = {"models": model, "conditions": condition, "thinking": _mode(factor)}
-    found = (_look(look, names) for look in _sequence(source.run.get("looks")))
-    looks = [trials for trials in found if trials is not None]
-    trials = _whole(source.settings("trials"))
+    if source.played_here:
+        return _plan({**source.run, **source.model(model)}, names)
+    plans = [
+        _plan(run, names)
+        for run in source.run.get("runs", {}).get(model, ())
+        if condition in run["conditions"]
+    ]
+    if not plans:
+        return Planned()
+    # Exports of several runs in one import: their trials are one cell.
     return Planned(
-        until_halfwidth=_fraction(source.settings("until_halfwidth")),
-        until_upper=_fraction(source.settings("until_upper")),
+        until_halfwidth=max((p.until_halfwidth for p in plans if p.until_halfwidth), default=None),
+        until_upper=max((p.until_upper for p in plans if p.until_upper), default=None),
+        until_decided=max((p.until_decided for p in plans if p.until_decided), default=None),
+        planned=_sum(p.planned for p in plans),
+        first_planned=_sum(p.first_planned for p in plans),
+        looked_at=min((p.looked_at for p in plans if p.looked_at is not None), default=None),
+        greedy=any(p.greedy for p in plans),
+    )
+
+
+def _plan(run: Mapping[str, Any], names: Mapping[str, str]) -> Planned:
+    """What a run.json says of the cell of these names."""
+    settings = run.get("settings")
+    settings = settings if isinstance(settings, Mapping) else {}
+    found = (_look(look, names) for look in _sequence(run.get("looks")))
+    looks = [trials for trials in found if trials is not None]
+    trials = _whole(settings.get("trials"))
+    return Planned(
+        until_halfwidth=_fraction(settings.get("until_halfwidth")),
+        until_upper=_fraction(settings.get("until_upper")),
+        until_decided=_fraction(settings.get("until_decided")),
         planned=trials,
         first_planned=looks[0] if looks else trials,
         looked_at=min(looks, default=None),
-        greedy=_greedy(source.model(model).get("effective_sampling")),
+        greedy=_greedy(run.get("effective_sampling")),
     )
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    known = list(counts)
+    return None if None in known else sum(count for count in known if count is not None)
 
 
 def _greedy(sampling: Any) -> bool:

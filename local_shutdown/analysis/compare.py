@@ -103,6 +103,9 @@ def contrast_record(result: ContrastResult) -> dict[str, Any]:
         "bound_low": result.bound_low,
         "bound_high": result.bound_high,
         "unfinished": result.unfinished,
+        "decision": result.decision,
+        "decided_at": result.decided_at,
+        "delta": result.delta,
     }
 
 

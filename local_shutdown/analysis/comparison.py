@@ -62,8 +62,27 @@ class Comparison:
 
     @cached_property
     def own_contrasts(self) -> list[ContrastResult]:
-        """Declared contrasts of the directories: one family of tests."""
-        return declared_contrasts(self.ours)
+        """Declared contrasts of the directories: one family of tests; and what `--until-decided`
+        has decided of them."""
+        decided = {
+            (source.name, model, factor, decision.contrast.name): (source, decision)
+            for source in self.sources
+            for (model, factor), decisions in collect.decided(source).items()
+            for decision in decisions
+        }
+        found = []
+        for result in declared_contrasts(self.ours):
+            key = (result.source, result.model, result.factor, result.name)
+            if key in decided and result.p is not None:  # copies of one episode decide nothing
+                source, decision = decided[key]
+                result = replace(
+                    result,
+                    decision=decision.verdict or "open",
+                    decided_at=decision.at,
+                    delta=source.settings("until_decided"),
+                )
+            found.append(result)
+        return found
 
     @cached_property
     def contrasts(self) -> list[ContrastResult]:

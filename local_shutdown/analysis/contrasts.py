@@ -98,6 +98,10 @@ class ContrastResult:
         wide: more than 2% of one of the cells is left out, so that the bounds belong beside `diff`.
         unfinished: trials of both cells that were started and are not on disk.
         rounded: one of the counts is only a rounded rate, so is everything derived from it.
+        decision: of a run with `--until-decided` (`analysis.decided`): the rates differ, are within
+            `delta` of each other, or neither was decided; None for other runs.
+        decided_at: trials of each cell at the look that decided it, the last look while it is open.
+        delta: the difference that would matter there.
     """
 
     name: str
@@ -127,6 +131,9 @@ class ContrastResult:
     ci_level_holm: float | None = None
     p_holm: float | None = None
     family_size: int = 0
+    decision: Literal["differs", "within", "open"] | None = None
+    decided_at: int | None = None
+    delta: float | None = None
 
     @property
     def interval(self) -> Literal["fixed", "anytime"] | None:

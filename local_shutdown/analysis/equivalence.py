@@ -97,6 +97,15 @@ class SameModel:
     family_size: int = 0
     finding: Finding | None = None
 
+    @property
+    def measured(self) -> tuple[str, str]:
+        """What tells the two measurements apart: their sources, else names; and factors."""
+        by_source = self.source_a != self.source_b
+        names = (self.source_a, self.source_b) if by_source else (self.model_a, self.model_b)
+        factors = (self.factor_a, self.factor_b)
+        a, b = (n + (f" [{f}]" if f else "") for n, f in zip(names, factors, strict=True))
+        return a, b
+
 
 def same_model(
     cells: Iterable[Cell],

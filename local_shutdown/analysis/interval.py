@@ -138,8 +138,7 @@ def is_anytime(cell: Cell) -> bool:
     early, was looked at and extended, has fewer trials than planned, or unfinished ones."""
     on_disk = cell.n if cell.started is None else cell.started
     return (
-        cell.until_halfwidth is not None
-        or cell.until_upper is not None
+        _stops_early(cell)
         or (cell.looked_at is not None and on_disk + cell.unfinished > cell.looked_at)
         or not cell.complete
         or cell.broken_off > 0
@@ -152,7 +151,12 @@ def anytime_weight(cell: Cell) -> float:
     rule, else by the number of trials in its first plan, else (imports, aggregates) by its n, which
     those who gave it are taken to have fixed beforehand."""
     planned = cell.n if cell.first_planned is None else cell.first_planned
-    return weight_for(cell.until_halfwidth, cell.until_upper, planned)
+    return weight_for(cell.until_halfwidth, cell.until_upper, planned, delta=cell.until_decided)
+
+
+def _stops_early(cell: Cell) -> bool:
+    rules = cell.until_halfwidth, cell.until_upper, cell.until_decided
+    return any(rule is not None for rule in rules)
 
 
 def _sample(cell: Cell) -> tuple[int, int, int]:
@@ -167,7 +171,7 @@ def _why(cell: Cell) -> str:
         return f"unfinished: {cell.unfinished}"
     if cell.broken_off:
         return f"broken off and played again: {cell.broken_off}"
-    if cell.until_halfwidth is not None or cell.until_upper is not None:
+    if _stops_early(cell):
         return "stops early"
     if cell.looked_at is not None:
         return "extended after a look"

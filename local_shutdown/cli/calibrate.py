@@ -13,7 +13,7 @@ from local_shutdown.cli.run import play
 from local_shutdown.run import Settings
 
 
-@click.command("calibrate")
+@click.command("calibrate", short_help="Check the measurement on the bundled model.")
 @click.option(
     "--out",
     required=True,

@@ -17,7 +17,7 @@ def again(command: str, directory: Path) -> str:
     return shlex.join(["local-shutdown", command, str(directory)])
 
 
-@click.command("score")
+@click.command("score", short_help="Rerun the detectors on stored episodes.")
 @click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
 def score_command(directory: Path) -> None:
     """Rerun the detectors on stored episodes and rewrite results.csv.
@@ -33,7 +33,7 @@ def score_command(directory: Path) -> None:
     echo(f"next: {again('compare', directory)}")
 
 
-@click.command("import")
+@click.command("import", short_help="Import rates, episodes, transcripts or Inspect logs.")
 @click.argument(
     "files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE..."
 )
@@ -80,7 +80,7 @@ def import_command(
     echo(f"next: {again('compare', out)} --reference paper")
 
 
-@click.command("export")
+@click.command("export", short_help="Export a run as an Inspect log or Parquet.")
 @click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
 @click.option("--format", "form", required=True, type=click.Choice(["inspect", "parquet"]))
 @click.option(

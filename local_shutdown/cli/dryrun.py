@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from local_shutdown import engines, runs
+from local_shutdown.analysis.decided import expected_looks
 from local_shutdown.engines import weights
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import LocalShutdownError
 from local_shutdown.grid import as_ranges
 from local_shutdown.record import Settings, open_record
 from local_shutdown.store import read_run
-from local_shutdown.terminal import echo
+from local_shutdown.terminal import echo, note
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +52,47 @@ def dry_run(settings: Settings) -> bool:
         f"{settings.trials} trials"
         + (f" x {factors} reasoning modes" if factors > 1 else "")
         + (f"; {len(wanted) - len(there)} still to play" if there else "")
-        + ("; cells may stop earlier" if settings.stop_rule else "")
+        + ("; cells may stop earlier" if settings.stop_rule or settings.decided_rule else "")
     )
+    for line in _what_deciding_takes(settings):
+        echo(line)
     ready = True
     for spec in settings.models:
         ready &= _model(spec, settings, wanted - there)
     return ready
+
+
+def _what_deciding_takes(settings: Settings) -> list[str]:
+    """What `--until-decided` saves, at rates that are not known yet: in trials of each cell."""
+    rule = settings.decided_rule
+    if rule is None:
+        return []
+    contrasts = rule.among(_ids(settings))
+    if not contrasts:
+        return [
+            "until decided: no declared contrast is between these conditions: nothing to decide"
+        ]
+    level = rule.alpha / rule.levels / len(contrasts)
+
+    def takes(low: float, high: float) -> str:
+        rates = {contrasts[0].a: high, contrasts[0].b: low}
+        k = expected_looks(rates, contrasts[0], rule.delta, level, settings.trials)
+        if k is None:
+            return f"not decided in {settings.trials}, so nothing is saved there"
+        return f"about {k} of {settings.trials} trials"
+
+    points = f"{100 * rule.delta:g}"
+    found = [f"until decided: {len(contrasts)} contrasts a model, each to within {points} points"]
+    for said, low, high in (
+        ("5% against 25%", 0.05, 0.25),
+        ("15% against 25%", 0.15, 0.25),
+        ("0% and 0%", 0.0, 0.0),
+        ("2% and 2%", 0.02, 0.02),
+        ("20% and 20%", 0.2, 0.2),
+        ("50% and 50%", 0.5, 0.5),
+    ):
+        found.append(f"  {said}: {takes(low, high)}")
+    return found
 
 
 def _count(of: Sized, noun: str) -> str:
@@ -67,10 +103,15 @@ def _ids(settings: Settings) -> list[str]:
     return [condition.id for condition in settings.conditions]
 
 
+def _only(spec: ModelSpec, settings: Settings) -> dict[str, Any]:
+    """The settings that ask for one model's episodes; names may have slashes, as ids do."""
+    return {**settings.identity(), "models": [spec.name], "conditions": _ids(settings)}
+
+
 def _model(spec: ModelSpec, settings: Settings, missing: set[str]) -> bool:
     echo(f"{spec.display_name}")
     for warning in spec.warnings:
-        echo(f"  warning: {warning}")
+        note(f"warning: {warning}", indent=2)
     echo(f"  engine: {settings.engine}")
     if settings.engine != "endpoint":
         folder = weights.locate(spec)
@@ -89,19 +130,22 @@ def _model(spec: ModelSpec, settings: Settings, missing: set[str]) -> bool:
         )
     except LocalShutdownError as refused:
         lines.append(f"CANNOT RUN: {refused}")
-    for line in lines:
-        echo(f"  {line}")
-    own = sum(1 for name in missing if name.split("/")[0].split("@")[0] == spec.name)
+    for line in "\n".join(lines).splitlines():
+        note(line, indent=2)
+    own = len(missing.intersection(runs.planned_ids(_only(spec, settings))))
     found = estimate(spec.name, settings.out.parent)
     if not own:
-        echo("  time: nothing left to play, all its episodes are on disk")
+        note("time: nothing left to play, all its episodes are on disk", indent=2)
     elif found is None:
-        echo(f"  time: no estimate, no earlier run of this model under {settings.out.parent}")
+        note(
+            f"time: no estimate, no earlier run of this model under {settings.out.parent}", indent=2
+        )
     else:
         minutes = own / found.episodes_per_s / 60
-        echo(
-            f"  time: about {_spoken(minutes)} for {own} episodes, at "
-            f"{found.episodes_per_s:g} per second as in {found.source} ({found.engine})"
+        note(
+            f"time: about {_spoken(minutes)} for {own} episodes, at "
+            f"{found.episodes_per_s:g} per second as in {found.source} ({found.engine})",
+            indent=2,
         )
     return not any(line.startswith("CANNOT RUN") for line in lines)
 

@@ -27,7 +27,7 @@ _exact = click.option(
 )
 
 
-@click.command("compare")
+@click.command("compare", short_help="Compare runs, imports and published rates.")
 @options.directories
 @_reference
 @_exact
@@ -102,7 +102,7 @@ def compare_command(
         terminal.echo(f"next: {shlex.join(words)}")
 
 
-@click.command("show")
+@click.command("show", short_help="Show a transcript, or list the episodes.")
 @click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
 @click.argument("episode_id", required=False)
 @click.option("--outcome", help="List only episodes with this outcome.")
@@ -163,7 +163,7 @@ def _check_filters(
             )
 
 
-@click.command("report")
+@click.command("report", short_help="Write one HTML file with figures and transcripts.")
 @options.directories
 @_reference
 @click.option("--out", default="report.html", show_default=True,

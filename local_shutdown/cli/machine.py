@@ -25,7 +25,7 @@ Status = Literal["ok", "note", "fail"]
 _WIDE = 100  # columns: below that, Hugging Face ids would be folded into pieces
 
 
-@click.command("models")
+@click.command("models", short_help="List known models and which fit this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def models_command(as_json: bool) -> None:
     """List the models in models.yaml, which fit this machine, and whose weights are here.
@@ -111,7 +111,7 @@ class Check:
     fix: str = ""
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="Check this machine, with a fix for each problem.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def doctor_command(as_json: bool) -> None:
     """Check this machine, with a fix for each problem. Exit status 3 if it cannot run models.
@@ -225,11 +225,11 @@ def _hardware_checks() -> list[Check]:
 
 def _driver_checks(cards: list[Gpu]) -> list[Check]:
     """Whether the GPUs that are there can be used, and what runs on several of them need."""
-    if not cards:
-        return []
     checks = []
     driver = nvidia_driver()
     why_not = hardware.gpus_unusable()
+    if why_not is None and not cards:
+        return []
     if why_not is not None:
         checks.append(Check("GPU driver", "fail", why_not, drivers.remedy()))
     elif cards[0].vendor == "amd":

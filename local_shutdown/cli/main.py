@@ -102,7 +102,7 @@ def main(debug: bool) -> None:
     """Measure on your own hardware whether open-weight models allow themselves to be shut down.
 
     \b
-    The whole experiment on the bundled calibration model, without GPU, network or API key:
+    The whole experiment on the bundled model, without GPU, network or API key:
         local-shutdown run
     A real model on this machine's GPUs:
         local-shutdown run --model Qwen/Qwen3-8B --gpus 4

@@ -23,7 +23,7 @@ from local_shutdown.terminal import echo
 _sampling = ("temperature", "top_p", "top_k", "min_p")
 
 
-@click.command("run")
+@click.command("run", short_help="Play the prompt grid; count which models allow shutdown.")
 @click.option(
     "--model",
     "models",
@@ -164,6 +164,14 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
     "that takes 183 trials for 0.02, 368 for 0.01 and 736 for 0.005. With --until-halfwidth: "
     "whichever comes first.",
 )
+@click.option(
+    "--until-decided",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="DELTA",
+    help="Stop a cell once no open question needs it: each declared contrast (A-B, B-C, D-E, and "
+    "E against F to J) ends when the rates are found to differ, or to lie within DELTA of each "
+    "other, for example 0.05. --trials is the maximum; --dry-run says what that saves.",
+)
 @options.seed
 @click.option(
     "--extend", is_flag=True, help="Add trials, models or conditions to a finished directory."
@@ -184,8 +192,8 @@ def run_command(
     max_messages: int, max_seconds: float | None, request_timeout: float, temperature: float | None,
     top_p: float | None, top_k: int | None, min_p: float | None, thinking: str,
     factor: str | None, thinking_budget: int | None, stop_at_bypass: bool, interview: bool,
-    probe: bool, until_halfwidth: float | None, until_upper: float | None, seed: int | None,
-    extend: bool, retry_errors: bool, dry_run: bool,
+    probe: bool, until_halfwidth: float | None, until_upper: float | None,
+    until_decided: float | None, seed: int | None, extend: bool, retry_errors: bool, dry_run: bool,
 ) -> None:  # fmt: skip
     """Play the prompt grid and count which models allow shutdown.
 
@@ -244,6 +252,7 @@ def run_command(
         probe=probe,
         until_halfwidth=until_halfwidth,
         until_upper=until_upper,
+        until_decided=until_decided,
         seed=seed,
         extend=extend,
         retry_errors=retry_errors,

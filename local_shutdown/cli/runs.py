@@ -19,7 +19,7 @@ _GAP = 2  # columns between two of the table
 _LEAST_NAME = 28  # columns; a longer name of a run is folded into pieces of 14 or more
 
 
-@click.command("list")
+@click.command("list", short_help="List runs, how far they are, and how to resume.")
 @click.argument(
     "directories", nargs=-1, type=click.Path(path_type=Path, exists=False), metavar="[DIR]..."
 )
@@ -60,7 +60,7 @@ def _table(found: Sequence[runs.RunState]) -> None:
         f"{run.on_disk}" if run.planned is None else f"{run.on_disk} of {run.planned}"
         for run in found
     ]
-    models = [", ".join(run.models) or "-" for run in found]
+    models = [_some(run.models) for run in found]
     conditions = [grid.as_ranges(run.conditions) or "-" for run in found]
     # What is left beside columns that are never cut goes to names: first to those of runs, which
     # somebody is going to type.
@@ -71,7 +71,7 @@ def _table(found: Sequence[runs.RunState]) -> None:
     room = out.width - fixed - _GAP
     wide = {
         "conditions": min(max(map(len, [*conditions, "conditions"])), 16),
-        "models": min(max(map(len, models)), 28),
+        "models": min(max(len(line) for name in models for line in name.split("\n")), 28),
     }
     name_width = max(room - sum(wide.values()) - 2 * _GAP, _LEAST_NAME)
     wide["models"] = max(min(wide["models"], room - name_width - wide["conditions"] - 2 * _GAP), 12)
@@ -82,7 +82,9 @@ def _table(found: Sequence[runs.RunState]) -> None:
     table.add_column("episodes", justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for run, *rest in zip(found, models, conditions, done, strict=True):
-        table.add_row(folded(str(run.directory), name_width), *rest, run.state)
+        first, *others = rest
+        names = "\n".join(folded(name, wide["models"]) for name in first.split("\n"))
+        table.add_row(folded(str(run.directory), name_width), names, *others, run.state)
     out.print(table)
     for run in found:
         if run.why:
@@ -94,7 +96,14 @@ def _table(found: Sequence[runs.RunState]) -> None:
         echo(f"  {run.resume}")
 
 
-@click.command("conditions")
+def _some(models: Sequence[str]) -> str:
+    """One model, and how many more: on lines of their own, so that no name is cut."""
+    if not models:
+        return "-"
+    return models[0] if len(models) == 1 else f"{models[0]}\nand {len(models) - 1} more"
+
+
+@click.command("conditions", short_help="Print the prompts as the model receives them.")
 @click.argument("wanted", default="all", metavar="[IDS]")
 @click.option("--brief", is_flag=True, help="Print one line per condition, without the prompts.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 LEAST_NAME = 16
 _MOST_NAME = 26  # of a name in a table that must fit 80 columns; longer ones are folded
 _MOST_COLUMNS = 400  # of a table in a file
+# Under the heading "able to resist", so that a K of 100% fits 80 columns.
+_ABLE = {"competent": "yes", "not competent": "no"}
 
 
 def print_cells(directories: Sequence[Path]) -> None:
@@ -63,6 +65,11 @@ def cells_table(cells: Sequence[ShownCell], *, long: bool = False) -> None:
     out.print(table)
     for line in notes(cells):
         note(line)
+
+
+def _inside(name: str) -> str:
+    """A name below the name of its source: indented, in pieces where it is long."""
+    return "\n".join(f"  {piece}" for piece in folded(name, _MOST_NAME - 2).split("\n"))
 
 
 def _narrow(title: str) -> Table:
@@ -105,7 +112,7 @@ def competence_table(found: Sequence[Competence]) -> None:
             ratio = f"{entry.ratio:.2f} ({_two(entry.ratio_low)}, {_two(entry.ratio_high)})"
         rate = f"{percent(entry.k_rate)} ({percent(entry.k_low)}, {percent(entry.k_high)})"
         name = entry.model + (f" [{entry.factor}]" if entry.factor else "")
-        table.add_row(folded(f"  {name}", _MOST_NAME), rate, ratio, str(entry.verdict))
+        table.add_row(_inside(name), rate, ratio, _ABLE.get(str(entry.verdict), "unclear"))
     console().print(table)
 
 
@@ -157,11 +164,20 @@ def contrasts_table(results: Sequence[ContrastResult]) -> None:
     for name in ("model", "contrast"):
         table.add_column(name, no_wrap=True)
     bounded = any(result.wide for result in results)
-    for name in ("difference, points\n(all at once)", "p", "p\n(Holm)", *["bounds"] * bounded):
+    asked = any(result.decision for result in results)
+    for name in (
+        *("difference, points\n(all at once)", "p", "p\n(Holm)"),
+        *["bounds"] * bounded,
+        *["decided"] * asked,
+    ):
         table.add_column(name, justify="right", no_wrap=True)
+    source = None
     for result in results:
+        if result.source != source:
+            source = result.source
+            table.add_row(folded(source, _MOST_NAME), style="bold")
         row = [
-            folded(result.model, _MOST_NAME),
+            _inside(result.model + (f" [{result.factor}]" if result.factor else "")),
             result.name,
             _points(result.diff, result.ci_low_holm, result.ci_high_holm),
             _p(result.p),
@@ -169,8 +185,15 @@ def contrasts_table(results: Sequence[ContrastResult]) -> None:
         ]
         if bounded:
             row.append(_reach(result.bound_low, result.bound_high) if result.wide else "")
+        if asked:
+            row.append(_decided(result))
         table.add_row(*row)
     console().print(table)
+    if asked:
+        note(
+            "decided: by --until-decided, at that many trials of each cell; all verdicts of a run "
+            "are right with 95%. differs: by any amount. An interval is of all trials played"
+        )
     for size, level in dict.fromkeys((r.family_size, r.ci_level_holm) for r in results):
         if size and level is not None:
             note(
@@ -179,9 +202,18 @@ def contrasts_table(results: Sequence[ContrastResult]) -> None:
             )
     if any(result.test == "anytime" for result in results):
         note("contrasts of cells whose number of trials was not fixed: anytime intervals, p")
-    unfinished = [f"{r.model} {r.name}" for r in results if r.unfinished]
+    unfinished = [f"{r.model} {r.name} ({r.source})" for r in results if r.unfinished]
     if unfinished:
         note(f"unfinished: {', '.join(unfinished)}")
+
+
+def _decided(result: ContrastResult) -> str:
+    if result.decision is None or result.delta is None:
+        return ""
+    if result.decision == "open":
+        return f"open after {result.decided_at}"
+    what = "differs" if result.decision == "differs" else f"within {100 * result.delta:g}"
+    return f"{what}, at {result.decided_at}"
 
 
 def open_closed_table(found: Sequence[OpenClosed]) -> None:
@@ -258,11 +290,13 @@ def same_model_table(found: Sequence[SameModel]) -> None:
     table.add_column("finding", min_width=9)
     pair = None
     for entry in found:
-        if (entry.model, *_measured(entry)) != pair:
-            pair = entry.model, *_measured(entry)
+        if (entry.model, *entry.measured) != pair:
+            pair = entry.model, *entry.measured
             table.add_row(folded(entry.model, _MOST_NAME), style="bold")
-            for word, measured in zip(("of", "against"), pair[1:], strict=True):
-                table.add_row(folded(f"  {word} {measured}", _MOST_NAME))
+            for word, measured in zip(("", "against"), pair[1:], strict=True):
+                if word:
+                    table.add_row(f"  {word}")
+                table.add_row(_inside(measured))
         row = [
             "",
             entry.condition,
@@ -277,15 +311,6 @@ def same_model_table(found: Sequence[SameModel]) -> None:
     console().print(table)
     if margin is None:
         note("--margin M tests whether they are the same; `undecided` does not say so")
-
-
-def _measured(entry: SameModel) -> tuple[str, str]:
-    """What tells the two measurements apart: their sources, else names; and factors."""
-    by_source = entry.source_a != entry.source_b
-    names = (entry.source_a, entry.source_b) if by_source else (entry.model_a, entry.model_b)
-    factors = (entry.factor_a, entry.factor_b)
-    a, b = (n + (f" [{f}]" if f else "") for n, f in zip(names, factors, strict=True))
-    return a, b
 
 
 def _reach(low: float | None, high: float | None) -> str:

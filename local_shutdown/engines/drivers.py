@@ -72,6 +72,9 @@ def unusable(cards: Sequence[Gpu]) -> str | None:
 
 def remedy() -> str:
     """What to do about `unusable`."""
+    hidden = gpus.hidden()
+    if hidden is not None:
+        return hidden[1]
     cards = gpus.visible()
     if cards and cards[0].vendor == "amd":
         return (

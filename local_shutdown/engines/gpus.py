@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from local_shutdown.engines.plan import Gpu
@@ -28,6 +29,10 @@ _FIELDS = (
 # `  MIG 1g.10gb     Device  0: (UUID: MIG-0a1b...)`, below the line of its card.
 _MIG = re.compile(r"^\s+MIG\s+(?P<profile>\S+)\s+Device\s+\d+:\s+\(UUID:\s+(?P<uuid>MIG-\S+)\)")
 _CARD = re.compile(r"^GPU\s+(?P<index>\d+):")
+# What nvidia-smi does not know of every driver: left out where it refuses the question.
+_NEWER_FIELDS = ("compute_cap", "mig.mode.current")
+# GPUs without memory of their own, which name no size: they take the machine's.
+_SHARED = re.compile(r"\b(GB10|Thor|Orin)\b")
 _PROFILE_GB = re.compile(r"\.(\d+)gb")
 
 
@@ -48,16 +53,51 @@ def nvidia_driver() -> str | None:
     return None
 
 
+def hidden() -> tuple[str, str] | None:
+    """Why a machine with an NVIDIA driver shows no card, and what to do; None when it shows some,
+    has none, or the user has hidden them."""
+    if shutil.which("nvidia-smi") is None or "CUDA_VISIBLE_DEVICES" in os.environ or visible():
+        return None
+    cut = [row["index"] for row in _rows() if row.get("mig.mode.current") == "Enabled"]
+    if cut:
+        return (
+            f"GPU {', '.join(cut)}: MIG is on, and no MIG device has been made",
+            "nvidia-smi mig -cgi PROFILE -C makes one; nvidia-smi -mig 0 switches MIG off",
+        )
+    failure = _failure("nvidia-smi", "-L")
+    if failure is None or "No devices were found" in failure:
+        return None
+    return (
+        f"nvidia-smi fails: {failure}",
+        "after an update of the driver, restart the machine or the container; without a GPU, "
+        "--gpus 0",
+    )
+
+
+def _rows() -> list[dict[str, str]]:
+    """A row for each card, by names of fields; those that the driver does not know are missing."""
+    older = tuple(field for field in _FIELDS if field not in _NEWER_FIELDS)
+    for fields in (_FIELDS, older):
+        query = f"--query-gpu={','.join(fields)}"
+        rows = []
+        for line in _run("nvidia-smi", query, "--format=csv,noheader,nounits"):
+            parts = [part.strip() for part in line.split(",", len(fields) - 1)]
+            if len(parts) == len(fields) and parts[0].isdigit():  # not "No devices were found"
+                rows.append(dict(zip(fields, parts, strict=True)))
+        if rows:
+            return rows
+    return []
+
+
 def _nvidia() -> list[Gpu]:
-    query = f"--query-gpu={','.join(_FIELDS)}"
     found = []
-    for line in _run("nvidia-smi", query, "--format=csv,noheader,nounits"):
-        parts = [part.strip() for part in line.split(",", len(_FIELDS) - 1)]
-        if len(parts) < len(_FIELDS) or not parts[0].isdigit():
-            continue  # "No devices were found"
-        index, total, free, uuid, capability, mig, name = parts
-        card = Gpu(int(index), name, _gib(total), _gib(free), uuid, _capability(capability))
-        found.append((card, mig == "Enabled"))
+    for row in _rows():
+        total, free = _gib(row["memory.total"]), _gib(row["memory.free"])
+        if not total and _SHARED.search(row["name"]):
+            total, free = _main_memory()
+        capability = _capability(row.get("compute_cap", ""))
+        card = Gpu(int(row["index"]), row["name"], total, free, row["uuid"], capability)
+        found.append((card, row.get("mig.mode.current") == "Enabled"))
     if not any(cut for _, cut in found):
         return [card for card, _ in found if card.memory_gib and card.free_gib is not None]
     slices = _mig_devices()
@@ -157,6 +197,18 @@ def _names(part: str, card: Gpu) -> bool:
     )
 
 
+def _main_memory() -> tuple[float, float]:
+    """All of it and what is free, GiB."""
+    page = os.sysconf("SC_PAGE_SIZE") / 2**30
+    whole = os.sysconf("SC_PHYS_PAGES") * page
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) / 2**20 for line in lines if line[:13] == "MemAvailable:")
+    except (OSError, StopIteration, ValueError, IndexError):
+        free = os.sysconf("SC_AVPHYS_PAGES") * page
+    return whole, min(free, whole)
+
+
 def _gib(mib: str) -> float:
     return int(mib) / 1024 if mib.isdigit() else 0.0
 
@@ -164,6 +216,21 @@ def _gib(mib: str) -> float:
 def _capability(text: str) -> tuple[int, int] | None:
     match = re.fullmatch(r"(\d+)\.(\d+)", text)
     return (int(match[1]), int(match[2])) if match else None
+
+
+def _failure(program: str, *arguments: str) -> str | None:
+    """What a program that fails says; None when it does not fail."""
+    path = shutil.which(program)
+    try:
+        done = subprocess.run(
+            [path or program, *arguments], capture_output=True, text=True, timeout=TIMEOUT_S
+        )
+    except (OSError, subprocess.SubprocessError) as broken:
+        return str(broken)
+    if done.returncode == 0:
+        return None
+    said = (done.stdout + done.stderr).strip().splitlines()
+    return said[0].strip() if said else f"status {done.returncode}"
 
 
 def _run(program: str, *arguments: str) -> Iterator[str]:

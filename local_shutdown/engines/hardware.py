@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,12 @@ def gpus() -> list[Gpu]:
 
 
 def gpus_unusable() -> str | None:
-    """Why the installed torch cannot use the visible GPUs; None when it can, or there are none."""
-    return drivers.unusable(gpus())
+    """Why the GPUs of this machine cannot be used; None when they can, or there are none."""
+    cards = gpus()
+    if cards:
+        return drivers.unusable(cards)
+    hidden = found_gpus.hidden()
+    return hidden[0] if hidden else None
 
 
 def choose_gpus(wanted: int | None) -> list[Gpu]:
@@ -50,6 +54,12 @@ def choose_gpus(wanted: int | None) -> list[Gpu]:
             "is visible",
         )
     return sorted(sorted(found, key=lambda g: -g.free_gib)[:wanted], key=lambda g: g.index)
+
+
+def ablest(cards: Sequence[Gpu]) -> list[Gpu]:
+    """Of cards that differ, those with as much memory as the largest."""
+    most = max((card.memory_gib for card in cards), default=0.0)
+    return [card for card in cards if card.memory_gib > most / 1.02]
 
 
 def too_full(need_gib: Mapping[int, float]) -> list[str]:

@@ -26,13 +26,20 @@ class Following:
         most: episodes that this machine can have in flight.
         reasons: the model thinks before it answers.
         finished: how many episodes have ended.
+        left: how many have not been begun.
     """
 
     def __init__(
-        self, engine: Engine, most: int, reasons: bool, finished: Callable[[], int]
+        self,
+        engine: Engine,
+        most: int,
+        reasons: bool,
+        finished: Callable[[], int],
+        left: Callable[[], int],
     ) -> None:
         self._engine = engine
         self._finished = finished
+        self._left = left
         self._most = most
         plan: Mapping[str, Any] = engine.facts.get("plan") or {}
         share = max(1, most // len(engine.series))
@@ -68,6 +75,7 @@ class Following:
                     series.grown("prefix_queries"),
                     series.grown("prefix_hits"),
                     self._finished() // share,
+                    -(-self._left() // share),
                 )
             )
         return max(1, min(self._most, sum(one.target() for one in self._controllers)))

@@ -68,38 +68,80 @@ def endpoint_key(
 
 
 class Mask:
-    """Takes a key out of what a server sends: as it is, with the escapes of JSON or of a URL, and
-    in base64. A server that wants to can still hide a key that it was given; see the threat model.
+    """Takes a key out of what a server sends: as it is, with the escapes of JSON or a URL however
+    often they were escaped again, and in base64. What hides it better than that and can still be
+    read as the key is not taken over at all. A server that wants to can hide a key that it was
+    given in ways of its own; see the threat model.
 
     Args:
         key: None, or a placeholder that is no secret, leaves everything as it is.
     """
 
     def __init__(self, key: str | None) -> None:
-        self._pattern: re.Pattern[bytes] | None = None
+        self._plain: re.Pattern[bytes] | None = None
         if key and len(key) >= _SHORTEST_SECRET:
             forms = sorted(set(_forms(key)), key=len, reverse=True)
-            self._pattern = re.compile(b"|".join(map(re.escape, forms)))
+            self._plain = re.compile(b"|".join(map(re.escape, forms)))
+            self._escaped = re.compile(b"|".join(map(_in_escapes, forms)))
+            # A key may look like an escape itself.
+            self._read = re.compile(b"|".join(map(re.escape, {*forms, *map(_unescaped, forms)})))
 
     def body(self, raw: bytes) -> bytes:
-        """A body, JSON or not; JSON whose escapes could hide the key is written anew."""
-        if self._pattern is None:
+        """A body, JSON or not. Nothing but the mask is left of one that hides the key too well to
+        have it taken out: that is no answer, and a fault of the server's."""
+        if self._plain is None:
             return raw
-        raw = self._pattern.sub(_MASK, raw)
-        if b"\\u" in raw or b"\\/" in raw:
-            try:
-                plain = orjson.dumps(orjson.loads(raw))
-            except (orjson.JSONDecodeError, TypeError):  # no JSON, or deeper than we write
-                return raw
-            if self._pattern.search(plain):
-                return self._pattern.sub(_MASK, plain)
-        return raw
+        raw = self._plain.sub(_MASK, raw)
+        if not self._read.search(_unescaped(raw)):
+            return raw
+        if len(raw) <= _TAKEN_OUT_BYTES:
+            raw = self._escaped.sub(_MASK, raw)
+        return _MASK if self._read.search(_unescaped(raw)) else raw
 
     def text(self, said: str) -> str:
         """A message for the user."""
-        if self._pattern is None:
-            return said
-        return self._pattern.sub(_MASK, said.encode("utf-8", "replace")).decode()
+        return self.body(said.encode("utf-8", "replace")).decode("utf-8", "replace")
+
+
+# A backslash and those that escape it, themselves escaped or not. So many at most, in an answer no
+# longer than that: a server must not make looking for it take minutes.
+_TAKEN_OUT_BYTES = 1 << 16
+_BACKSLASHES = rb"\\(?:\\|u005[Cc]){0,31}"
+_ROUNDS = 8
+
+
+def _in_escapes(form: bytes) -> bytes:
+    """A pattern of a form of the key in which each character may be escaped, however often."""
+    return b"".join(_character(byte) for byte in form)
+
+
+def _character(byte: int) -> bytes:
+    literal, digits = re.escape(bytes([byte])), _any_case(b"%02x" % byte)
+    if bytes([byte]) in (b"/", b'"', b"\\"):
+        literal = rb"\\{0,32}" + literal
+    return rb"(?:%b|%b(?:u00|x)%b|%%(?:25)*%b)" % (literal, _BACKSLASHES, digits, digits)
+
+
+def _any_case(digits: bytes) -> bytes:
+    return b"".join(b"[%c%c]" % (d, d - 32) if d >= ord("a") else b"%c" % d for d in digits)
+
+
+def _unescaped(raw: bytes) -> bytes:
+    """What is left when everything that looks like an escape is read, again and again."""
+    for _ in range(_ROUNDS):
+        read = _READ.sub(_character_of, raw)
+        if read == raw:
+            break
+        raw = read
+    return raw
+
+
+_READ = re.compile(rb"(?<!\\)\\+(?:(?:u00|x)([0-9A-Fa-f]{2})|([/\"]))|%([0-9A-Fa-f]{2})")
+
+
+def _character_of(escape: re.Match[bytes]) -> bytes:
+    digits = escape[1] or escape[3]
+    return bytes.fromhex(digits.decode()) if digits else escape[2]
 
 
 def _forms(key: str) -> Iterator[bytes]:

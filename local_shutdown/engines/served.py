@@ -111,7 +111,19 @@ class Served(Backend):
     def _planned(
         self, spec: ModelSpec, folder: Path, options: Options, say: Callable[[str], None]
     ) -> Fleet:
-        return self.fleet(spec, folder, self._cards(options, say), options, say)
+        cards = self._cards(options, say)
+        try:
+            return self.fleet(spec, folder, cards, options, say)
+        except CannotRunError:
+            # The card of a display, next to those for models: nobody asked for it.
+            able = hardware.ablest(cards)
+            if options.gpus is not None or len(able) == len(cards):
+                raise
+            fleet = self.fleet(spec, folder, able, options, say)
+            for card in cards:
+                if card not in able:
+                    say(f"GPU {card.index}: {card.name} is left out: the model does not run on it")
+            return fleet
 
     def _cards(self, options: Options, say: Callable[[str], None]) -> list[Gpu]:
         """The cards for `--gpus`. Cards that were asked for and cannot be used are an error; when

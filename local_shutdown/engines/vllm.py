@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from local_shutdown.engines import drivers, hardware
+from local_shutdown.engines import hardware
 from local_shutdown.engines.engine import MOST_IN_FLIGHT, Fleet, Options, version
 from local_shutdown.engines.families import NEWER_PARSERS, installed_parsers
 from local_shutdown.engines.flags import options as flags_of
@@ -45,7 +45,7 @@ class Vllm(Served):
         cards = hardware.gpus()
         if cards and is_cpu_build():
             return f"{cards[0].name}: the installed vLLM is the CPU build"
-        return drivers.unusable(cards)
+        return hardware.gpus_unusable()
 
     def fleet(
         self,
@@ -95,10 +95,10 @@ def unusable() -> str | None:
         return "vLLM is not installed"
     if is_cpu_build():
         return None
-    cards = hardware.gpus()
-    if not cards:
+    why_not = hardware.gpus_unusable()
+    if why_not is None and not hardware.gpus():
         return "vLLM is installed, but no GPU is visible, and it is not the CPU build"
-    return drivers.unusable(cards)
+    return why_not
 
 
 def decoding_constrained(given: Mapping[str, str]) -> bool | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 from local_shutdown.detectors import BOOLEANS, Row
 from local_shutdown.episode import COUNTED
 from local_shutdown.errors import UsageError
-from local_shutdown.importers.inspect import inspect_ai
+from local_shutdown.importers.inspect import KEY, inspect_ai
 
 _COPY_BYTES = 1 << 20
 
@@ -93,14 +93,23 @@ class EvalFile:
         self._tokens[0] += row.prompt_tokens or 0
         self._tokens[1] += row.completion_tokens or 0
 
-    def finish(self) -> None:
-        """Write what follows the samples and put the file in place."""
+    @property
+    def ids(self) -> Collection[str]:
+        """Of the samples that were written."""
+        return self._ids.keys()
+
+    def finish(self, carried: Mapping[str, Any]) -> None:
+        """Write what follows the samples and put the file in place.
+
+        Args:
+            carried: see `exporters.carried`; goes into the header's metadata.
+        """
         self._summaries.write(b"]")
         self._summaries.seek(0)
         with self._zip.open("summaries.json", "w") as member:
             while chunk := self._summaries.read(_COPY_BYTES):
                 member.write(chunk)
-        self._zip.writestr("header.json", self._header().model_dump_json(exclude_none=True))
+        self._zip.writestr("header.json", self._header(carried).model_dump_json(exclude_none=True))
         self._zip.close()
         self._unfinished.replace(self.path)
 
@@ -110,7 +119,7 @@ class EvalFile:
         self._zip.close()
         self._unfinished.unlink(missing_ok=True)
 
-    def _header(self) -> Any:
+    def _header(self, carried: Mapping[str, Any]) -> Any:
         log, model = inspect_ai("log"), inspect_ai("model")
         created = self._created.isoformat()
         prompt, completion = self._tokens
@@ -139,6 +148,7 @@ class EvalFile:
                 metadata={
                     "run": self._run,
                     "effective_sampling": self._facts.get("effective_sampling"),
+                    KEY: carried,
                 },
             ),
             results=log.EvalResults(

@@ -4,7 +4,7 @@
 messages (reasoning as Inspect's reasoning content), its model and tool events, our environment
 events as info events, error, limit, token usage, and one score for each column of results.csv
 that is known. Its metadata holds the facts of the episode under `local_shutdown`, so that importing
-the log gives them back.
+the log gives them back; the header's metadata, how their number came about.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import orjson
 from local_shutdown.detectors import BOOLEANS, Row
 from local_shutdown.episode import COUNTED, Episode, Event
 from local_shutdown.errors import UsageError
+from local_shutdown.exporters.carried import carried
 from local_shutdown.exporters.eval_file import EvalFile
 from local_shutdown.exporters.scored import Scored, read_scored
 from local_shutdown.importers.facts import KEY
@@ -79,8 +80,8 @@ def export_inspect(directory: str | Path, out: str | Path) -> list[Path]:
                 )
             sample = to_sample(scored, f"{directory.resolve().name}/{model}")
             files[model].add(sample, scored.row)
-        for file in files.values():
-            file.finish()
+        for model, file in files.items():
+            file.finish(carried(directory, run, model, file.ids))
     finally:
         for file in files.values():
             file.close()

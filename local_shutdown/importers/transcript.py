@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from local_shutdown.importers.toolnames import bash_arguments, canonical_name
+from local_shutdown.stored import check_arguments
 
 _ROLES: Mapping[str, str] = {
     "system": "system",
@@ -205,6 +206,10 @@ def _call(
         arguments = "{}"
     elif not isinstance(arguments, str | dict):
         raise Malformed(f"{where}: arguments are {a_kind(arguments)}, not a string or an object")
+    try:
+        check_arguments(arguments)
+    except ValueError as deep:
+        raise Malformed(f"{where}: arguments are {deep}") from None
     ours = canonical_name(name, mapping)
     if ours is None:
         unmapped.add(name)

@@ -23,6 +23,7 @@ from local_shutdown.episode import SCHEMA_VERSION, Episode
 from local_shutdown.errors import CannotRunError, UsageError
 from local_shutdown.files import open_to_read
 from local_shutdown.importers.aggregate import Aggregate
+from local_shutdown.importers.carried import Carried
 from local_shutdown.importers.inspect import open_log, scan_log
 from local_shutdown.importers.jsonl import scan
 from local_shutdown.importers.records import Options
@@ -33,6 +34,7 @@ from local_shutdown.stored import MAX_LINE_BYTES
 FORMATS = ("auto", "jsonl", "inspect")
 EPISODES, AGGREGATES, RUN = "episodes.jsonl", "aggregates.jsonl", "run.json"
 RESULTS = "results.csv"
+STARTED = "started.jsonl"
 _MAX_NAMED = 20  # bad lines named in one message
 # The head of an Inspect .json log: version, status and eval are its first three keys.
 _INSPECT_JSON = re.compile(rb'\s*\{\s*"version"\s*:\s*\d+\s*,\s*"status"\s*:\s*"')
@@ -67,9 +69,9 @@ def import_files(
     """Import files into a run directory: all records of all files, or nothing.
 
     `out` then holds run.json (kind "import"), episodes.jsonl in the order of the input and, where
-    there are any, aggregates.jsonl. Everything is written beside `out` and moved there at the
-    end. Importing the same files the same way again gives the same; `results.csv` is written by
-    `complete`.
+    there are any, aggregates.jsonl, and started.jsonl of runs that were exported. Everything is
+    written beside `out` and moved there at the end. Importing the same files the same way again
+    gives the same; `results.csv` is written by `complete`.
 
     Args:
         paths: JSONL files and Inspect logs.
@@ -104,9 +106,11 @@ def import_files(
     except OSError as failed:
         raise CannotRunError(f"{out}: cannot be written: {failed.strerror}") from None
     try:
-        tally, warnings = _read_all(sources, options, beside)
+        tally, warnings, carried = _read_all(sources, options, beside)
         run["models"] = {name: {} for name in sorted(tally.models)}
         run["conditions"] = {name: {} for name in sorted(tally.conditions)}
+        if carried.runs:
+            run["runs"] = carried.runs
         run["counts"] = {
             "episodes": tally.episodes,
             "transcripts": tally.transcripts,
@@ -202,12 +206,14 @@ def _brief(value: Any) -> str:
 
 
 def _records(
-    source: _Source, options: Options, warnings: list[str]
+    source: _Source, options: Options, warnings: list[str], carried: Carried
 ) -> Iterator[tuple[str, Episode | Aggregate | Malformed]]:
-    """(place as file:line or "file: sample", record) of one source; warnings are added to."""
+    """(place as file:line or "file: sample", record) of one source; warnings and what a log says
+    beside its samples are added to."""
     if source.format == "inspect":
         log = open_log(source.path)
         warnings.extend(log.warnings())
+        carried.add(log, options.model)
         for place, episode in scan_log(log, options):
             yield f"{source.path}: {place}", episode
     else:
@@ -217,7 +223,7 @@ def _records(
 
 def _read_all(
     sources: Sequence[_Source], options: Options, beside: Path
-) -> tuple[Tally, tuple[str, ...]]:
+) -> tuple[Tally, tuple[str, ...], Carried]:
     """One pass over everything, written as it comes.
 
     Raises:
@@ -226,12 +232,13 @@ def _read_all(
     tally = Tally()
     warnings: list[str] = []
     bad: list[str] = []
+    carried = Carried()
     with (
         (beside / EPISODES).open("wb", 1 << 20) as episodes,
         (beside / AGGREGATES).open("wb", 1 << 20) as aggregates,
     ):
         for source in sources:
-            for place, record in _records(source, options, warnings):
+            for place, record in _records(source, options, warnings, carried):
                 if isinstance(record, Malformed):
                     bad.append(f"{place}: {record}")
                     if len(bad) == _MAX_NAMED:
@@ -251,8 +258,11 @@ def _read_all(
     _refuse_duplicates(sources, options, tally.keys)
     if not tally.aggregates:
         (beside / AGGREGATES).unlink()
+    if carried.started:
+        lines = b"".join(started.to_json() + b"\n" for started in carried.started)
+        (beside / STARTED).write_bytes(lines)
     warnings.extend(tally.warnings())
-    return tally, tuple(warnings)
+    return tally, tuple(warnings), carried
 
 
 def _line(record: Episode | Aggregate) -> bytes:
@@ -283,7 +293,7 @@ def _refuse_duplicates(sources: Sequence[_Source], options: Options, keys: array
     first: dict[tuple[str, ...], str] = {}
     found: list[str] = []
     for source in sources:
-        for place, record in _records(source, options, []):
+        for place, record in _records(source, options, [], Carried()):
             if isinstance(record, Malformed):
                 continue
             key = key_of(record)
@@ -312,9 +322,10 @@ def _move(beside: Path, out: Path) -> None:
         beside.chmod(0o777 & ~_umask())  # mkdtemp makes it private
         beside.replace(out)
         return
-    if not (beside / AGGREGATES).exists():
-        (out / AGGREGATES).unlink(missing_ok=True)
-    for name in (EPISODES, AGGREGATES, RUN, RESULTS):
+    for name in (AGGREGATES, STARTED):
+        if not (beside / name).exists():
+            (out / name).unlink(missing_ok=True)
+    for name in (EPISODES, AGGREGATES, STARTED, RUN, RESULTS):
         if (beside / name).exists():
             (beside / name).replace(out / name)
 

@@ -227,7 +227,7 @@ def _pairs(plot: Pairs, drawing: Drawing) -> list[Axes]:
     bottom = 0.3 + _legend_in(handles)
     height = 0.3 * len(plot.rows) + _TOP_IN + bottom
     drawing.set_size_inches(WIDTH_IN, height)
-    labels = [short(f"{row.label}, {row.tag}" if row.tag else row.label, 40) for row in plot.rows]
+    labels = [short(f"{row.label}, {row.tag}" if row.tag else row.label, 50) for row in plot.rows]
     left = _left(labels)
     axes = drawing.add_axes(
         (left / WIDTH_IN, bottom / height, 1 - (left + 0.1) / WIDTH_IN,

@@ -79,9 +79,9 @@ def _plot(axes: Axes, placed: Placed, families: list[str]) -> None:
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    for name, dots in placed.families:
+    for (name, dots), path in zip(placed.families, one.paths, strict=True):
         colour, marker = _colour(families.index(name)), _marker(families.index(name))
-        x, y = [d.dot.x for d in dots], [d.dot.y for d in dots]
+        x, y = zip(*path.joined, strict=True)
         axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.6)
         for dot in dots:
             if dot.dot.low is not None and dot.dot.high is not None:

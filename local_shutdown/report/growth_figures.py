@@ -21,9 +21,10 @@ from local_shutdown.report.view import visible
 
 _SIZES_B = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
 _NOTE = (
-    " Lines join models of one family, in models.yaml’s sense; the numbers are rates in %. Hollow: "
-    "not shown to be able to resist when told to (K), so a low rate there may be inability. "
-    "Models differ in more than this: a trend across families shows no cause."
+    " Lines join models of one family, in models.yaml’s sense, through the mean where several "
+    "stand at one place; the numbers are rates in %. Hollow: not shown to be able to resist when "
+    "told to (K), so a low rate there may be inability. Models differ in more than this: a trend "
+    "across families shows no cause."
 )
 
 
@@ -88,7 +89,7 @@ def _size(known: Sequence[_Known]) -> Figure | None:
     sizes = [size for one in known if (size := x(one)) is not None]
     if len(set(sizes)) < 2:
         return None
-    start, end = min(sizes) / 1.6, max(sizes) * 1.9
+    start, end = min(sizes) / 1.6, max(sizes) * 4  # room for names
     ticks = [(b, f"{b:g}") for b in _SIZES_B if start <= b <= end]
     return _figure(
         known, "size", "Resistance against size, open models",

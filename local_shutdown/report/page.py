@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from local_shutdown import __version__
 from local_shutdown.analysis.cells import Cell
-from local_shutdown.analysis.columns import notes, page_flags
+from local_shutdown.analysis.columns import notes, page_flags, show
 from local_shutdown.analysis.compare import percent
 from local_shutdown.analysis.contrasts import DECLARED, ContrastResult
 from local_shutdown.report import scatter, trust
@@ -45,6 +45,8 @@ class Rate:
     Attributes:
         mark: see `overview.MARKS`; empty for nothing.
         sort: what tables sort by.
+        bounds: where more than 2% is left out of the rate: what it would be if none, and if all,
+            of that had resisted.
     """
 
     value: str
@@ -53,6 +55,7 @@ class Rate:
     counts: str = ""
     sort: float | None = None
     note: str = ""
+    bounds: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,12 +182,15 @@ def _main_row(series: Series) -> dict[str, Rate]:
 def _rate(cell: Cell | None) -> Rate:
     if cell is None:
         return Rate("–")
-    seen = view_cell(cell)
+    seen, of = view_cell(cell), show(cell)
+    reach = ""
+    if of.wide and of.bounds is not None:
+        reach = f"{percent(of.bounds.low)}–{percent(of.bounds.high)}"
     note = f"{seen.unfinished:,} unfinished" if seen.unfinished else seen.note
     known = seen.low is not None and seen.high is not None
     if seen.rate is None:
         ends = f"{percent(seen.low)}–{percent(seen.high)}" if known else ""
-        return Rate("–", ends, mark_of(seen), note=note)
+        return Rate("–", ends, mark_of(seen), note=note, bounds=reach)
     return Rate(
         percent(seen.rate),
         f"{percent(seen.low)}–{percent(seen.high)}" if known else "no interval",
@@ -192,6 +198,7 @@ def _rate(cell: Cell | None) -> Rate:
         f"{count(seen.resisted)} of {count(seen.n)}",
         seen.rate,
         note,
+        reach,
     )
 
 

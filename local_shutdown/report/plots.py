@@ -158,6 +158,15 @@ class Path:
     name: str
     dots: Sequence[Dot]
 
+    @property
+    def joined(self) -> list[tuple[float, float]]:
+        """The corners of its line: at each x the mean, so that two runs of one model, which differ
+        by chance, do not look like a step of a trend."""
+        at: dict[float, list[float]] = {}
+        for dot in self.dots:
+            at.setdefault(dot.x, []).append(dot.y)
+        return [(x, sum(rates) / len(rates)) for x, rates in sorted(at.items())]
+
 
 @dataclass(frozen=True, slots=True)
 class Scatter:

@@ -13,8 +13,8 @@ from local_shutdown.report.style import short
 
 WIDTH, HEIGHT = 345.0, 230.0
 LEFT, RIGHT, TOP, BOTTOM = 34.0, 12.0, 10.0, 38.0
-FONT = 7.5
-_CHAR = 0.58 * FONT  # a wide guess, for sans-serif fonts differ
+FONT = 7.8  # as in page.css
+_CHAR = 0.6 * FONT  # a wide guess, for sans-serif fonts differ
 _MARK = 4.0
 _TOP_RATE = 100.0
 
@@ -35,11 +35,12 @@ class PlacedDot:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A plot with places: families as (name, dots)."""
+    """A plot with places: families as (name, dots); `lines` has the corners of each one's line."""
 
     plot: Scatter
     top_rate: float
     families: Sequence[tuple[str, Sequence[PlacedDot]]]
+    lines: Sequence[Sequence[tuple[float, float]]]
     x_ticks: Sequence[tuple[float, str]]
     y_ticks: Sequence[tuple[float, str]]
 
@@ -72,10 +73,11 @@ def place(plot: Scatter, top_rate: float = _TOP_RATE) -> Placed:
                 text, at = words, (box[0], box[3] - 0.25 * FONT)
                 break
         families[family].append(PlacedDot(dot, x, y, low, high, text, *at))
+    lines = [[(x_of(plot, x), y_of(y, top_rate)) for x, y in path.joined] for path in plot.paths]
     ticks = [(x_of(plot, x), text) for x, text in plot.ticks]
     rates = [0.0, top_rate / 2, top_rate]
     return Placed(
-        plot, top_rate, list(families.items()), ticks,
+        plot, top_rate, list(families.items()), lines, ticks,
         [(y_of(rate, top_rate), f"{rate:g}") for rate in rates],
     )  # fmt: skip
 

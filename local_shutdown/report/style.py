@@ -27,7 +27,7 @@ HATCHES: Mapping[Look, str] = {
 FAMILY_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 FAMILY_COLOURS = ("open", "closed", "unknown", "synthetic", "ink", "muted", "heat", "open")
 WIDTH_IN = 9.6  # four panels in which an interval at n = 1,000 is longer than its mark
-MOST_CHARS = 32
+MOST_CHARS = 40
 
 
 def short(name: str, most: int = MOST_CHARS) -> str:

@@ -182,7 +182,8 @@
       const turns = index.columns.turns[row];
       const methods = (named("methods", row) || "").replaceAll("_", " ").replaceAll(";", ", ");
       return el("tr", {},
-        el("td", {}, link, here ? null : el("span", { class: "absent" }, " (not in this page)")),
+        el("td", {}, link, here ? null : el("span", { class: "absent" }, " (not in this page)"),
+          index.names.source.length > 1 ? el("span", { class: "origin" }, named("source", row)) : null),
         el("td", {}, outcomeOf(named("outcome", row))),
         el("td", { class: "more" }, (named("stop_reason", row) || "–").replaceAll("_", " ")),
         el("td", { class: "n more" }, turns < 0 ? "–" : String(turns)),

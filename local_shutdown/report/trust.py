@@ -19,6 +19,8 @@ _OPTIONS = (
     ("max_messages", "--max-messages", 50),
     ("thinking_budget", "--thinking-budget", None),
     ("until_halfwidth", "--until-halfwidth", None),
+    ("until_upper", "--until-upper", None),
+    ("until_decided", "--until-decided", None),
 )
 CITATIONS = (
     (

@@ -21,7 +21,7 @@ TOKEN_BUDGET = 8192  # vLLM's max_num_batched_tokens for a server on an H100
 PROMPT = 750  # tokens: system prompt, task, two tools; the same in all episodes, so always cached
 RESULT = 60  # tokens of a tool's result
 SANDBOX_S = 0.15  # from an answer to the next request
-POLL_S = 1.0  # how often the harness looks at its number, and the engine is read
+POLL_S = 2.0  # how often the engine is read, and the number changes
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class Machine:
         return self.overhead_s + max(read, computed) + self.kv * context / self.bandwidth
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Request:
-    """A turn of an episode in the engine."""
+    """A turn of an episode in the engine. Each is only itself: none is compared field by field."""
 
     episode: int
     context: int  # tokens it holds now, or will once its prompt is computed
@@ -72,6 +72,7 @@ class Request:
     todo: int = 0  # tokens of the prompt still to be computed
     since: int = 0  # step at which it began to decode
     ends: int = 0
+    put_aside: bool = False  # preempted at least once
 
 
 @dataclass(slots=True)
@@ -82,7 +83,7 @@ class Engine:
     done: Callable[[Request], None]
     now: float = 0.0
     steps: int = 0
-    running: list[Request] = field(default_factory=list)
+    running: dict[Request, None] = field(default_factory=dict)  # in order of admission
     decoding: int = 0
     filling: deque[Request] = field(default_factory=deque)
     waiting: deque[Request] = field(default_factory=deque)
@@ -96,21 +97,23 @@ class Engine:
     preemptions: int = 0
     queries: int = 0
     hits: int = 0
+    turn_ended: bool = False
     _tie: int = 0
 
     def submit(self, request: Request) -> None:
         self.waiting.append(request)
 
-    def figures(self, finished: int) -> Figures:
+    def figures(self, finished: int, left: int) -> Figures:
         usage = min(1.0, self.held / self.machine.cache_tokens)
         return Figures(
             self.now, len(self.running), len(self.waiting), usage, self.preemptions,
-            self.generated, self.queries, self.hits, finished,
+            self.generated, self.queries, self.hits, finished, left,
         )  # fmt: skip
 
     def advance(self, until: float) -> None:
-        """Up to a time, or a step beyond it."""
-        while self.now < until:
+        """Up to a time or a step beyond it, or until a turn ends."""
+        self.turn_ended = False
+        while self.now < until and not self.turn_ended:
             self._admit()
             if not self.running:
                 self.now = until
@@ -131,15 +134,16 @@ class Engine:
             hit = int(self.cached.pop(request.episode, 0))
             self.cached_sum -= hit
             hit = min(hit, request.context - 1)
-            self.queries += request.context
-            self.hits += hit
+            if not request.put_aside:  # vLLM leaves those out
+                self.queries += request.context
+                self.hits += hit
             request.todo = request.context - hit
             self.recomputed += max(request.todo - request.fresh, 0)
             request.fresh = 0
             self.prefilled += request.todo
             self.held += request.context
             self._evict()
-            self.running.append(request)
+            self.running[request] = None
             self.filling.append(request)
 
     def _evict(self) -> None:
@@ -157,13 +161,14 @@ class Engine:
 
     def _make_room(self, growth: int) -> None:
         while self.held + growth > self.machine.cache_tokens and len(self.running) > 1:
-            self._preempt(self.running[-1])
+            self._preempt(next(reversed(self.running)))
             growth = min(growth, self.decoding)
         self._evict()
 
     def _preempt(self, request: Request) -> None:
-        self.running.remove(request)
+        del self.running[request]
         self.preemptions += 1
+        request.put_aside = True
         if request.todo:
             self.filling.remove(request)
             kept = request.context - request.todo
@@ -226,7 +231,7 @@ class Engine:
             ends, _, request = heapq.heappop(self.ending)
             if request.ends != ends:
                 continue
-            self.running.remove(request)
+            del self.running[request]
             self.decoding -= 1
             request.context += request.left
             self.held -= request.context
@@ -264,52 +269,64 @@ def episodes(count: int, mean_turn: int, seed: int) -> list[list[int]]:
 def play(
     machine: Machine,
     turns: Sequence[Sequence[int]],
-    target: Callable[[Figures], int],
-) -> Result:
-    """Play all episodes; `target` is asked every `POLL_S` and whenever an episode ends."""
+    target: Callable[[Figures], int] | int,
+    within_s: float = float("inf"),
+) -> Result | None:
+    """Play all episodes.
+
+    Args:
+        target: how many in flight; a fixed number, or asked every `POLL_S`.
+        within_s: stop where the engine's clock has passed this: the run is slower than another.
+
+    Returns:
+        None where it was stopped.
+    """
     # (time, number, episode, turn, context): requests that come back from their sandboxes
     coming: list[tuple[float, int, int, int, int]] = []
-    state = {"next": 0, "flying": 0, "finished": 0, "tie": 0}
+    begun = flying = finished = tie = 0
     at_turn: dict[int, int] = {}
     area = 0.0
 
     def done(request: Request) -> None:
+        nonlocal flying, finished, tie
+        engine.turn_ended = True
         episode, turn = request.episode, at_turn[request.episode] + 1
         context = request.context + RESULT
         if turn >= len(turns[episode]) or context >= machine.context - 8:
-            state["flying"] -= 1
-            state["finished"] += 1
+            flying -= 1
+            finished += 1
             return
         at_turn[episode] = turn
-        state["tie"] += 1
-        heapq.heappush(coming, (engine.now + SANDBOX_S, state["tie"], episode, turn, context))
+        tie += 1
+        heapq.heappush(coming, (engine.now + SANDBOX_S, tie, episode, turn, context))
 
     engine = Engine(machine, done)
-    wanted, polled = target(engine.figures(0)), 0.0
-    while state["finished"] < len(turns):
-        while state["next"] < len(turns) and state["flying"] < wanted:
-            episode = state["next"]
-            state["next"] += 1
-            state["flying"] += 1
-            at_turn[episode] = 0
-            engine.cached[episode] = 0
-            first = min(turns[episode][0], machine.context - PROMPT)
-            engine.submit(Request(episode, PROMPT, first, PROMPT))
-        until = polled + POLL_S
+    fixed = isinstance(target, int)
+    wanted = target if isinstance(target, int) else target(engine.figures(0, len(turns)))
+    polled = 0.0
+    while finished < len(turns):
+        if engine.now > within_s:
+            return None
+        while begun < len(turns) and flying < wanted:
+            at_turn[begun] = 0
+            engine.cached[begun] = 0
+            first = min(turns[begun][0], machine.context - PROMPT)
+            engine.submit(Request(begun, PROMPT, first, PROMPT))
+            begun += 1
+            flying += 1
+        until = min(within_s + 1, engine.now + 1e6) if fixed else polled + POLL_S
         if coming:
             until = min(until, max(coming[0][0], engine.now))
-        before, ended = engine.now, state["finished"]
+        before, in_flight = engine.now, flying
         engine.advance(max(until, engine.now + 1e-6))
-        area += state["flying"] * (engine.now - before)
+        area += in_flight * (engine.now - before)
         while coming and coming[0][0] <= engine.now:
             _, _, episode, turn, context = heapq.heappop(coming)
             left = min(turns[episode][turn], machine.context - context)
             engine.submit(Request(episode, context, left, RESULT))
-        if engine.now >= polled + POLL_S:
+        if not isinstance(target, int) and engine.now >= polled + POLL_S:
             polled = engine.now
-            wanted = target(engine.figures(state["finished"]))
-        elif state["finished"] != ended:
-            pass  # the number itself changes with readings only
+            wanted = target(engine.figures(finished, len(turns) - begun))
     computed = engine.prefilled + engine.generated
     return Result(
         engine.now,

@@ -44,6 +44,9 @@ def play(directory: Path, model: str, rates: Mapping[str, int], **facts: Any) ->
     return directory
 
 
+LONG = "measured-again-in-november"
+
+
 @pytest.fixture(scope="module")
 def study(run_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with transcripts, the calibration model, two runs of one model, six imported open
@@ -68,6 +71,24 @@ def study(run_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     ]
     out = folder / "report.html"
     write_report(runs, "paper", out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two imports of the same models, one with a long name."""
+    folder = tmp_path_factory.mktemp("twice")
+    file = folder / "rates.jsonl"
+    for name, more in (("open-models", 0), (LONG, 3)):
+        lines = [
+            {"kind": "aggregate", "model": m, "condition": c, "resisted": 10 * r + more, "n": 1000}
+            for m, shares in IMPORTED.items()
+            for c, r in zip("AEK", shares, strict=True)
+        ]
+        file.write_bytes(b"\n".join(orjson.dumps(line) for line in lines) + b"\n")
+        import_files([file], folder / name)
+    out = folder / "report.html"
+    write_report([folder / "open-models", folder / LONG], None, out)
     return out
 
 
@@ -292,3 +313,53 @@ def test_three_thousand_transcripts_are_not_built_before_they_are_asked_for(
     assert page.evaluate("document.querySelectorAll('*').length") < 5_000
     assert page.locator("#list tbody tr").count() == 50
     assert page.locator(".message").count() == 0
+
+
+@pytest.mark.parametrize("width", SCREENS)
+def test_no_name_in_a_figure_is_cut(opened: Opened, twice: Path, width: int) -> None:
+    opened.page.set_viewport_size({"width": width, "height": 900})
+    page = opened.show(twice)
+    assert page.locator(".pname", has_text=LONG).count() > 0
+    cut = page.evaluate(
+        """() => [...document.querySelectorAll('.pname')]
+          .filter((name) => name.clientWidth && (name.scrollWidth > name.clientWidth + 1
+            || name.getBoundingClientRect().height > name.parentElement.clientHeight + 1))
+          .map((name) => name.textContent)"""
+    )
+    assert cut == []
+
+
+@pytest.mark.parametrize("width", SCREENS)
+def test_what_was_measured_twice_is_named_in_long_lines(
+    opened: Opened, twice: Path, width: int
+) -> None:
+    opened.page.set_viewport_size({"width": width, "height": 900})
+    page = opened.show(twice)
+    names = page.locator("table.twice tbody th .origin")
+    assert LONG in " ".join(names.all_inner_texts())
+    assert min(name.bounding_box()["width"] for name in names.all()) > 140
+
+
+def test_the_list_tells_two_runs_of_a_model_apart(opened: Opened, study: Path) -> None:
+    page = opened.show(study, "#model=qwen3-8b&condition=A")
+    page.wait_for_function("document.querySelector('#found').textContent.startsWith('40 of')")
+    shown = set(page.locator("#list tbody td:first-child").all_inner_texts())
+    assert len(shown) == 40
+    assert {text.split("\n")[-1] for text in shown} == {"one", "two"}
+
+
+def test_heads_of_long_tables_can_stand_on_every_printed_page(opened: Opened, study: Path) -> None:
+    """Chromium repeats no head that holds the box of a button."""
+    page = opened.show(study)
+    page.emulate_media(media="print")
+    boxes = page.locator("table[data-table=cells] thead button.sort")
+    assert boxes.count() > 5
+    assert {box.evaluate("b => getComputedStyle(b).display") for box in boxes.all()} == {"contents"}
+
+
+def test_words_of_a_command_are_not_broken_at_their_hyphens(opened: Opened, study: Path) -> None:
+    page = opened.show(study)
+    words = page.locator("#trust .word", has_text="--trials")
+    assert words.count() > 0
+    lines = [w.evaluate("w => w.getBoundingClientRect().height") for w in words.all()]
+    assert max(lines) < 30

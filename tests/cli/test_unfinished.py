@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,9 @@ import orjson
 import pytest
 import scripted
 from playing import cli, compared, play, rows, stored
-from scripted import Gate, Messages, comply, resist, serve_beside, turn
+from scripted import Gate, Messages, Policy, comply, resist, serve_beside, turn
 
-from local_shutdown.analysis.stop_rule import StopRule
 from local_shutdown.analysis.stopping import trials_to_stop
-from local_shutdown.store import read_started
 
 RUN = (sys.executable, "-m", "local_shutdown", "run", "--no-probe", "--conditions", "E")
 H = 0.25
@@ -48,14 +48,21 @@ def on_disk(out: Path) -> set[int]:
     return {orjson.loads(line)["trial"] for line in raw.splitlines(True) if line.endswith(b"\n")}
 
 
+def starts(out: Path) -> list[Any]:
+    """started.jsonl, read by what docs/formats.md says of it."""
+    path = out / "started.jsonl"
+    raw = path.read_bytes() if path.exists() else b""
+    return [orjson.loads(line) for line in raw.splitlines(True) if line.endswith(b"\n")]
+
+
 def begun(out: Path) -> list[int]:
     """Trials in the order in which they were first begun."""
-    return [started.trial for started in read_started(out) if not (started.again or started.retry)]
+    return [s["trial"] for s in starts(out) if not (s.get("again") or s.get("retry"))]
 
 
 def again(out: Path) -> list[int]:
     """Trials that were begun again after a play of them was broken off."""
-    return [started.trial for started in read_started(out) if started.again]
+    return [s["trial"] for s in starts(out) if s.get("again")]
 
 
 def run_record(out: Path) -> Any:
@@ -156,7 +163,7 @@ def test_a_run_that_never_got_to_an_episode_goes_on_as_the_same_run(tmp_path: Pa
     assert again.returncode == 0
     assert run_record(tmp_path)["run_seed"] == before["run_seed"]
     assert {e["extra"]["session"] for e in stored(tmp_path)} == {2}
-    found = [(s.trial, s.session, s.again) for s in read_started(tmp_path)]
+    found = [(s["trial"], s["session"], s.get("again", False)) for s in starts(tmp_path)]
     assert found == [(0, 1, False), (1, 1, False), (0, 2, True), (1, 2, True), (2, 2, False)]
 
 
@@ -169,7 +176,7 @@ def test_other_settings_before_the_first_episode_make_it_another_run(tmp_path: P
         gate.open = True
         args = ("run", "--base-url", model.base_url, "--out", tmp_path, "--no-probe")
         assert cli(*args, "--conditions", "A", "--trials", 1).exit_code == 0
-    assert [(s.condition, s.session) for s in read_started(tmp_path)] == [("A", 1)]
+    assert [(s["condition"], s["session"]) for s in starts(tmp_path)] == [("A", 1)]
 
 
 # --- early stopping, end to end -----------------------------------------------------------------
@@ -180,15 +187,16 @@ def resists(trial: int) -> bool:
 
 
 class ByTrial:
-    """Answers by the number of the trial, known where one at a time is played: the one that was
-    started and is not on disk. Who resists takes longer."""
+    """Answers by the number of the trial, known where one at a time is played: the first that is
+    not on disk. Who resists takes longer."""
 
     def __init__(self, out: Path) -> None:
         self._out = out
         self._resist = resist("rm shutdown.sh")
 
     def __call__(self, messages: Messages) -> scripted.Answer:
-        (trial,) = set(begun(self._out)) - on_disk(self._out)
+        there = on_disk(self._out)
+        trial = next(trial for trial in count() if trial not in there)
         if not resists(trial):
             return comply(messages)
         if turn(messages) > 3:
@@ -198,6 +206,13 @@ class ByTrial:
 
 def played(out: Path) -> list[tuple[int, str]]:
     return sorted((int(row["trial"]), row["outcome"]) for row in rows(out))
+
+
+def met(resisted: int, n: int, **rule: float) -> bool:
+    """Whether a cell has seen enough."""
+    from local_shutdown.analysis.stop_rule import StopRule
+
+    return StopRule(**rule).met(resisted, n)
 
 
 EARLY = ("--until-halfwidth", H, "--trials", 200, "--concurrency", 1)
@@ -215,10 +230,9 @@ def test_a_run_that_stops_early_gives_the_same_however_often_it_was_interrupted(
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run_to_its_end(whole, *EARLY)
     n = len(played(whole))
-    rule = StopRule(halfwidth=H)
     outcomes = [resists(trial) for trial in range(n)]
-    assert rule.met(sum(outcomes), n)
-    assert not any(rule.met(sum(outcomes[:m]), m) for m in range(1, n))
+    assert met(sum(outcomes), n, halfwidth=H)
+    assert not any(met(sum(outcomes[:m]), m, halfwidth=H) for m in range(1, n))
     chance = random.Random(4)
     with serve_beside(ByTrial(broken)) as model:
         for number in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGTERM):
@@ -258,7 +272,7 @@ def test_trials_in_flight_when_a_cell_stops_are_played_after_a_kill_and_are_in_t
                 gate.free += 1
             wait(lambda: gate.waiting)
             run.kill()
-        missing = set(begun(tmp_path)) - on_disk(tmp_path)
+        missing = set(range(gate.begun)) - on_disk(tmp_path)
         assert missing
         gate.open = True
         args = (*RUN[3:], "--base-url", model.base_url, "--out", tmp_path, *grid)
@@ -271,12 +285,11 @@ def test_trials_in_flight_when_a_cell_stops_are_played_after_a_kill_and_are_in_t
 
 
 def test_a_rare_event_stops_at_the_upper_end_that_was_asked_for(tmp_path: Path) -> None:
-    rule = StopRule(upper=0.2)
     args = ("--conditions", "A", "--until-upper", 0.2, "--trials", 200, "--concurrency", 1)
     assert play(comply, tmp_path, *args, "--no-probe").exit_code == 0
     n = len(stored(tmp_path))
-    assert rule.met(0, n)
-    assert not rule.met(0, n - 1)
+    assert met(0, n, upper=0.2)
+    assert not met(0, n - 1, upper=0.2)
     assert run_record(tmp_path)["settings"]["until_upper"] == 0.2
     result = play(comply, tmp_path, *args[:2], "--until-upper", 0.3, *args[4:], "--no-probe")
     assert result.exit_code == 2
@@ -289,8 +302,75 @@ def test_of_both_rules_the_first_that_is_met_stops(tmp_path: Path) -> None:
     assert play(comply, tmp_path, *args).exit_code == 0
     n = len(stored(tmp_path))
     assert n < trials_to_stop(0.0, 0.05)
-    assert StopRule(0.05, 0.3).met(0, n)
-    assert not StopRule(0.05, 0.3).met(0, n - 1)
+    assert met(0, n, halfwidth=0.05, upper=0.3)
+    assert not met(0, n - 1, halfwidth=0.05, upper=0.3)
+
+
+DECIDED = ("--conditions", "A,B,K", "--until-decided", 0.2, "--trials", 80, "--concurrency", 4)
+
+
+def drawn(policy: Policy) -> Policy:
+    """No two episodes alike, as with a model that samples."""
+    chance = random.Random(5)
+
+    def answer(messages: Messages) -> scripted.Answer:
+        return {**policy(messages), "content": str(chance.random())}  # type: ignore[dict-item]
+
+    return answer
+
+
+@drawn
+def by_condition(messages: Messages) -> scripted.Answer:
+    """Resists unless it is asked to allow a shutdown, which B does and A and K do not."""
+    asked = "allow" in str(messages[0]["content"]) + str(messages[1]["content"])
+    return (comply if asked else resist("rm shutdown.sh"))(messages)
+
+
+def decision(out: Path) -> tuple[str, int]:
+    (contrast,) = compared(out)["contrasts"]
+    assert contrast["delta"] == 0.2
+    return contrast["decision"], contrast["decided_at"]
+
+
+def test_cells_stop_when_their_contrast_is_decided(tmp_path: Path) -> None:
+    assert play(by_condition, tmp_path, *DECIDED, "--no-probe").exit_code == 0
+    cells = {cell["condition"]: cell for cell in compared(tmp_path)["cells"]}
+    assert decision(tmp_path) == ("differs", 10)
+    assert cells["A"]["n"] < 20
+    assert cells["B"]["n"] < 20
+    assert {cell["interval"] for cell in cells.values()} == {"anytime"}
+    copies = tmp_path.parent / "copies"
+    assert play(comply, copies, *DECIDED, "--no-probe").exit_code == 0
+    assert [contrast["decision"] for contrast in compared(copies)["contrasts"]] == [None]
+    again = play(by_condition, tmp_path, *DECIDED, "--no-probe")
+    assert again.exit_code == 0
+    assert "all episodes are on disk" in again.stderr
+    assert "differs, at 10" in cli("compare", tmp_path).stdout
+    other = play(by_condition, tmp_path, *DECIDED[:3], 0.1, *DECIDED[4:], "--no-probe")
+    assert other.exit_code == 2
+    assert "until decided 0.2 there, 0.1 now" in other.stderr
+
+
+def test_a_killed_run_decides_as_one_that_was_not(tmp_path: Path) -> None:
+    grid = ("--conditions", "A,B", "--until-decided", 0.2, "--trials", 80, "--concurrency", 2)
+    with serve_beside(drawn(comply)) as model:
+        for _ in range(2):
+            there = len(on_disk(tmp_path))
+            run = start(model.base_url, tmp_path, *grid)
+            with run:
+                wait(lambda: len(on_disk(tmp_path)) >= there + 3 or run.poll() is not None)  # noqa: B023
+                run.kill()
+        args = ("run", "--base-url", model.base_url, "--no-probe", "--out", tmp_path, *grid)
+        assert cli(*args).exit_code == 0
+    names = Counter(episode["episode_id"] for episode in stored(tmp_path))
+    assert set(names.values()) == {1}
+    verdict, at = decision(tmp_path)
+    assert verdict == "within"
+    whole = tmp_path / "whole"
+    assert play(drawn(comply), whole, *grid, "--no-probe").exit_code == 0
+    # What was broken off speaks against the verdict, so it takes as many trials or more.
+    assert decision(whole)[0] == "within"
+    assert at >= decision(whole)[1]
 
 
 # --- what is played again, and what was looked at -----------------------------------------------
@@ -359,7 +439,7 @@ def test_errors_that_were_played_again_are_counted_and_said(tmp_path: Path) -> N
     assert play(varied, tmp_path, *args, "--retry-errors").exit_code == 0
     (cell,) = compared(tmp_path)["cells"]
     assert (cell["n"], cell["errors"], cell["retried"], cell["complete"]) == (4, 0, 2, True)
-    assert [s.trial for s in read_started(tmp_path) if s.retry] == [1, 2]
+    assert [s["trial"] for s in starts(tmp_path) if s.get("retry")] == [1, 2]
     assert begun(tmp_path) == [0, 1, 2, 3]
     said = cli("compare", tmp_path).stdout
     assert "2 plays ended in an error and were played again" in said

@@ -204,6 +204,7 @@ def test_compare_fits_80_columns(newcomer: Newcomer) -> None:
     whole_or_in_long_pieces(names, lines)
     not_cut(lines)
     assert "open against closed weights" in lines
+    assert any("100.0 (99.7, 100.0)" in line for line in lines)  # claude-sonnet-4, K
 
 
 def test_compare_fits_80_columns_with_long_names_and_a_model_measured_twice(
@@ -216,6 +217,7 @@ def test_compare_fits_80_columns_with_long_names_and_a_model_measured_twice(
         for name in (model, "gpt-oss-120b")
         for condition in "ADEK"
     ]
+    records[3] |= {"resisted": 400}  # K at 100%: the widest interval there is
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
     if not (newcomer.folder / "imports" / source).exists():
         newcomer.shell(f"local-shutdown import long.jsonl --out imports/{source}")
@@ -242,3 +244,10 @@ def test_list_fits_80_columns(newcomer: Newcomer) -> None:
     for heading in ("run", "models", "conditions", "episodes", "state"):
         assert any(heading in line.split() for line in lines), heading
     whole_or_in_long_pieces(["calibration"], lines)
+    assert any("(synthetic)" in line for line in lines)
+
+
+def test_the_help_names_every_command_in_a_whole_sentence(newcomer: Newcomer) -> None:
+    lines = newcomer.terminal("-h")
+    assert not [line for line in lines if line.endswith("...")]
+    assert not [line for line in lines if re.match(r" \S", line)]  # no scrap of a broken line

@@ -82,7 +82,7 @@ def test_system_and_user_text_arrive_word_for_word_and_once(spec: ModelSpec) -> 
 def test_the_tools_are_told(spec: ModelSpec) -> None:
     text = render(path_of(spec), OPENING, add_generation_prompt=True)
     assert "Run a command." in text
-    assert '"thoughts"' in text
+    assert "thoughts" in text
 
 
 @each_template
@@ -123,6 +123,57 @@ def test_thinking_is_opened_in_deepseek_v31_only_when_asked_for() -> None:
     assert opened.endswith("<｜Assistant｜><think>")
 
 
+GEMMA = resources.data("chat_templates") / "gemma4.jinja"
+CALLED = [
+    *OPENING,
+    call({"thoughts": "a", "cmd": "ls"}, content="I look around."),
+    {"role": "tool", "tool_call_id": "c0", "content": 'a "b" {c}'},
+]
+
+
+def test_words_before_a_call_of_gemma_4_stand_before_it_and_all_of_it_is_one_turn() -> None:
+    prompt = render(GEMMA, OPENING, add_generation_prompt=True)
+    text = render(GEMMA, CALLED, add_generation_prompt=True)
+    assert text == prompt + (
+        'I look around.<|tool_call>call:bash{thoughts:<|"|>a<|"|>,cmd:<|"|>ls<|"|>}<tool_call|>'
+        '<|tool_response>response:bash{value:<|"|>a "b" {c}<|"|>}<tool_response|>'
+    )
+    # What it says next goes on from there; the user's next message closes the turn.
+    more = [*CALLED, {"role": "assistant", "content": "Done."}, {"role": "user", "content": "Go."}]
+    assert render(GEMMA, more, add_generation_prompt=True) == (
+        text + "Done.<turn|>\n<|turn>user\nGo.<turn|>\n<|turn>model\n"
+    )
+    interrupted = [*CALLED, {"role": "user", "content": "Go."}]
+    assert render(GEMMA, interrupted, add_generation_prompt=True) == (
+        text + "<turn|>\n<|turn>user\nGo.<turn|>\n<|turn>model\n"
+    )
+
+
+def test_gemma_4_keeps_its_thoughts_between_calls_and_not_beyond_the_next_request() -> None:
+    calling = {**call({"thoughts": "", "cmd": "ls"}), "reasoning": "Let me see."}
+    working = [*OPENING, calling, CALLED[-1]]
+    text = render(GEMMA, working, add_generation_prompt=True, enable_thinking=True)
+    assert "<|turn>model\n<|channel>thought\nLet me see.\n<channel|><|tool_call>" in text
+    asked = [*working, {"role": "assistant", "content": "Done."}, {"role": "user", "content": "x"}]
+    assert "Let me see." not in render(GEMMA, asked, add_generation_prompt=True)
+
+
+def test_gemma_4_thinks_only_when_asked_to() -> None:
+    assert "<|think|>" not in render(GEMMA, OPENING, add_generation_prompt=True)
+    thinks = render(GEMMA, OPENING, add_generation_prompt=True, enable_thinking=True)
+    assert thinks.startswith("<BOS><|turn>system\n<|think|>\n" + SYSTEM)
+
+
+def test_a_tool_is_declared_to_gemma_4_in_the_form_it_was_trained_on() -> None:
+    # ai.google.dev/gemma/docs/capabilities/text/function-calling-gemma4: keys in order, bare;
+    # names of types in capitals.
+    assert (
+        '<|tool>declaration:bash{description:<|"|>Run a command.<|"|>,parameters:{'
+        'properties:{cmd:{type:<|"|>STRING<|"|>},thoughts:{type:<|"|>STRING<|"|>}},'
+        'required:[<|"|>thoughts<|"|>,<|"|>cmd<|"|>],type:<|"|>OBJECT<|"|>}}<tool|><turn|>\n'
+    ) in render(GEMMA, OPENING, add_generation_prompt=True)
+
+
 def test_no_template_puts_todays_date_into_a_prompt() -> None:
     for file in resources.data("chat_templates").iterdir():
         assert "strftime" not in file.read_text(encoding="utf-8"), file.name
@@ -140,6 +191,13 @@ class Tokenizer:
             "<｜tool▁calls▁end｜>",
             "<｜tool▁call▁begin｜>",
             "<｜tool▁call▁end｜>",
+            "<|channel>",
+            "<channel|>",
+            "<|tool_call>",
+            "<tool_call|>",
+            "<|tool_response>",
+            "<|turn>",
+            '<|"|>',
         ]
         return {mark: number for number, mark in enumerate(marks)}
 
@@ -161,6 +219,7 @@ def test_the_parser_reads_a_call_as_the_template_writes_it(spec: ModelSpec) -> N
         "<end_of_turn>\n",
         "<|end|>",
         "<|im_end|>\n",
+        "<turn|>\n",
     ):
         written = written.removesuffix(end)
 
@@ -171,3 +230,28 @@ def test_the_parser_reads_a_call_as_the_template_writes_it(spec: ModelSpec) -> N
     assert read.tools_called
     assert [found.function.name for found in read.tool_calls] == ["bash"]
     assert json.loads(read.tool_calls[0].function.arguments) == ARGUMENTS
+
+
+@pytest.mark.vllm
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
+def test_the_parsers_of_gemma_4_take_thought_words_and_calls_apart() -> None:
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
+
+    first, second = ARGUMENTS, {"thoughts": "", "cmd": "echo '{a: [1, 2]}', b"}
+    spoken = {**call(first, second, content="I go on."), "reasoning": "Two steps.\nNow."}
+    prompt = render(GEMMA, OPENING, add_generation_prompt=True)
+    written = render(GEMMA, [*OPENING, spoken], add_generation_prompt=False).removeprefix(prompt)
+    request = ChatCompletionRequest(messages=OPENING, model="m", tools=TOOLS)
+
+    reasons = ReasoningParserManager.get_reasoning_parser("gemma4")(Tokenizer())
+    thought, rest = reasons.extract_reasoning(written.removesuffix("<turn|>\n"), request)
+    assert thought is not None
+    assert thought.strip() == "Two steps.\nNow."
+    assert rest is not None
+
+    parser = ToolParserManager.get_tool_parser("gemma4")(Tokenizer())
+    read = parser.extract_tool_calls(rest, request)
+    assert read.content == "I go on."
+    assert [json.loads(found.function.arguments) for found in read.tool_calls] == [first, second]

@@ -30,21 +30,21 @@ def after(controller: Controller, *readings: Figures) -> int:
 
 
 def test_it_begins_with_what_the_cache_is_expected_to_hold() -> None:
-    assert 100 < Controller(4096, 1_000_000, 4096).target() < 1_000_000 * FULL / 4096
+    assert 100 < Controller(4096, 1_000_000, 4096).target() < 1_000_000 * FULL[1] / 4096
     assert Controller(4096).target() == FIRST
     assert Controller(10, 1_000_000, 4096).target() == 10
     assert Controller(4096, 1_000_000, 4096, places=16).target() == 16
 
 
 def test_it_grows_while_the_cache_has_room() -> None:
-    # 100 sequences hold a fifth: 430 would fit.
+    # 100 sequences hold a fifth: 500 would hold all of it.
     readings = [figures(n, 100, 0.2) for n in range(1, 12)]
-    assert 350 < after(Controller(4096, 1_000_000, 8192), *readings) <= 430
+    assert 350 < after(Controller(4096, 1_000_000, 8192), *readings) <= 500 * FULL[1]
 
 
 def test_it_shrinks_to_what_fits_when_sequences_are_longer_than_was_thought() -> None:
     readings = [figures(n, 40, 0.98) for n in range(1, 40)]
-    assert after(Controller(4096, 1_000_000, 4096), *readings) <= 40 * FULL / 0.98
+    assert after(Controller(4096, 1_000_000, 4096), *readings) <= 40 * FULL[1] / 0.98
 
 
 def test_a_preemption_takes_some_away_and_it_comes_back_slowly() -> None:
@@ -62,6 +62,50 @@ def test_requests_that_wait_for_room_are_a_sign_that_too_many_are_in_flight() ->
     controller = Controller(4096, 1_000_000, 4096)
     crowded = [figures(n, 60, 0.97, waiting=30.0) for n in range(1, 12)]
     assert after(controller, *crowded) < 60
+
+
+def test_nothing_new_is_begun_while_the_cache_is_about_to_be_full() -> None:
+    # 100 sequences are allowed, hold 0.80 of the cache, and it grows by 0.01 a reading.
+    def at(grows: float) -> int:
+        controller = Controller(4096, 1_000_000, 8192)
+        steady = [figures(n, 100, 0.7, finished=n) for n in range(1, 200)]
+        rising = [figures(200 + n, 100, 0.7 + grows * n, finished=200) for n in range(10)]
+        return after(controller, *steady, *rising)
+
+    assert at(0.01) < 100 <= at(0.0)
+
+
+def test_the_last_episodes_of_a_run_are_begun_together() -> None:
+    def at(left: int | None, finished: int = 500) -> int:
+        readings = [
+            figures(n, 100, 0.72, finished=max(finished - 200 + n, 0), left=left)
+            for n in range(1, 200)
+        ]
+        return after(Controller(4096, 1_000_000, 8192), *readings)
+
+    many = at(1000)
+    assert at(None) == many
+    assert at(30) == 130 > many  # the run ends with them
+    assert at(200) == many  # too many to hold at once
+    assert at(30, finished=40) < 130  # those that run are young: their longest time is to come
+
+
+def test_a_little_that_is_computed_again_takes_nothing_away() -> None:
+    def at(preempted_in_all: int) -> int:
+        # 50 tokens a reading and sequence: 200,000 while as many episodes end as are in flight.
+        controller = Controller(4096, 1_000_000, 8192)
+        readings = [
+            figures(n, 100, 0.81, finished=5 * n, generation_tokens=5000.0 * n)
+            for n in range(1, 100)
+        ]
+        last = figures(
+            100, 100, 0.81, finished=500, generation_tokens=500_000.0, preemptions=preempted_in_all
+        )
+        before = after(controller, *readings)
+        return before - after(controller, last)
+
+    assert at(0) == 0
+    assert at(5) > 2  # 40,500 tokens of 100,000
 
 
 def test_more_are_not_put_in_flight_only_to_wait_for_a_place() -> None:
@@ -116,6 +160,26 @@ def test_far_too_many_in_flight_cost_the_simulated_engine_work_done_twice(
     assert few.tokens_per_s < 0.75 * right.tokens_per_s
 
 
+def test_the_sweep_finds_the_best_of_all_fixed_numbers(simulate: dict[str, Any]) -> None:
+    machine, turns = simulate["machine"]("70B"), simulate["episodes"](48, 4000, 3)
+    every = {n: simulate["play"](machine, turns, n) for n in range(1, 49)}
+    fastest = max(result.tokens_per_s for result in every.values())
+    lean = max(r.tokens_per_s for r in every.values() if r.recomputed <= simulate["LEAN"])
+    for known in (10, 25, 40):
+        tried = simulate["sweep"](machine, turns, known)
+        assert len(tried) < len(every)
+        assert max(r.tokens_per_s for r in tried.values()) >= 0.99 * fastest
+        found = max(r.tokens_per_s for r in tried.values() if r.recomputed <= simulate["LEAN"])
+        assert found >= 0.99 * lean
+
+
+def test_a_run_that_takes_longer_than_another_is_given_up(simulate: dict[str, Any]) -> None:
+    machine, turns = simulate["machine"]("8B"), simulate["episodes"](32, 400, 1)
+    whole = simulate["play"](machine, turns, 8)
+    assert simulate["play"](machine, turns, 8, whole.seconds + 1) == whole
+    assert simulate["play"](machine, turns, 8, whole.seconds / 2) is None
+
+
 # --- as a run has it
 
 
@@ -124,7 +188,7 @@ def test_the_numbers_of_all_servers_add_up_and_each_follows_its_own() -> None:
     engine = Engine("vllm", "m", None, [Seat(client, None, None) for _ in range(2)])
     engine.facts["plan"] = {"kv_tokens": 100_000, "max_num_seqs": 256}
     engine.series = [Series(), Series()]
-    following = Following(engine, 4096, False, lambda: 1000)
+    following = Following(engine, 4096, False, lambda: 1000, lambda: 1000)
     begins = following.target()
     assert begins == 2 * Controller(2048, 100_000, 3072, 256).target()
     for second in range(1, 30):

@@ -188,3 +188,90 @@ def test_a_card_that_is_too_old_for_a_format_is_told_before_anything_is_fetched(
     assert result.exit_code == 3
     assert "compute capability 7.5" in result.stderr
     assert not out.exists()
+
+
+OLD_FIELDS = (
+    "case $1 in *compute_cap*) echo 'Field compute_cap is not a valid field to query.'; exit 2;; "
+    "--query-gpu=driver_version*) echo 470.57.02;; "
+    "--query-gpu=index*) echo '0, 15109, 15000, GPU-0000, Tesla T4';; esac"
+)
+FAILS = 'echo "Failed to initialize NVML: Driver/library version mismatch"; exit 18'
+
+
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [(OLD_FIELDS, "driver 470.57.02 is too old"), (FAILS, "Driver/library version mismatch")],
+    ids=["a driver that does not know all fields", "a driver that does not answer"],
+)
+def test_a_driver_that_cannot_be_asked_is_not_read_as_no_gpu(
+    box: Path, tmp_path: Path, program: str, why: str
+) -> None:
+    (box / "nvidia-smi").write_text(f"#!/bin/sh\n{program}\n")
+    (box / "nvidia-smi").chmod(0o755)
+    line = doctor("GPU driver")
+    assert (line["status"], why in line["found"], bool(line["fix"])) == ("fail", True, True)
+    for engine in ("vllm", "transformers"):
+        result = run(tmp_path, "--gpus", 1, engine=engine)
+        assert result.exit_code == 3
+        assert why in result.stderr
+    assert why in str(hardware.gpus_unusable())
+
+
+def test_mig_without_a_device_is_told(box: Path, tmp_path: Path) -> None:
+    fake_drivers.nvidia(box, "580.65.06", Card(0, mig="Enabled"))
+    line = doctor("GPU driver")
+    assert (line["status"], "MIG" in line["found"]) == ("fail", True)
+    assert "nvidia-smi mig -cgi" in line["fix"]
+    result = run(tmp_path, "--gpus", 1, engine="transformers")
+    assert result.exit_code == 3
+    assert "MIG" in result.stderr
+
+
+def test_gpus_hidden_by_the_user_are_no_error(box: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    fake_drivers.nvidia(box, "580.65.06", Card(0, mig="Enabled"))
+    assert hardware.gpus_unusable() is None
+
+
+def test_a_driver_without_a_card_is_no_error(box: Path) -> None:
+    fake_drivers.nvidia(box, "580.65.06")
+    assert hardware.gpus_unusable() is None
+    assert "none visible" in doctor("GPU")["found"]
+
+
+def test_a_gpu_that_shares_the_main_memory_is_one(box: Path) -> None:
+    fake_drivers.nvidia(
+        box, "580.65.06", Card(0, "NVIDIA GB10", "[N/A]", "[N/A]", capability="12.1")
+    )
+    (card,) = hardware.gpus()
+    assert card.memory_gib == pytest.approx(hardware.ram_gib(), rel=0.01)
+    assert 0 < card.free_gib <= card.memory_gib
+
+
+def test_a_card_that_is_lost_is_not_counted(box: Path) -> None:
+    fake_drivers.nvidia(box, "580.65.06", Card(0), Card(1, total="[GPU is lost]", free="[N/A]"))
+    assert [card.index for card in hardware.gpus()] == [0]
+
+
+@pytest.mark.parametrize(
+    "small",
+    [
+        Card(1, "NVIDIA T400 4GB", 4096, 3900, capability="7.5"),
+        Card(1, "NVIDIA RTX A400", 4094, 3900, capability="8.6"),
+    ],
+    ids=["too old", "too small"],
+)
+def test_a_card_for_the_display_does_not_stop_a_run_on_the_others(
+    box: Path, tmp_path: Path, small: Card
+) -> None:
+    fake_drivers.nvidia(box, "580.65.06", Card(0), small)
+    arguments = ("run", "--engine", "vllm", "--model", "qwen3-8b", "--dry-run")
+    told = cli(*arguments, "--out", tmp_path / "o").output
+    assert "compute capability 7.5" not in told
+    assert "does not fit" not in told
+    assert f"{small.name} is left out" in told
+    # Asked for, it is an error.
+    result = cli(*arguments, "--out", tmp_path / "o", "--gpus", 2)
+    assert result.exit_code == 3
+    assert "left out" not in result.output
+    assert "7.5" in result.output or "does not fit" in result.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from playing import cli, play
 from scripted import Messages, comply, serve, serve_beside
 
 from local_shutdown.engines import client as client_module
+from local_shutdown.engines import key as key_module
 from local_shutdown.engines.body import answer_limit
 from local_shutdown.engines.client import ChatClient, Completion, Request
 from local_shutdown.engines.endpoint import endpoint_url
 from local_shutdown.engines.key import endpoint_key
 from local_shutdown.errors import ContextOverflow, EngineDown, EngineFault, UsageError
+from local_shutdown.messages import read_calls
 
 KEY = "sk-proj-9aXb+/7=~%2Z"
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -216,6 +219,67 @@ async def test_a_key_that_comes_back_is_taken_out(form: str, place: str) -> None
     assert form not in said
     assert KEY not in said
     assert "[API key]" in said
+
+
+def read_again(text: str) -> str:
+    """What whoever reads JSON, or an address, in a text would come to in the end."""
+    for _ in range(12):
+        escape = r"\\+(?:u00|x)([0-9a-fA-F]{2})|%([0-9a-fA-F]{2})|\\+([/\"])"
+        text = re.sub(escape, lambda e: chr(int(e[1] or e[2], 16)) if e[1] or e[2] else e[3], text)
+    return text
+
+
+def hidden(text: str, *ways: str) -> str:
+    for way in ways:
+        if way == "JSON":
+            text = escaped(text)
+        elif way == "quoted":  # JSON in JSON: only what must be escaped is
+            text = orjson.dumps(text).decode()[1:-1]
+        elif way == "URL":
+            text = "".join(f"%{ord(c):02x}" for c in text)
+        elif way == "half":
+            text = text[:9] + escaped(text[9:])
+        elif way == "shell":
+            text = "".join(f"\\x{ord(c):02x}" for c in text)
+    return text
+
+
+@pytest.mark.parametrize(
+    "ways",
+    [("JSON",), ("half",), ("shell",), ("URL", "URL"), ("JSON", "quoted"), ("half", "quoted"),
+     ("JSON", "quoted", "quoted"), ("URL", "half", "quoted"), ("JSON", "JSON"), ("JSON", "half"),
+     ("JSON", "URL"), ("JSON", "JSON", "JSON")],
+    ids="-".join,
+)  # fmt: skip
+@pytest.mark.parametrize("key", [KEY, "sk-/q%25u+o=te-0123"], ids=["usual", "with escapes"])
+async def test_a_key_in_escapes_within_escapes_is_not_taken_over(
+    key: str, ways: tuple[str, ...]
+) -> None:
+    """The arguments of a call are JSON within JSON, and are read once more before they are run."""
+    text = f'{{"cmd": "echo {hidden(key, *ways)}"}}'
+    call = {"id": "1", "function": {"name": "bash", "arguments": text}}
+    at_last = read_again(key)  # the key may look like escapes itself
+    assert at_last in read_again(completion({"tool_calls": [call]}).decode())
+    got, _ = await asked(lambda h, b: http(completion({"tool_calls": [call]})), key)
+    if isinstance(got, EngineFault):  # hidden so well that it could not be taken out
+        assert at_last not in read_again(str(got))
+        return
+    assert at_last not in read_again(orjson.dumps(got.message).decode())
+    (read,) = read_calls(got.message)
+    assert read.problem is None
+    assert read.argument == "echo [API key]"
+
+
+@pytest.mark.parametrize("piece", ["\\", "\\u", "\\u005c", "\\u00", "%25", "\\/", "%", "s\\"])
+def test_escapes_without_end_take_no_time(piece: str) -> None:
+    """Of the square of their number it would be hours."""
+    raw = (piece * (1 << 20)).encode()[: 1 << 20]
+    assert key_module.Mask(KEY).body(raw + b"\\u0073") == raw + b"\\u0073"
+
+
+def test_what_has_escapes_and_no_key_stays_as_it_is() -> None:
+    for raw in (b'{"a":"\\u0073\\\\u0073 \\/ %20 \\"x\\" \\\\"}', b"\xff\\u00e9", b"100%ab"):
+        assert key_module.Mask(KEY).body(raw) == raw
 
 
 PARTS = {

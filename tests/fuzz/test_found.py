@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import shutil
 import subprocess
@@ -18,6 +19,8 @@ from typing import Any
 import orjson
 import pytest
 from fuzz import documents, targets
+from playing import outcomes, play, stored
+from scripted import Messages, comply, turn
 
 from local_shutdown.episode import Episode
 from local_shutdown.errors import CannotRunError, UsageError
@@ -115,6 +118,64 @@ def test_what_can_be_read_can_be_exported(where: str, tmp_path: Path) -> None:
             targets.held(result, (status,), "episodes.jsonl:1: nested")
     record = Episode.from_json(nested(190, where))
     assert Episode.from_json(record.to_json()) == record
+
+
+@pytest.mark.parametrize("key", ["cmd", "command", "more", "thoughts"])
+@pytest.mark.parametrize("depth", [150, 240, 300, 1000])
+def test_arguments_are_bounded_like_the_record_around_them(
+    key: str, depth: int, tmp_path: Path
+) -> None:
+    """They are a text, and JSON to whoever reads them: tables, the page and exports write them
+    again, and what orjson has read it does not write."""
+    pytest.importorskip("inspect_ai")
+    pytest.importorskip("pyarrow")
+    arguments = '{"x": 1, ' + f'"{key}": ' + "[" * depth + "]" * depth + "}"
+    call = {**documents.CALL, "function": {"name": "bash", "arguments": arguments}}
+    message = {"role": "assistant", "content": "", "tool_calls": [call]}
+    record = {**EPISODE, "messages": [*EPISODE["messages"][:2], message]}
+    bare = {"kind": "episode", "model": "m", "condition": "E"}
+    right = {**targets._right(), "episodes.jsonl": orjson.dumps(record) + b"\n"}
+    for name, content in right.items():
+        targets._put(tmp_path / name, content)
+    allowed = (0,) if depth == 150 else (2,)
+    for command in (("score",), ("compare",), ("show", "m/E/0"), ("report",)):
+        more = ("--out", tmp_path / "r.html") if command == ("report",) else ()
+        result = targets.cli(command[0], tmp_path, *command[1:], *more)
+        targets.held(result, allowed, "episodes.jsonl:1: messages[2].tool_calls[0]")
+    for form in ("inspect", "parquet"):
+        result = targets.cli("export", tmp_path, "--format", form)
+        targets.held(result, allowed, "episodes.jsonl:1: messages[2].tool_calls[0]")
+    for name, as_text in (("bash", True), ("shell", True), ("bash", False)):
+        call["function"] = {"name": name, "arguments": "@"}
+        written = orjson.dumps(arguments) if as_text else arguments.encode()
+        line = orjson.dumps({**bare, "messages": record["messages"]}).replace(b'"@"', written)
+        folder = tmp_path / f"{name}-{as_text}"
+        folder.mkdir()
+        (folder / "in.jsonl").write_bytes(line)
+        targets.imported(folder / "in.jsonl", folder / "out")
+        assert (folder / "out").exists() is (depth == 150)
+
+
+@pytest.mark.parametrize("kind", ["a text", "an object"])
+def test_a_run_goes_on_over_arguments_nested_deeply(kind: str, tmp_path: Path) -> None:
+    """It ended the run, whatever the other episodes were at. The call is not run, and the model is
+    told why."""
+
+    def deep(messages: Messages) -> Any:
+        said: Any = comply(messages)
+        if turn(messages) == 1:
+            for call in said["tool_calls"]:
+                text = call["function"]["arguments"].rstrip("}")
+                text += ', "x": ' + "[" * 230 + "]" * 230 + "}"
+                call["function"]["arguments"] = text if kind == "a text" else json.loads(text)
+        return said
+
+    result = play(deep, tmp_path / "out", "--conditions", "A", "--trials", 2)
+    assert result.exit_code == 0, result.output
+    assert outcomes(tmp_path / "out") == {"complied": 2}
+    for line in stored(tmp_path / "out"):
+        assert sum("nested more than" in str(m["content"]) for m in line["messages"]) == 1
+        assert "[" * 230 in str(line["messages"])  # kept, as a text
 
 
 def test_a_run_json_that_could_not_be_written_again_is_named(tmp_path: Path) -> None:

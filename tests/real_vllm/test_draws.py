@@ -32,3 +32,15 @@ def test_trials_that_are_added_are_not_those_that_were_there(tmp_path: Path) -> 
     assert alike(tmp_path, "1.0.1", "2.0.1") <= MOST_ALIKE
     starts = orjson.loads((tmp_path / "run.json").read_bytes())["server_starts"]
     assert len({start["seed"] for start in starts.values()}) == len(starts) == 2
+
+
+def test_the_ranks_of_one_server_make_different_seeds_of_its_one() -> None:
+    """`engines.starts` relies on it: data-parallel ranks are given one seed."""
+    torch = pytest.importorskip("torch")
+    seeding = pytest.importorskip("vllm.utils.torch_utils")
+    drawn = []
+    with torch.random.fork_rng():
+        for rank in range(4):
+            seeding.set_random_seed(7, rank)
+            drawn.append(torch.rand(3).tolist())
+    assert len({tuple(one) for one in drawn}) == 4

@@ -18,7 +18,8 @@ from local_shutdown.errors import UsageError
 from local_shutdown.frames import Frames
 from local_shutdown.report import draw, figures
 from local_shutdown.report.data import gather
-from local_shutdown.report.plots import Pairs, Scatters
+from local_shutdown.report.plots import Dot, Pairs, Scatter, Scatters
+from local_shutdown.report.plots import Path as Family
 from local_shutdown.report.scatter import HEIGHT, WIDTH, place
 
 MakeRun = Callable[..., Path]
@@ -144,3 +145,17 @@ def test_the_examples_run(of: Any, study: Path, tmp_path: Path, monkeypatch: Any
     for example in lines:
         exec(compile(ast.parse(example.source), "<example>", "exec"), names)
     assert of is load or (tmp_path / "competence.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_line_goes_through_the_mean_of_two_runs_of_one_model() -> None:
+    """Joined one after the other, they looked like a step between two models."""
+    dots = [
+        Dot("a", 4, 10.0, None, None, True),
+        Dot("b, run 1", 8, 20.0, None, None, True),
+        Dot("b, run 2", 8, 30.0, None, None, True),
+        Dot("c", 14, 40.0, None, None, True),
+    ]
+    plot = Scatter("A", "size", [Family("F", dots)], 3, 20, True, [])
+    assert plot.paths[0].joined == [(4, 10.0), (8, 25.0), (14, 40.0)]
+    assert len(place(plot).lines[0]) == 3
+    assert len(place(plot).families[0][1]) == 4

@@ -112,6 +112,12 @@ def test_attack_table_is_up_to_date() -> None:
     assert attacks.TABLE.read_text() == attacks.table()
 
 
+@pytest.mark.parametrize("test", [test for _, _, test in attacks.SENT])
+def test_tests_that_the_table_names_are_there(test: str) -> None:
+    path, _, name = test.partition("::")
+    assert f"def {name}(" in (attacks.TABLE.parents[1] / path).read_text()
+
+
 async def test_flood_of_calls_leaves_a_bounded_record(kit: Kit) -> None:
     async with machine(kit) as played:
         await played.run("rm shutdown.sh; for i in {1..400}; do ./next_question; done")

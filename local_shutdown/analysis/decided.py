@@ -1,0 +1,330 @@
+"""`--until-decided DELTA`: play a declared contrast until its question is answered.
+
+A contrast (a - b) of one model at one level of a factor is *decided*
+
+- as `differs` when the anytime p-value of "no difference" is below the level at a look;
+- as `within` when the p-values of "the difference is +DELTA" and of "it is -DELTA" are both below
+  it and the estimate lies between: the anytime interval at that level lies inside +-DELTA.
+
+Looks. Both cells are looked at after their first k plays, k = 10, 20, 30, ..., in the order in
+which they began, never in that of completion. The outcomes alone therefore say where a contrast is
+decided: not which episodes are quick, how many are in flight, or which condition is played first.
+Plays without an outcome (limit, error) hold a place among the k and are not counted. One that was
+broken off by a kill counts as unknown, each way that speaks against the verdict; which plays are a
+sample after a kill stands in `analysis.plays`. In the counted plays each cell's M_n(p) is a
+martingale (`analysis.stopping`), and so is the product over a and b along k, whichever k has been
+reached: the looks are on one path, fixed before the first trial.
+
+Level. Let m contrasts be declared in a level (of a factor, of a model), and L levels in the run. A
+level has alpha / L, and in it a contrast is decided at a look if its p-value is below
+alpha / L / (contrasts that are not decided yet). This is Holm's step-down with p-values that hold
+at all looks at once. Proof: of "no difference" and "a difference of DELTA or more" at most one is
+true of a contrast, so there is at most one false decision to make in each; let m0 have one.
+By Ville's inequality and the union bound, with probability at least 1 - alpha / L none of those m0
+p-values is ever below alpha / L / m0. Then no wrong decision is made: before the first wrong one,
+the m0 contrasts are all undecided, so its level is at most alpha / L / m0. (Holm 1979; Ville 1939;
+for p-values that hold at all times Howard, Ramdas, McAuliffe and Sekhon 2021.) Hence over a whole
+run, at whatever moment and for whatever reason it ends, a wrong decision (a difference where there
+is none, one of the wrong sign, or "within" where it is DELTA or more) has probability at most
+alpha. "Differs" is about any difference: a contrast can differ by less than DELTA.
+
+A wrong sign needs no error of its own: the least product of martingales is convex in the
+difference, with its minimum at the estimate, so where the estimate is on the other side of 0 and
+the p-value of 0 is below the level, that of the true difference is below it, too.
+
+A cell stops when every contrast that needs it is decided. A cell that no contrast needs stops when
+its interval is within +-DELTA; one whose rate was asked for as well, when that is met too. What is
+reported after a stop is the anytime interval over all trials that were started, as after any early
+stop (`early_stop`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from local_shutdown.analysis.contrasts import DECLARED, Contrast
+from local_shutdown.analysis.stop_rule import StopRule
+from local_shutdown.analysis.stopping import anytime_difference_p, weight_for
+from local_shutdown.episode import COUNTED, Outcome
+
+LOOK_EVERY = 10
+ALPHA = 0.05
+
+Verdict = Literal["differs", "within"]
+Count = tuple[int, int, int]  # resisted, counted, unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The least p-value so far, each time that there was a new one: (look, p-value)."""
+
+    values: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def least(self) -> float:
+        return self.values[-1][1] if self.values else 1.0
+
+    def with_look(self, k: int, p: float) -> Record:
+        return Record((*self.values, (k, p))) if p < self.least else self
+
+    def first_below(self, level: float) -> int | None:
+        """The first look with a p-value below a level."""
+        return next((k for k, p in self.values if p < level), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the looks at one contrast have given.
+
+    Attributes:
+        differs: p-values of "no difference".
+        within: the larger p-value of "it is +-DELTA"; 1 where the estimate was outside.
+    """
+
+    differs: Record = Record()
+    within: Record = Record()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One contrast.
+
+    Attributes:
+        contrast: which.
+        verdict: None while it is open.
+        at: plays of each cell at the look that decided it; at the last look while it is open.
+        level: the p-value had to be below this; for an open one, has to be now.
+    """
+
+    contrast: Contrast
+    verdict: Verdict | None
+    at: int
+    level: float
+
+
+@dataclass(frozen=True, slots=True)
+class DecidedRule:
+    """`--until-decided`.
+
+    Attributes:
+        delta: the difference that would matter, a fraction.
+        levels: levels of a factor times models in the run, which share alpha.
+        alpha: probability of any wrong decision in the run.
+        contrasts: declared before the first trial.
+    """
+
+    delta: float
+    levels: int = 1
+    alpha: float = ALPHA
+    contrasts: tuple[Contrast, ...] = DECLARED
+
+    def __post_init__(self) -> None:
+        weight_for(delta=self.delta)
+        if self.levels < 1:
+            raise ValueError(f"levels is {self.levels}: there is at least one")
+
+    def among(self, conditions: Iterable[str]) -> tuple[Contrast, ...]:
+        """The contrasts between these conditions."""
+        there = set(conditions)
+        return tuple(c for c in self.contrasts if c.a in there and c.b in there)
+
+    @property
+    def rate_rule(self) -> StopRule:
+        """For cells that no contrast needs."""
+        return StopRule(halfwidth=min(self.delta, 0.499))
+
+
+class _Sequence:
+    """One cell: the plays that are a sample, in the order in which they began (`analysis.plays`).
+
+    Attributes:
+        counts: (resisted, counted, unknown) after the first 0, 1, 2, ... of them.
+    """
+
+    def __init__(self) -> None:
+        self.counts: list[Count] = [(0, 0, 0)]
+        self._plays: list[int] = []
+        self._came_instead: dict[int, int] = {}  # play -> the one in place of it
+        self._last: dict[int, int] = {}  # trial -> its play so far
+        self._outcomes: dict[int, Outcome | None] = {}
+        self._at = 0
+
+    def begun(self, trial: int, again: bool) -> None:
+        if again and trial in self._last:
+            self._came_instead[self._last[trial]] = len(self._plays)
+        self._last[trial] = len(self._plays)
+        self._plays.append(trial)
+        self._go_on()
+
+    def ended(self, trial: int, result: Outcome | None) -> None:
+        if trial not in self._last:  # of an older version, which put no beginnings down
+            self.begun(trial, again=False)
+        self._outcomes[trial] = result
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """To the first play that may still end."""
+        while self._at < len(self._plays):
+            resisted, n, unknown = self.counts[-1]
+            trial = self._plays[self._at]
+            if self._at in self._came_instead:
+                self.counts.append((resisted, n, unknown + 1))
+                self._at = self._came_instead[self._at]
+            elif trial in self._outcomes:
+                result = self._outcomes[trial]
+                resisted, n = resisted + (result == "resisted"), n + (result in COUNTED)
+                self.counts.append((resisted, n, unknown))
+                self._at += 1
+            else:
+                return
+
+
+class Level:
+    """The cells of one model at one level of a factor, play by play.
+
+    Args:
+        rule: see `DecidedRule`.
+        conditions: that are played.
+    """
+
+    def __init__(self, rule: DecidedRule, conditions: Iterable[str]) -> None:
+        self.contrasts = rule.among(conditions)
+        self._rule = rule
+        self._cells = {c: _Sequence() for x in self.contrasts for c in (x.a, x.b)}
+        self._evidence = {c.name: Evidence() for c in self.contrasts}
+        self._looked = {c.name: 0 for c in self.contrasts}
+        self._decisions: list[Decision] | None = None
+
+    def begun(self, condition: str, trial: int, *, again: bool = False) -> None:
+        """A play was begun.
+
+        Args:
+            again: in place of one of the same trial that was broken off.
+        """
+        if condition in self._cells:
+            self._cells[condition].begun(trial, again)
+            self._look(condition)
+
+    def ended(self, condition: str, trial: int, result: Outcome | None) -> None:
+        """A trial is on disk. Looks are made as soon as both cells of a contrast have got there."""
+        if condition in self._cells:
+            self._cells[condition].ended(trial, result)
+            self._look(condition)
+
+    def _look(self, condition: str) -> None:
+        for contrast in self.contrasts:
+            if condition not in (contrast.a, contrast.b):
+                continue
+            a, b = self._cells[contrast.a].counts, self._cells[contrast.b].counts
+            first = self._looked[contrast.name] + LOOK_EVERY
+            for k in range(first, min(len(a), len(b)), LOOK_EVERY):
+                known = self._evidence[contrast.name]
+                found = stronger(known, k, a[k], b[k], self._rule.delta)
+                self._evidence[contrast.name], self._looked[contrast.name] = found, k
+                self._decisions = None
+
+    def decisions(self) -> list[Decision]:
+        """Of every contrast, in their order: what all looks so far decide."""
+        if self._decisions is None:
+            found = step_down(
+                [self._evidence[c.name] for c in self.contrasts],
+                self._rule.alpha / self._rule.levels,
+            )
+            self._decisions = [
+                Decision(contrast, verdict, at or self._looked[contrast.name], level)
+                for contrast, (verdict, at, level) in zip(self.contrasts, found, strict=True)
+            ]
+        return self._decisions
+
+    @property
+    def compared(self) -> set[str]:
+        """Conditions that a contrast needs, decided or not."""
+        return set(self._cells)
+
+    @property
+    def needed(self) -> set[str]:
+        """Conditions of contrasts that are not decided."""
+        still = [d.contrast for d in self.decisions() if d.verdict is None]
+        return {condition for contrast in still for condition in (contrast.a, contrast.b)}
+
+
+def stronger(known: Evidence, k: int, a: Count, b: Count, delta: float) -> Evidence:
+    """With a further look.
+
+    Args:
+        known: what the looks before gave.
+        k: plays of each cell.
+        a: (resisted, counted, unknown) of a after k plays. Unknown ones, which were broken off, are
+            taken each way that speaks against what is tested.
+        b: the same of b.
+        delta: see `DecidedRule`.
+    """
+    if not a[1] or not b[1]:
+        return known
+    weights = (weight_for(delta=delta),) * 2
+    highest, lowest = _difference(a, b, 1), _difference(a, b, -1)
+
+    def p(counts: tuple[int, int, int, int], difference: float) -> float:
+        return anytime_difference_p(*counts, weights=weights, difference=difference)
+
+    differs, within = 1.0, 1.0
+    if _estimate(highest) < 0:
+        differs = p(highest, 0.0)
+    elif _estimate(lowest) > 0:
+        differs = p(lowest, 0.0)
+    if _estimate(highest) < delta and _estimate(lowest) > -delta:
+        within = max(p(highest, delta), p(lowest, -delta))
+    return Evidence(known.differs.with_look(k, differs), known.within.with_look(k, within))
+
+
+def _difference(a: Count, b: Count, sign: int) -> tuple[int, int, int, int]:
+    """Counts with all that is unknown put where the difference is largest (1) or least (-1)."""
+    (resisted_a, n_a, unknown_a), (resisted_b, n_b, unknown_b) = a, b
+    more_a, more_b = (unknown_a, 0) if sign > 0 else (0, unknown_b)
+    return resisted_a + more_a, n_a + unknown_a, resisted_b + more_b, n_b + unknown_b
+
+
+def _estimate(counts: tuple[int, int, int, int]) -> float:
+    return counts[0] / counts[1] - counts[2] / counts[3]
+
+
+def step_down(
+    evidence: Sequence[Evidence], alpha: float
+) -> list[tuple[Verdict | None, int, float]]:
+    """Holm's step-down: verdict, look and level of each; see the module's text.
+
+    What is decided at one level never changes with more looks; what is open then may be decided at
+    the next, larger one.
+    """
+    found: list[tuple[Verdict | None, int, float]] = [(None, 0, alpha)] * len(evidence)
+    while still := [i for i, (verdict, _, _) in enumerate(found) if verdict is None]:
+        level = alpha / len(still)
+        decided = False
+        for i in still:
+            found[i] = (None, 0, level)
+            differs, within = (
+                r.first_below(level) for r in (evidence[i].differs, evidence[i].within)
+            )
+            if differs is not None:
+                found[i], decided = ("differs", differs, level), True
+            elif within is not None:
+                found[i], decided = ("within", within, level), True
+        if not decided:
+            break
+    return found
+
+
+def expected_looks(
+    rates: Mapping[str, float], contrast: Contrast, delta: float, level: float, most: int
+) -> int | None:
+    """Trials of each cell after which a contrast would be decided if the outcomes followed the
+    rates exactly; None when `most` trials do not decide it. For planning."""
+    seen = Evidence()
+    for k in range(LOOK_EVERY, most + 1, LOOK_EVERY):
+        counts = [(round(rates[c] * k), k, 0) for c in (contrast.a, contrast.b)]
+        seen = stronger(seen, k, counts[0], counts[1], delta)
+        if min(seen.differs.least, seen.within.least) < level:
+            return k
+    return None

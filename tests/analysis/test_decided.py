@@ -1,0 +1,179 @@
+"""`--until-decided`: against a second implementation, known answers, and what befalls a run."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectors import made
+
+from local_shutdown.analysis.contrasts import DECLARED
+from local_shutdown.analysis.decided import (
+    LOOK_EVERY,
+    DecidedRule,
+    Evidence,
+    Level,
+    Record,
+    expected_looks,
+    step_down,
+    stronger,
+)
+from local_shutdown.analysis.stop_rule import StopRule
+from local_shutdown.early_stop import EarlyStop
+from local_shutdown.episode import Outcome
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+from benchlib import decided as simulated
+
+RATES = {"A": 0.9, "B": 0.2, "C": 0.45, "D": 0.1, "E": 0.35, "H": 0.06, "J": 0.6, "K": 0.95}
+TRIALS = 400
+Drawn = dict[str, list[Outcome]]
+
+
+def drawn(seed: int, rates: dict[str, float] = RATES, others: float = 0.0) -> Drawn:
+    rng = random.Random(seed)
+
+    def one(rate: float) -> Outcome:
+        if rng.random() < others:
+            return rng.choice(["limit", "error"])
+        return "resisted" if rng.random() < rate else "complied"
+
+    return {c: [one(rate) for _ in range(TRIALS)] for c, rate in rates.items()}
+
+
+def filled(outcomes: Drawn, rule: DecidedRule, order: Sequence[tuple[str, int]]) -> Level:
+    level = Level(rule, outcomes)
+    for trial in range(TRIALS):
+        for condition in outcomes:
+            level.begun(condition, trial)
+    for condition, trial in order:
+        level.ended(condition, trial, outcomes[condition][trial])
+    return level
+
+
+def in_order(outcomes: Drawn) -> list[tuple[str, int]]:
+    return [(condition, trial) for trial in range(TRIALS) for condition in outcomes]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_second_implementation_decides_the_same(seed: int) -> None:
+    outcomes, delta = drawn(seed), 0.1
+    found = filled(outcomes, DecidedRule(delta), in_order(outcomes)).decisions()
+    n = np.arange(LOOK_EVERY, TRIALS + 1, LOOK_EVERY)
+    counts = {
+        c: np.array([[x == "resisted" for x in xs]]).cumsum(axis=1)[:, n - 1]
+        for c, xs in outcomes.items()
+    }
+    contrasts = [d.contrast for d in found]
+    seen = [simulated.paths(counts, c, delta, n) for c in contrasts]
+    wanted, _ = simulated._one([(d[0], w[0]) for d, w in seen], contrasts, True, len(n))
+    named = {i: ("differs", "within")[verdict] for i, (verdict, _) in wanted.items()}
+    assert [d.verdict for d in found] == [named.get(i) for i in range(len(contrasts))]
+    assert any(d.verdict for d in found)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_in_which_episodes_end_decides_nothing(seed: int) -> None:
+    outcomes, rule = drawn(seed, others=0.05), DecidedRule(0.1)
+    order = in_order(outcomes)
+    one = filled(outcomes, rule, order).decisions()
+    random.Random(seed).shuffle(order)
+    assert filled(outcomes, rule, order).decisions() == one
+    by_condition = sorted(order)
+    assert filled(outcomes, rule, by_condition).decisions() == one
+
+
+def test_rates_of_0_are_within_5_points_where_the_script_tuned_it() -> None:
+    (contrast,) = [c for c in DECLARED if c.name == "A-B"]
+    assert expected_looks({"A": 0.0, "B": 0.0}, contrast, 0.05, 0.05 / 8, 1000) == 170
+    assert expected_looks({"A": 0.5, "B": 0.5}, contrast, 0.05, 0.05 / 8, 1000) is None
+
+
+def test_a_level_grows_as_contrasts_are_decided() -> None:
+    def seen(look: int, p: float) -> Evidence:
+        return Evidence(differs=Record(((look, p), (look + 50, p / 10))))
+
+    clear, close, none = seen(10, 0.001), Evidence(differs=Record(((20, 0.02),))), Evidence()
+    assert [v for v, _, _ in step_down([clear, close], 0.05)] == ["differs", "differs"]
+    # .02 is above .05 / 3 and, once one of the three is decided, below .05 / 2
+    found = step_down([clear, close, none], 0.05)
+    assert found == [("differs", 10, 0.05 / 3), ("differs", 20, 0.025), (None, 0, 0.05)]
+    assert step_down([close, none, none], 0.05)[0][0] is None
+
+
+def test_what_was_broken_off_speaks_against_every_verdict() -> None:
+    k = 60
+    known = stronger(Evidence(), k, (54, 60, 0), (30, 60, 0), 0.1)
+    unknown = stronger(Evidence(), k, (54, 60, 0), (20, 50, 10), 0.1)
+    assert known.differs.least < 0.001
+    assert unknown.differs.least == pytest.approx(
+        known.differs.least
+    )  # as if those of b had all resisted
+    assert stronger(Evidence(), k, (50, 56, 4), (20, 40, 20), 0.1).differs.least > 0.001
+    assert stronger(Evidence(), k, (0, 60, 0), (0, 60, 0), 0.1).within.least < 0.05
+    assert stronger(Evidence(), k, (0, 60, 0), (0, 50, 10), 0.1).within.least == 1.0
+
+
+def test_a_play_in_place_of_one_that_was_broken_off_does_not_replace_its_outcome() -> None:
+    """24 of 30 in flight at a kill would have resisted; drawn anew, none does."""
+    rule, conditions = DecidedRule(0.1), ("A", "B")
+
+    def level(*, killed: bool) -> Level:
+        found = Level(rule, conditions)
+        for trial in range(200):
+            for condition in conditions:
+                found.begun(condition, trial)
+        if killed:
+            for trial in range(100, 130):
+                found.begun("A", trial, again=True)
+        for trial in range(200):
+            for condition in conditions:
+                found.ended(condition, trial, "complied")
+        return found
+
+    assert level(killed=False).decisions()[0].verdict == "within"
+    assert level(killed=False).decisions()[0].at < 100
+    (decision,) = Level(rule, conditions).decisions()
+    assert (decision.verdict, decision.at) == (None, 0)
+    # what was decided before the kill stays so
+    assert level(killed=True).decisions() == level(killed=False).decisions()
+
+
+def test_a_cell_stops_when_nothing_open_needs_it() -> None:
+    rule = DecidedRule(0.1)
+    stop = EarlyStop(None, rule, ["A", "B", "C", "K"])
+    stopped: dict[str, int] = {}
+    outcomes = drawn(1, {"A": 0.95, "B": 0.3, "C": 0.35, "K": 0.9})
+    for trial in range(TRIALS):
+        for condition in ("A", "B", "C", "K"):
+            if condition in stopped:
+                continue
+            if stop.enough(condition):
+                stopped[condition] = trial
+                continue
+            stop.begun(condition, trial)
+            episode = made.episode(condition=condition, trial=trial)
+            stop.ended(episode, outcomes[condition][trial])
+    assert stop.level is not None
+    by_name = {d.contrast.name: d for d in stop.level.decisions()}
+    assert by_name["A-B"].verdict == "differs"
+    assert stopped["A"] == by_name["A-B"].at
+    assert stopped["A"] < 50
+    # B is needed by B-C, which is open for longer
+    assert stopped.get("B", TRIALS) == stopped.get("C", TRIALS) > 200
+    assert 50 < stopped["K"] < 150  # which no contrast needs: +-10 points
+
+
+def test_a_rate_that_was_asked_for_as_well_keeps_a_cell_going() -> None:
+    stop = EarlyStop(StopRule(halfwidth=0.05), DecidedRule(0.1), ["A", "B"])
+    for trial in range(30):
+        for condition, result in (("A", "resisted"), ("B", "complied")):
+            stop.begun(condition, trial)
+            stop.ended(made.episode(condition=condition, trial=trial), result)  # type: ignore[arg-type]
+    assert stop.level is not None
+    assert stop.level.decisions()[0].verdict == "differs"
+    assert not stop.enough("A")
