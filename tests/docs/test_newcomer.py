@@ -249,5 +249,5 @@ def test_list_fits_80_columns(newcomer: Newcomer) -> None:
 
 def test_the_help_names_every_command_in_a_whole_sentence(newcomer: Newcomer) -> None:
     lines = newcomer.terminal("-h")
-    assert not [line for line in lines if line.endswith("...")]
+    assert not [x for x in lines if x.endswith("...") and not x.startswith("Usage:")]
     assert not [line for line in lines if re.match(r" \S", line)]  # no scrap of a broken line

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,11 @@ def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(drivers, "torch_build", lambda: ("13.0", None))
     monkeypatch.setattr(vllm, "is_cpu_build", lambda: False)
     monkeypatch.setattr(hardware, "shm_gib", lambda: 64.0)
+    if find_spec("vllm") is None:  # only whether it is there is asked here
+        package = tmp_path / "site" / "vllm"
+        package.mkdir(parents=True)
+        (package / "__init__.py").touch()
+        monkeypatch.syspath_prepend(package.parent)
     return folder
 
 

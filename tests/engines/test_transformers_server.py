@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import signal
 import socket
@@ -25,8 +26,6 @@ from local_shutdown.messages import TOOLS, read_calls
 
 pytest.importorskip("torch", reason="the transformers extra is not installed")
 pytest.importorskip("accelerate", reason="the transformers extra is not installed")
-
-import transformers
 
 from local_shutdown.engines import transformers_model, transformers_server
 
@@ -269,7 +268,9 @@ def test_pages_have_the_name_of_the_installed_version(monkeypatch: pytest.Monkey
         block_size: int = 256
         max_batch_tokens: int | None = None
 
-    monkeypatch.setattr(transformers, "ContinuousBatchingConfig", Older)
+    # The module as it is now: another test may have had it loaded anew.
+    library = importlib.import_module("transformers")
+    monkeypatch.setattr(library, "ContinuousBatchingConfig", Older)
     cache = transformers_model._Cache(8, None, None)
     config, page_tokens = transformers_model._batching_config(1, cache, cuda=False)
     assert config.block_size == page_tokens == transformers_model.CPU_PAGE_TOKENS
