@@ -39,6 +39,7 @@ NOT_RUN = {
 STOPPED = {
     "local-shutdown": "without_playing.py",
     "python": "without_measuring.py",
+    "inspect": "without_calling.py",
 }
 # Commands that say by their exit status what this machine can do: 3 where it cannot.
 OF_THIS_MACHINE = re.compile(r"local-shutdown (doctor|run .*--dry-run)")
@@ -49,8 +50,12 @@ ELSEWHERE = {
         "diff": "tests/detectors/test_extending.py",
     },
 }
-# Options of other programs (Docker, vLLM, a script's arguments), in tables of what to do.
+# Options of other programs (Docker, vLLM, Inspect, a script's arguments), in tables of what to do.
 OTHERS = (
+    "--cache",
+    "--epochs",
+    "--retry-on-error",
+    "--system-message",
     "--tool-call-parser",
     "--to",
     "--security-opt",
