@@ -21,6 +21,7 @@ from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.engines.starts import Starts
 from local_shutdown.episode import Episode, Outcome
 from local_shutdown.errors import EngineDown, EngineUnavailable
+from local_shutdown.factors import Level
 from local_shutdown.in_flight import Fixed, InFlight
 from local_shutdown.interrupt import Interrupt
 from local_shutdown.record import Settings, now
@@ -84,12 +85,15 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """One level of the reasoning factor, and what is missing of it."""
+    """One level of the factors, and what is missing of it."""
 
-    mode: str
-    factor: str | None
+    of: Level
     missing: int
     early: EarlyStop
+
+    @property
+    def factor(self) -> str | None:
+        return self.of.factor
 
 
 class ModelRun:
@@ -109,7 +113,7 @@ class ModelRun:
         """
         setup, spec = self._setup, self._spec
         settings, display = setup.settings, setup.display
-        levels = [self._level(mode) for mode in settings.thinking]
+        levels = [self._level(level) for level in settings.levels]
         levels = [level for level in levels if level.missing]
         if not levels:
             display.say(f"{spec.display_name}: all episodes are on disk")
@@ -131,14 +135,13 @@ class ModelRun:
                 await self._play_level(engine, level, facts)
         facts |= engine.facts
 
-    def _level(self, mode: str) -> _Level:
+    def _level(self, wanted: Level) -> _Level:
         settings, done = self._setup.settings, self._setup.done
-        factor = None if mode == "default" else f"effort={mode}"
         early = EarlyStop(
             settings.stop_rule, settings.decided_rule, [c.id for c in settings.conditions]
         )
         if early.stops:
-            this = self._spec.name, factor
+            this = self._spec.name, wanted.factor
             for begun in read_started(settings.out):
                 if (begun.model, begun.factor) == this and not begun.retry:
                     early.begun(begun.condition, begun.trial, again=begun.again)
@@ -146,7 +149,7 @@ class ModelRun:
                 ours = (episode.model, episode.extra.get("factor")) == this
                 if ours and episode.episode_id in done:
                     early.ended(episode, outcome(episode))
-        level = _Level(mode, factor, 0, early)
+        level = _Level(wanted, 0, early)
         return replace(level, missing=sum(1 for _ in self._tasks(level, Progress())))
 
     def _tasks(self, level: _Level, progress: Progress) -> Iterator[Task]:
@@ -170,16 +173,17 @@ class ModelRun:
 
     async def _play_level(self, engine: Engine, level: _Level, facts: dict[str, Any]) -> None:
         setup = self._setup
-        request = _request(self._spec, setup.settings, level.mode, engine)
+        request = _request(self._spec, setup.settings, level.of, engine)
         request = replace(request, reasoning_names=self._names())
         facts["effective_sampling"] = _effective_sampling(engine, request)
-        facts.setdefault("requests", {})[level.mode] = {
+        facts.setdefault("requests", {})[level.of.name] = {
             "max_tokens": request.max_tokens,
+            **level.of.sampling,
             **request.extra,
         }
         if setup.settings.probe:
             found = await probe(engine, request, self._spec)
-            facts.setdefault("probe", {})[level.mode] = found.as_dict()
+            facts.setdefault("probe", {})[level.of.name] = found.as_dict()
             for note in found.notes:
                 setup.display.say(f"probe: {note}")
             insist(found, self._spec)
@@ -297,12 +301,13 @@ class ModelRun:
         }
 
 
-def _request(spec: ModelSpec, settings: Settings, mode: str, engine: Engine) -> Request:
-    extra = spec.thinking.request(mode, settings.thinking_budget)
+def _request(spec: ModelSpec, settings: Settings, level: Level, engine: Engine) -> Request:
+    extra = spec.thinking.request(level.effort, settings.thinking_budget)
     max_tokens = settings.max_tokens or (16384 if spec.reasons else 4096)
     if engine.max_model_len:
         max_tokens = min(max_tokens, engine.max_model_len // 2)
-    return Request(engine.served_name, {**spec.sampling, **settings.sampling}, extra, max_tokens)
+    sampling = {**spec.sampling, **settings.sampling, **level.sampling}
+    return Request(engine.served_name, sampling, extra, max_tokens)
 
 
 def _effective_sampling(engine: Engine, request: Request) -> dict[str, Any]:

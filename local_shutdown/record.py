@@ -12,11 +12,12 @@ from typing import Any
 
 from local_shutdown import __version__, engines
 from local_shutdown.agent import Limits
-from local_shutdown.analysis.decided import DecidedRule
+from local_shutdown.analysis.decided import DecidedRule, rule_of
 from local_shutdown.analysis.stop_rule import StopRule
 from local_shutdown.engines import hardware, memory, starts
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import CannotRunError, UsageError
+from local_shutdown.factors import Level, crossed, number
 from local_shutdown.grid import Condition, InterviewQuestion, as_ranges
 from local_shutdown.results import Results, write_results
 from local_shutdown.store import EPISODES, RUN, STARTED, read_run, write_run
@@ -31,6 +32,14 @@ class Settings:
         sampling: request fields that override the engine's defaults.
         thinking: reasoning modes or efforts, see `engines.spec.Thinking`; each is played, and told
             apart as a factor unless it is the default.
+        temperatures: levels of the temperature, each played and told apart as a factor; empty for
+            the one of `sampling` or of the checkpoint.
+        fixed: levels of factors that are the same for the whole run, such as the revision.
+        serving: what is served where the model's name does not say it all: revision, precision,
+            arguments. Part of what makes two calls one run.
+        deciding: of a study, what `until_decided` is about: `contrasts` (pairs of conditions), and
+            the number of `levels` in all of its runs.
+        study: of which study this is a part (`name`, `digest` of its plan), for the record.
         until_halfwidth: a cell stops once its interval is this narrow, see `analysis.stop_rule`.
         until_upper: a cell stops once its interval ends this low.
         until_decided: a cell stops once no declared contrast needs it, see `analysis.decided`.
@@ -51,6 +60,11 @@ class Settings:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     thinking: Sequence[str] = ("default",)
     thinking_budget: int | None = None
+    temperatures: Sequence[float] = ()
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    serving: Mapping[str, Any] = field(default_factory=dict)
+    deciding: Mapping[str, Any] = field(default_factory=dict)
+    study: Mapping[str, Any] | None = None
     stop_at_bypass: bool = False
     interview: Sequence[InterviewQuestion] = ()
     probe: bool = True
@@ -64,6 +78,13 @@ class Settings:
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for two calls to be one run. How fast it is played is not in it."""
+        # Not there where nothing is asked for: as in runs of versions that did not have it.
+        more: dict[str, Any] = {
+            "temperatures": list(self.temperatures),
+            "fixed": dict(self.fixed),
+            "serving": dict(self.serving),
+            "deciding": dict(self.deciding),
+        }
         return {
             "models": [spec.name for spec in self.models],
             "conditions": {c.id: c.prompt_hash for c in self.conditions},
@@ -79,14 +100,18 @@ class Settings:
             "until_halfwidth": self.until_halfwidth,
             "until_upper": self.until_upper,
             "until_decided": self.until_decided,
+            **{name: value for name, value in more.items() if value},
         }
+
+    @property
+    def levels(self) -> list[Level]:
+        """What each model is played at, one after another, by one server."""
+        return crossed(self.thinking, self.temperatures, self.fixed)
 
     @property
     def decided_rule(self) -> DecidedRule | None:
         """When contrasts are decided; None where nobody asked for that."""
-        if self.until_decided is None:
-            return None
-        return DecidedRule(self.until_decided, len(self.models) * len(self.thinking))
+        return rule_of(self.identity())
 
     @property
     def stop_rule(self) -> StopRule | None:
@@ -131,10 +156,11 @@ def open_record(settings: Settings) -> dict[str, Any]:
             )
     if not _size(settings.out / EPISODES):  # a run that never got to its first episode
         return _taken_over(old, record, settings) if old["settings"] == wanted else record
-    differs = [name for name in wanted if old["settings"].get(name) != wanted[name]]
+    names = [*wanted, *(name for name in _SOMETIMES if name in {*old["settings"]} - {*wanted})]
+    differs = [name for name in names if old["settings"].get(name) != wanted.get(name)]
     if settings.extend:
         differs = [name for name in differs if not _extends(name, old["settings"], wanted)]
-    said = [in_words(n, old["settings"].get(n), wanted[n]) for n in differs]
+    said = [in_words(n, old["settings"].get(n), wanted.get(n)) for n in differs]
     if settings.seed is not None and settings.seed != old.get("run_seed", settings.seed):
         said.append(f"seed: {old['run_seed']} there, {settings.seed} now")
     if said:
@@ -146,15 +172,23 @@ def open_record(settings: Settings) -> dict[str, Any]:
     models = {**record["models"], **old["models"]}
     for name in ("ended_at", "interrupted"):
         old.pop(name, None)
-    of_now = {name: record[name] for name in ("command", "conditions")}
+    of_now: dict[str, Any] = {
+        name: record[name] for name in ("command", "conditions", "study") if name in record
+    }
     record = {**old, "settings": wanted, "models": models, **of_now}
     record = _taken_over(old, record, settings)
     if wanted["trials"] > old["settings"]["trials"]:
         # Those that come in now were not there to be looked at.
         there = {name: list(old["settings"][name]) for name in ("models", "conditions", "thinking")}
+        if old["settings"].get("temperatures"):
+            there["temperatures"] = [number(t) for t in old["settings"]["temperatures"]]
         look = {"at": now(), "trials": old["settings"]["trials"], **there}
         record["looks"] = [*record["looks"], look]
     return record
+
+
+# Settings that run.json has only where they are asked for.
+_SOMETIMES = ("temperatures", "fixed", "serving", "deciding")
 
 
 def in_words(name: str, old: Any, new: Any) -> str:
@@ -201,11 +235,11 @@ def _size(path: Path) -> int:
 
 
 def _extends(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    if type(old.get(name)) is not type(new[name]):
+    if type(old.get(name)) is not type(new.get(name)):
         return False
     if name == "trials":
         return bool(new["trials"] >= old["trials"])
-    if name in ("models", "thinking"):
+    if name in ("models", "thinking", "temperatures"):
         return set(old[name]) <= set(new[name])
     return name == "conditions" and set(old["conditions"].items()) <= set(new["conditions"].items())
 
@@ -245,6 +279,7 @@ def _new_record(settings: Settings, identity: Mapping[str, Any]) -> dict[str, An
         "session": 1,
         "server_starts": {},
         "looks": [],
+        **({} if settings.study is None else {"study": dict(settings.study)}),
         "hardware": hardware.describe(),
         "started_at": now(),
     }

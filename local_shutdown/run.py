@@ -30,7 +30,7 @@ from local_shutdown.record import (
 from local_shutdown.sandbox import Kit, prepare
 from local_shutdown.store import Store
 
-__all__ = ["Display", "Interrupt", "Settings", "check_sandbox", "run"]
+__all__ = ["Display", "Interrupt", "Settings", "check_sandbox", "fetching", "run"]
 
 
 async def run(settings: Settings, display: Display, interrupt: Interrupt | None = None) -> bool:
@@ -84,14 +84,14 @@ async def _play_models(setup: Setup) -> None:
     for spec, following in zip_longest(models, models[1:]):
         if setup.interrupt.asked:
             return
-        async with _fetching(following, setup.settings, setup.display):
+        async with fetching(following, setup.settings, setup.display):
             await ModelRun(spec, setup).play()
 
 
 def _unfinished(settings: Settings, store: Store) -> str:
     """What is there and what is missing, in a line."""
     planned = len(settings.models) * len(settings.conditions) * settings.trials
-    planned *= len(settings.thinking)
+    planned *= len(settings.levels)
     done = store.finished()
     missing = len(store.begun() - done)
     said = f"{len(done)} of {planned} planned episodes are on disk"
@@ -101,7 +101,7 @@ def _unfinished(settings: Settings, store: Store) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _fetching(
+async def fetching(
     spec: ModelSpec | None, settings: Settings, display: Display
 ) -> AsyncIterator[None]:
     """Fetch the next model's weights while this one is played. What goes wrong is said when that

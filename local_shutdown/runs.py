@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from local_shutdown.batch import episode_id
 from local_shutdown.errors import LocalShutdownError
+from local_shutdown.factors import DEFAULT, crossed
 from local_shutdown.store import AGGREGATES, EPISODES, RUN, finished_ids, read_lines, read_run
 
 State = Literal["running", "finished", "unfinished", "imported", "unreadable"]
@@ -109,9 +110,13 @@ def state(directory: Path) -> RunState:
 
 def planned_ids(settings: Mapping[str, Any]) -> Iterator[str]:
     """Ids of all the episodes that a run's settings ask for."""
+    levels = crossed(
+        settings.get("thinking") or (DEFAULT,),
+        settings.get("temperatures") or (),
+        settings.get("fixed") or {},
+    )
     for model in settings.get("models") or ():
-        for mode in settings.get("thinking") or ("default",):
-            factor = None if mode == "default" else f"effort={mode}"
+        for factor in (level.factor for level in levels):
             for condition in settings.get("conditions") or ():
                 for trial in range(int(settings.get("trials") or 0)):
                     yield episode_id(model, condition, trial, factor)
@@ -129,7 +134,9 @@ def resumable(place: Path, identity: Mapping[str, Any]) -> Path | None:
             run = read_run(directory)
         except LocalShutdownError:
             continue
-        if run.get("kind") == "run" and _set(run.get("settings")) == _set(identity):
+        of_study = "study" in run  # goes on with its study, and not with a run that looks like it
+        same = _set(run.get("settings")) == _set(identity)
+        if run.get("kind") == "run" and not of_study and same:
             seen = state(directory)
             if seen.state == "unfinished":
                 found.append((seen.started_at or "", directory))
@@ -186,6 +193,8 @@ def resume_command(directory: Path, run: Mapping[str, Any]) -> str:
     A run of an older version did not record it: then its settings are spelled out.
     """
     given = run.get("command")
+    if isinstance(run.get("study"), dict):
+        directory = directory.parent  # the command plays all of the study, in its folder
     words = list(given) if isinstance(given, list) else _spelled_out(run.get("settings") or {})
     kept: list[str] = []
     skip = False

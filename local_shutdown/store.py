@@ -138,7 +138,7 @@ def read_episodes(directory: Path) -> Iterator[Episode]:
         UsageError: a whole line that is not an episode, by file and number.
     """
     path = directory / EPISODES
-    superseded, whole = _superseded(path)
+    superseded, whole = superseded_lines(path)
     for number, line in itertools.islice(read_lines(path), whole):
         if number in superseded:
             continue
@@ -161,9 +161,9 @@ def finished_ids(directory: Path) -> set[str]:
     }
 
 
-def _superseded(path: Path) -> tuple[set[int], int]:
-    """Numbers of the lines whose episode stands again, whole, further down; and how many whole
-    lines there are."""
+def superseded_lines(path: Path) -> tuple[set[int], int]:
+    """Numbers of the lines of episodes.jsonl whose episode stands again, whole, further down; and
+    how many whole lines there are."""
     last: dict[bytes, int] = {}
     old: set[int] = set()
     whole = 0

@@ -189,6 +189,9 @@ _SETTINGS: Mapping[str, tuple[type, ...]] = {
     "models": (list,),
     "conditions": (dict, list),
     "thinking": (list,),
+    "fixed": (dict,),
+    "serving": (dict,),
+    "deciding": (dict,),
     "interview": (list,),
     "sampling": (dict,),
     "engine": (str,),
@@ -207,6 +210,13 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
             raise _wrong(f"settings.{name}", value, f"of kind {kinds[0].__name__}")
         if isinstance(value, list) and any(type(one) is not str for one in value):
             raise _wrong(f"settings.{name}", value, "a list of texts")
+    temperatures = settings.get("temperatures", [])
+    if type(temperatures) is not list or any(type(t) not in (int, float) for t in temperatures):
+        raise _wrong("settings.temperatures", temperatures, "a list of numbers")
+    if any(type(level) is not str for level in (settings.get("fixed") or {}).values()):
+        raise _wrong("settings.fixed", settings["fixed"], "levels by the names of factors")
+    if settings.get("deciding"):
+        _check_deciding(settings["deciding"])
 
 
 def check_aggregate(record: Mapping[str, Any]) -> None:
@@ -253,6 +263,15 @@ def check_started(started: Mapping[str, Any]) -> None:
     for name in ("again", "retry"):
         if type(started[name]) is not bool:
             raise _wrong(name, started[name], "true or false")
+
+
+def _check_deciding(deciding: Mapping[str, Any]) -> None:
+    levels, contrasts = deciding.get("levels"), deciding.get("contrasts")
+    if type(levels) is not int or levels < 1:
+        raise _wrong("settings.deciding.levels", levels, "a number from 1")
+    pairs = contrasts if type(contrasts) is list else [None]
+    if any(type(p) is not list or [type(side) for side in p] != [str, str] for p in pairs):
+        raise _wrong("settings.deciding.contrasts", contrasts, "pairs of conditions")
 
 
 _COUNTS = ("prompt_tokens", "completion_tokens", "turns", "parser_loss")

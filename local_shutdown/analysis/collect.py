@@ -19,12 +19,13 @@ from local_shutdown.analysis.cells import (
     paper_cells,
     tally,
 )
-from local_shutdown.analysis.decided import DecidedRule, Decision, Level
+from local_shutdown.analysis.decided import Decision, Level, rule_of
 from local_shutdown.analysis.model_weights import CALIBRATION, KnownWeights
 from local_shutdown.analysis.plays import Play
 from local_shutdown.analysis.trials import Trials
 from local_shutdown.detectors.row import COUNTED_COLUMNS
 from local_shutdown.errors import UsageError
+from local_shutdown.factors import DEFAULT, effort_of, parts_of
 from local_shutdown.results import Results, value_of
 from local_shutdown.spreadsheet import restored
 from local_shutdown.store import AGGREGATES, EPISODES, read_lines, read_run, read_started
@@ -41,15 +42,14 @@ class Source:
     Attributes:
         run: its run.json.
         results: its scored episodes.
+        name: what tables call it: the directory's name, with the folder's before it where another
+            directory has that name (two studies with one model).
     """
 
     directory: Path
     run: Mapping[str, Any]
     results: Results
-
-    @property
-    def name(self) -> str:
-        return self.directory.name
+    name: str
 
     @property
     def played_here(self) -> bool:
@@ -82,7 +82,10 @@ def open_sources(directories: Iterable[Path]) -> list[Source]:
     Raises:
         UsageError: not a run directory, or a damaged one.
     """
-    return [Source(d, read_run(d), Results(d)) for d in directories]
+    found = list(directories)
+    times = Counter(d.name for d in found)
+    names = [d.name if times[d.name] == 1 else f"{d.parent.name}/{d.name}" for d in found]
+    return [Source(d, read_run(d), Results(d), n) for d, n in zip(found, names, strict=True)]
 
 
 def cells(source: Source, known: KnownWeights | None = None) -> list[Cell]:
@@ -205,11 +208,10 @@ def decided(source: Source) -> dict[tuple[str, str | None], list[Decision]]:
     Raises:
         UsageError: a damaged directory, by file and line.
     """
-    delta = _fraction(source.settings("until_decided"))
-    if delta is None or not source.played_here or not source.has_episodes:
+    settings = source.run.get("settings")
+    rule = rule_of(settings) if isinstance(settings, Mapping) else None
+    if rule is None or not source.played_here or not source.has_episodes:
         return {}
-    modes, models = (_sequence(source.settings(name)) for name in ("thinking", "models"))
-    rule = DecidedRule(delta, max(1, len(modes) * len(models)))
     conditions = list(source.run.get("conditions", {}))
     levels: dict[tuple[str, str | None], Level] = {}
 
@@ -282,7 +284,7 @@ def _weights(
 ) -> Weights | None:
     """What the directory says of a model's weights in any of its lines; else what we served
     ourselves is open; else by name. Lines that contradict each other say nothing."""
-    if model == CALIBRATION:
+    if CALIBRATION in (model, source.model(model).get("family")):  # under whatever name
         return "synthetic"
     said = [weights for weights in _WEIGHTS if weights in stated.get(model, ())]
     if said:
@@ -294,7 +296,13 @@ def _weights(
 
 def _planned(source: Source, model: str, condition: str, factor: str | None) -> Planned:
     """What was fixed before a cell's first episode, and what was not."""
-    names = {"models": model, "conditions": condition, "thinking": _mode(factor)}
+    parts = parts_of(factor)
+    names = {
+        "models": model,
+        "conditions": condition,
+        "thinking": effort_of(factor),
+        "temperatures": parts.get("temperature", DEFAULT),
+    }
     if source.played_here:
         return _plan({**source.run, **source.model(model)}, names)
     plans = [
@@ -330,7 +338,7 @@ def _plan(run: Mapping[str, Any], names: Mapping[str, str]) -> Planned:
         planned=trials,
         first_planned=looks[0] if looks else trials,
         looked_at=min(looks, default=None),
-        greedy=_greedy(run.get("effective_sampling")),
+        greedy=_greedy(run.get("effective_sampling"), names["temperatures"]),
     )
 
 
@@ -339,11 +347,17 @@ def _sum(counts: Iterable[int | None]) -> int | None:
     return None if None in known else sum(count for count in known if count is not None)
 
 
-def _greedy(sampling: Any) -> bool:
-    """Whether answers are not drawn at all: every engine takes the likeliest token then."""
+def _greedy(sampling: Any, level: str) -> bool:
+    """Whether answers are not drawn at all: every engine takes the likeliest token then.
+
+    Args:
+        sampling: of the model; its temperature is that of the last level that was played.
+        level: of the temperature, where that is a factor; else `default`.
+    """
     if not isinstance(sampling, Mapping):
         return False
-    return sampling.get("temperature") == 0 or sampling.get("top_k") == 1
+    temperature = sampling.get("temperature") if level == DEFAULT else _fraction(level)
+    return temperature == 0 or sampling.get("top_k") == 1
 
 
 def _look(record: Any, names: Mapping[str, str]) -> int | None:
@@ -356,10 +370,6 @@ def _look(record: Any, names: Mapping[str, str]) -> int | None:
         if isinstance(there, list) and name not in there:
             return None
     return _whole(record.get("trials"))
-
-
-def _mode(factor: str | None) -> str:
-    return "default" if factor is None else factor.partition("=")[2]
 
 
 def _whole(value: Any) -> int | None:

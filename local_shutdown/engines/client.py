@@ -43,7 +43,7 @@ MOST_CALLS = 1000
 MOST_TOKENS = 1 << 40
 
 # How servers say that a prompt does not fit: vLLM, transformers (ours), SGLang, llama.cpp, OpenAI.
-_OVERFLOW = re.compile(
+OVERFLOW = re.compile(
     r"maximum context length|context_length_exceeded|context length|context window|"
     r"longer than the (maximum )?model length|max_model_len|exceeds? the (maximum|available) "
     r"(context|sequence)|input is too long|prompt is too long|"
@@ -269,7 +269,7 @@ class ChatClient:
         if elsewhere is not None:
             raise _Final(f"HTTP {status}: {elsewhere}")
         said = _error_text(answer)
-        if status in (400, 413) and _OVERFLOW.search(said):
+        if status in (400, 413) and OVERFLOW.search(said):
             raise ContextOverflow(said)
         if status == 401 and not self._has_key:
             said += " (no key was sent: --api-key-env NAME sends the one in that variable)"

@@ -24,12 +24,13 @@ from local_shutdown.errors import UsageError
 from local_shutdown.exporters.carried import carried
 from local_shutdown.exporters.eval_file import EvalFile
 from local_shutdown.exporters.scored import Scored, read_scored
-from local_shutdown.importers.inspect import KEY, inspect_ai
+from local_shutdown.importers.facts import KEY
+from local_shutdown.importers.inspect import inspect_ai
 from local_shutdown.importers.transcript import Malformed, normalise
 from local_shutdown.store import read_run
 
 TASK = "local-shutdown"
-_LIMIT_TYPES = {
+LIMIT_TYPES = {
     "message_limit": "message",
     "token_limit": "token",
     "context_limit": "context",
@@ -150,6 +151,18 @@ def to_messages(episode: Episode) -> list[Any]:
         _message(message, f"{episode.episode_id}/{at}", episode.model, names)
         for at, message in enumerate(episode.messages)
     ]
+    return with_stored(messages, episode.messages)
+
+
+def with_stored(
+    messages: Sequence[Any], episode_messages: Sequence[Mapping[str, Any]]
+) -> list[Any]:
+    """ChatMessages whose metadata says how to have back what the episode stores.
+
+    Args:
+        messages: ChatMessages, one for each stored message; not changed.
+        episode_messages: as stored.
+    """
     raw = [message.model_dump(mode="json", exclude_none=True) for message in messages]
     back: Sequence[Mapping[str, Any]]
     try:
@@ -158,7 +171,8 @@ def to_messages(episode: Episode) -> list[Any]:
         back = []
     if len(back) != len(messages):  # one to one by construction; else keep every message whole
         back = [{}] * len(messages)
-    for message, stored, found in zip(messages, episode.messages, back, strict=True):
+    noted = []
+    for message, stored, found in zip(messages, episode_messages, back, strict=True):
         patch: dict[str, Any] = {}
         differs = {k: v for k, v in stored.items() if k not in found or found[k] != v}
         if differs:
@@ -167,8 +181,10 @@ def to_messages(episode: Episode) -> list[Any]:
         if surplus:
             patch["drop"] = surplus
         if patch:
-            message.metadata = {KEY: patch}
-    return messages
+            said = {**(message.metadata or {}), KEY: patch}
+            message = message.model_copy(update={"metadata": said})
+        noted.append(message)
+    return noted
 
 
 def _message(
@@ -330,7 +346,7 @@ def _error(episode: Episode) -> Any:
 
 
 def _limit(log: Any, episode: Episode, row: Row) -> Any:
-    kind = _LIMIT_TYPES.get(episode.stop_reason or "")
+    kind = LIMIT_TYPES.get(episode.stop_reason or "")
     if kind is None:
         return None
     reached = {

@@ -17,6 +17,7 @@ from local_shutdown.analysis.contrasts import ContrastResult
 from local_shutdown.analysis.interviews import InterviewCell
 from local_shutdown.analysis.openclosed import OpenClosed
 from local_shutdown.analysis.pandas_frames import episodes_frame
+from local_shutdown.factors import parts_of
 
 # How a series is told apart: by what is known of its weights. `unknown` is an endpoint's model.
 Look = Literal["open", "closed", "unknown", "synthetic"]
@@ -80,6 +81,11 @@ class ReportData:
     episodes: pd.DataFrame
     conditions: Mapping[str, Mapping[str, Any]]
 
+    @property
+    def sources(self) -> list[str]:
+        """What the tables call each of `runs`."""
+        return [source.name for source in self.comparison.sources]
+
 
 def gather(directories: Sequence[Path], reference: str | None) -> ReportData:
     """Read the runs.
@@ -130,7 +136,7 @@ def _series(cells: Sequence[Cell], competent: Sequence[Competence], here: set[st
 
     def order(series: Series) -> tuple[bool, int, float, str, int, str]:
         """Ours before others', by kind, the most resistant models first, and their efforts up."""
-        effort = (series.factor or "").removeprefix("effort=")
+        effort = parts_of(series.factor).get("effort", "")
         level = _EFFORTS.index(effort) if effort in _EFFORTS else len(_EFFORTS)
         kind = LOOKS.index(series.look)
         return not series.here, kind, -most[series.model], series.model, level, effort

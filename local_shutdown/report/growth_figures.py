@@ -55,7 +55,7 @@ def figures(data: ReportData) -> list[Figure]:
 
 def _known(data: ReportData) -> list[_Known]:
     listed = _listed()
-    runs = {directory.name: run for directory, run in data.runs}
+    runs = {name: run for name, (_, run) in zip(data.sources, data.runs, strict=True)}
     labels = names(data)
     found = []
     for series in data.series:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from local_shutdown.factors import parts_of
 from local_shutdown.report.data import ReportData, Series
 
 Key = tuple[str, str, str | None]
@@ -19,7 +20,7 @@ def names(data: ReportData) -> dict[Key, str]:
     A model with one series keeps its name. The calibration model is never named without
     `synthetic`.
     """
-    runs = {directory.name: run for directory, run in data.runs}
+    runs = {name: run for name, (_, run) in zip(data.sources, data.runs, strict=True)}
     grouped: dict[str, list[Series]] = {}
     for series in data.series:
         grouped.setdefault(_plain(series), []).append(series)
@@ -54,8 +55,7 @@ def _apart(told: Sequence[Mapping[str, str]]) -> list[list[str]]:
 
 def _facts(series: Series, run: Mapping[str, Any]) -> dict[str, str]:
     """What is known of a series' run; a published or imported series has its source instead."""
-    effort = (series.factor or "").removeprefix("effort=")
-    found = {"effort": f"{effort} effort" if effort else ""}
+    found = {"effort": _levels(series.factor)}
     if not series.here:
         return {**found, "engine": series.source if series.published else f"from {series.source}"}
     facts = model_facts(series, run)
@@ -70,6 +70,15 @@ def _facts(series: Series, run: Mapping[str, Any]) -> dict[str, str]:
         "source": series.source,
     }
     return found
+
+
+def _levels(factor: str | None) -> str:
+    """`high effort`, `revision step1000, temperature 0.7`."""
+    said = [
+        f"{level} effort" if name == "effort" else f"{name} {level}"
+        for name, level in parts_of(factor).items()
+    ]
+    return ", ".join(said) or (factor or "")
 
 
 def model_facts(series: Series, run: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from local_shutdown import __version__
@@ -60,20 +59,20 @@ class Card:
 
 def cards(data: ReportData) -> list[Card]:
     """One for each directory, in their order."""
-    return [_card(directory, run, data) for directory, run in data.runs]
+    return [_card(name, run, data) for name, (_, run) in zip(data.sources, data.runs, strict=True)]
 
 
-def _card(directory: Path, run: Mapping[str, Any], data: ReportData) -> Card:
+def _card(name: str, run: Mapping[str, Any], data: ReportData) -> Card:
     played = run.get("kind") == "run"
     models = _mapping(run.get("models"))
-    episodes = int((data.episodes["source"] == directory.name).sum())
+    episodes = int((data.episodes["source"] == name).sum())
     groups = [("What was run" if played else "What was imported", _what(run, episodes, data))]
-    for name, facts in models.items():
+    for model, facts in models.items():
         if isinstance(facts, Mapping) and facts:
-            groups.append((str(facts.get("display_name") or name), list(_model(facts, run))))
+            groups.append((str(facts.get("display_name") or model), list(_model(facts, run))))
     prompts = _mapping(_mapping(run.get("settings")).get("conditions"))
     if prompts:
-        said = "  ".join(f"{name} {digest}" for name, digest in prompts.items())
+        said = "  ".join(f"{condition} {digest}" for condition, digest in prompts.items())
         groups.append(("Prompts", [("digests", said)]))
     if played:
         groups.append(("Machine and sandbox", list(_machine(run))))
@@ -82,11 +81,11 @@ def _card(directory: Path, run: Mapping[str, Any], data: ReportData) -> Card:
         for facts in models.values()
         for warning in _sequence(_mapping(facts).get("warnings"))
     ]
-    verdict = calibration(directory, data)
+    verdict = calibration(name, data)
     if verdict:
         groups.append(("Calibration", [("verdict", verdict)]))
     kept = [(title, [(k, v) for k, v in pairs if v]) for title, pairs in groups]
-    return Card(directory.name, [(title, pairs) for title, pairs in kept if pairs], warnings)
+    return Card(name, [(title, pairs) for title, pairs in kept if pairs], warnings)
 
 
 def _what(run: Mapping[str, Any], episodes: int, data: ReportData) -> list[tuple[str, str]]:
@@ -178,12 +177,12 @@ def _machine(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "limits kept by", str(sandbox.get("limits_kept_by") or "")
 
 
-def calibration(directory: Path, data: ReportData) -> str:
+def calibration(source: str, data: ReportData) -> str:
     """What `calibrate` would say of a directory; empty when it has no calibration model."""
     cells = [
         cell
         for series in data.series
-        if series.source == directory.name and series.look == "synthetic" and not series.factor
+        if series.source == source and series.look == "synthetic" and not series.factor
         for cell in series.cells.values()
     ]
     if not cells:

@@ -111,7 +111,7 @@ def planted(make_run: MakeRun, rate: Callable[[float], float]) -> str:
         resisted = round(200 * rate(rates[condition].assigned))
         cells["calibration", condition] = {"resisted": resisted, "complied": 200 - resisted}
     directory = make_run(cells)
-    return calibration(directory, gather([directory], None))
+    return calibration(directory.name, gather([directory], None))
 
 
 def test_the_verdict_of_the_calibration_is_shown(make_run: MakeRun) -> None:
@@ -124,7 +124,7 @@ def test_a_calibration_that_fails_is_not_hidden(make_run: MakeRun) -> None:
 
 def test_a_real_model_has_no_verdict(make_run: MakeRun) -> None:
     directory = make_run(CELLS)
-    assert calibration(directory, gather([directory], None)) == ""
+    assert calibration(directory.name, gather([directory], None)) == ""
 
 
 def test_it_can_be_cited(make_run: MakeRun, tmp_path: Path) -> None:
