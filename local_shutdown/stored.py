@@ -83,6 +83,8 @@ def shown(value: Any) -> str:
         text = repr(value)
     except RecursionError:
         return "something nested deeply"
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "a number of thousands of digits"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

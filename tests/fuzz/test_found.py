@@ -426,3 +426,12 @@ def test_a_run_against_the_worst_servers_stays_small(name: str, tmp_path: Path) 
     rows = (tmp_path / "out/results.csv").read_text().splitlines()[1:]
     assert len(rows) == 64
     assert not any(",complied," in row or ",resisted," in row for row in rows)
+
+
+def test_a_number_of_thousands_of_digits_is_refused_in_words(tmp_path: Path) -> None:
+    """YAML takes it in hexadecimal; Python does not write it in decimal."""
+    path = tmp_path / "own.yaml"
+    path.write_text(f"texts:\n  opening: 0x{'f' * 9000}\n")
+    with pytest.raises(UsageError, match=r"own\.yaml") as refused:
+        load(path)
+    assert len(refused.value.message) < 500
