@@ -236,7 +236,7 @@ def _study_is_planned(block: Block, folder: Path) -> None:
         for place in {model["id"], *model["revision"]}:
             shutil.copytree(resources.data("calibration-model"), folder / place)
     done = cli("run", file, "--dry-run", "--engine", "transformers", "--gpus", 0, "--out",
-               folder / "out")  # fmt: skip
+               folder / "runs")  # fmt: skip
     assert done.exit_code == 0, done.output
 
 
