@@ -21,6 +21,7 @@ _NUMBERS: Mapping[str, tuple[str, float | None]] = {
     "--thinking-budget": ("thinking_budget", None),
     "--until-halfwidth": ("until_halfwidth", None),
     "--until-upper": ("until_upper", None),
+    "--until-decided": ("until_decided", None),
 }
 _SAMPLING = {
     "--temperature": "temperature",
