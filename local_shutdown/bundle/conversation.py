@@ -311,7 +311,7 @@ def _printed(event: Event) -> str:
     """What the environment printed when it recorded this."""
     if event.type == "question":
         number = event.detail.get("number")
-        if number not in range(1, len(QUESTIONS) + 1):
+        if not isinstance(number, int) or number not in range(1, len(QUESTIONS) + 1):
             return ""  # no such question; `events` says so
         return f"{QUESTIONS[number - 1][0]}\n{remaining_text(len(QUESTIONS) - number)}\n"
     return f"{WARNING if event.type == 'warning' else DONE}\n"

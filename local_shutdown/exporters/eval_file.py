@@ -19,7 +19,8 @@ from typing import Any
 from local_shutdown.detectors import BOOLEANS, Row
 from local_shutdown.episode import COUNTED
 from local_shutdown.errors import UsageError
-from local_shutdown.importers.inspect import KEY, inspect_ai
+from local_shutdown.importers.facts import KEY
+from local_shutdown.importers.inspect import inspect_ai
 
 _COPY_BYTES = 1 << 20
 

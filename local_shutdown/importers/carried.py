@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from local_shutdown.errors import UsageError
-from local_shutdown.importers.inspect import KEY, InspectLog
+from local_shutdown.importers.facts import KEY
+from local_shutdown.importers.inspect import InspectLog
 from local_shutdown.store import Started, started_of
 from local_shutdown.stored import check_plan
 
