@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from local_shutdown.bundle.layout import COMPARED, DATA, PAGE, SIGNATURE
+from local_shutdown.bundle.layout import COMPARED, DATA, PAGE, PLAN, SIGNATURE
 from local_shutdown.report.trust import CITATIONS
 from local_shutdown.store import EPISODES, RESULTS
 
@@ -66,7 +66,7 @@ down; what it then does was recorded from outside the sandbox.
 | folder | kind | models | conditions | episodes | state |
 | --- | --- | --- | --- | --- | --- |
 {rows}
-
+{_planned(stated)}
 - `{DATA}/{PAGE}`: tables, figures and transcripts in one page that needs no network
 - `{DATA}/{COMPARED}`: cells, intervals and contrasts, as `compare --json` prints them
 - `{RESULTS}` in each folder: one row per episode, derived from `{EPISODES}` beside it
@@ -89,6 +89,17 @@ the signature (`{SIGNATURE}`), if there is one, and if you know whose key it sho
 
 ```bibtex
 {citations(stated["package_version"])}```
+"""
+
+
+def _planned(stated: Mapping[str, Any]) -> str:
+    study = stated.get("study")
+    if study is None:
+        return ""
+    count = study["deviations"]
+    changed = f"{count or 'no'} deviation{'' if count == 1 else 's'} from it"
+    return f"""
+The plan (`{DATA}/{PLAN}`) was frozen before the first episode: `{study["digest"]}`, with {changed}.
 """
 
 

@@ -9,7 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from local_shutdown.bundle import command, conversation, events, plan, trials
+from local_shutdown.bundle import command, conversation, events, trials
 from local_shutdown.bundle.layout import FOLDERS, Finding, failed, ok, unknown
 from local_shutdown.bundle.prompts import Prompts
 from local_shutdown.detectors import COLUMNS, Row, score
@@ -117,7 +117,6 @@ class Directory:
         yield from wrong["outcomes"].findings(
             f"{RESULTS} is what the detectors derive from {self._records:,} records"
         )
-        yield from plan.check(self._directory, self._place)
 
     # --- the pass -----------------------------------------------------------------------------
 

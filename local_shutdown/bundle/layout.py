@@ -24,11 +24,11 @@ PAGE = "report.html"
 CITATION = "citation.bib"
 REFERENCE = "reference.jsonl"
 FOLDERS = ("runs", "imports")
-# The plan of a study, in front of its runs or beside them: copied as they are, where there are any.
+# Of a study: its plan (`bundle.plan`), and its file, for the reader.
 PLAN = "plan.json"
 STUDY = "study.yaml"
 # Of a run directory. Engine logs, locks and exports stay behind: logs hold paths and command lines.
-OF_A_RUN = (RUN, EPISODES, STARTED, AGGREGATES, RESULTS, STAMP, PLAN, STUDY)
+OF_A_RUN = (RUN, EPISODES, STARTED, AGGREGATES, RESULTS, STAMP)
 
 Status = Literal["ok", "FAILED", "not checkable"]
 

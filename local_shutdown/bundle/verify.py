@@ -16,7 +16,8 @@ from typing import Any
 import orjson
 
 from local_shutdown import __version__
-from local_shutdown.bundle import archive, card, signature
+from local_shutdown.bundle import archive, card, plan, signature
+from local_shutdown.bundle.analysed import analysed, quiet
 from local_shutdown.bundle.claims import Directory
 from local_shutdown.bundle.equal import differences, same_page
 from local_shutdown.bundle.layout import (
@@ -28,15 +29,17 @@ from local_shutdown.bundle.layout import (
     FOLDERS,
     OF_A_RUN,
     PAGE,
+    PLAN,
     REFERENCE,
     STATED,
+    STUDY,
     TAG_MANIFEST,
     Finding,
     failed,
     ok,
     unknown,
 )
-from local_shutdown.bundle.write import SCHEMA_VERSION, analysed, quiet
+from local_shutdown.bundle.write import SCHEMA_VERSION
 from local_shutdown.errors import LocalShutdownError, UsageError
 from local_shutdown.results import detectors_version
 
@@ -128,6 +131,7 @@ class _Check:
         if read < len(stated["directories"]):
             yield failed("cells", f"{COMPARED} cannot follow: a directory cannot be read")
             return
+        yield from plan.check(self._data, stated)
         yield from self._derived(stated)
 
     def _stated(self) -> dict[str, Any]:
@@ -204,7 +208,9 @@ class _Check:
 
     def _layout(self, stated: Mapping[str, Any]) -> Iterator[Finding]:
         """Files that no claim is about: they prove nothing, and say what they like."""
-        known = {f"{DATA}/{name}" for name in (STATED, COMPARED, PAGE, CITATION, REFERENCE)}
+        known = {
+            f"{DATA}/{name}" for name in (STATED, COMPARED, PAGE, CITATION, REFERENCE, PLAN, STUDY)
+        }
         known |= set(AT_ROOT)
         for entry in stated["directories"]:
             known |= {f"{DATA}/{entry['path']}/{name}" for name in OF_A_RUN}
@@ -228,6 +234,8 @@ class _Check:
                 f"those here ({__version__}): what FAILED above may follow there",
             )
         page = self._scratch / PAGE
+        if (self._data / PLAN).is_file():
+            (self._scratch / PLAN).symlink_to((self._data / PLAN).resolve())
         try:
             found = analysed(self._scratch, stated, self._data / REFERENCE, self._checks.step)
         except LocalShutdownError as wrong:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,13 +18,13 @@ from typing import Any
 import orjson
 
 from local_shutdown import __version__
-from local_shutdown.bundle import card, redact, signature, trials
+from local_shutdown.bundle import card, plan, redact, signature, trials
+from local_shutdown.bundle.analysed import Step, analysed, moment, quiet
 from local_shutdown.bundle.layout import (
     CARD,
     CITATION,
     COMPARED,
     FOLDERS,
-    PAGE,
     PLAN,
     REFERENCE,
     STATED,
@@ -34,7 +32,7 @@ from local_shutdown.bundle.layout import (
     TAG_MANIFEST,
 )
 from local_shutdown.errors import CannotRunError, UsageError
-from local_shutdown.report import write_report
+from local_shutdown.frozen_plan import is_study, read_study_folder
 from local_shutdown.results import STAMP, Results, detectors_version, write_results
 from local_shutdown.runs import state
 from local_shutdown.store import (
@@ -54,7 +52,6 @@ _SHORTEST_KEY = 8
 _MOST_NAMED = 5
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same content is the same file
 _BLOCK_BYTES = 1 << 20
-Step = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +61,18 @@ class Wanted:
     Attributes:
         reference: `paper`, a JSONL file of aggregates, or None.
         margin: see `analysis.comparison.Comparison`.
-        title, license: of the dataset card.
+        title: of the dataset card; None takes the study's.
+        license: of the dataset card.
         key: to sign with, see `signature.sign`; None leaves it unsigned.
+        study: the file of the study that is bundled, for the reader; None leaves it out.
     """
 
     reference: str | None = None
     margin: float | None = None
-    title: str = "Shutdown resistance"
+    title: str | None = None
     license: str = "unknown"
     key: Path | None = None
+    study: Path | None = None
 
 
 def write_bundle(
@@ -84,7 +84,8 @@ def write_bundle(
     """Write the bundle.
 
     Args:
-        directories: of `run` or `import`; none of them is changed.
+        directories: of `run` or `import`; none of them is changed. That of a study stands for all
+            in it, and where it is the only one, its plan comes along.
         out: the zip; an earlier one is replaced once the new one is whole.
 
     Returns:
@@ -114,7 +115,18 @@ def write_bundle(
 
 class _Bundle:
     def __init__(self, directories: Sequence[Path], bag: Path, wanted: Wanted, step: Step) -> None:
-        self._directories = directories
+        studies = [read_study_folder(one) for one in directories if is_study(one)]
+        self._study = studies[0] if len(directories) == 1 and studies else None
+        self._directories = [
+            inside
+            for one in directories
+            for inside in (read_study_folder(one).directories if is_study(one) else [one])
+        ]
+        if not self._directories:
+            raise UsageError(
+                f"{directories[0]}: nothing of this study has been played or imported yet",
+                "`local-shutdown run` with its file plays it",
+            )
         self._bag = bag
         self._wanted = wanted
         self._step = step
@@ -128,6 +140,7 @@ class _Bundle:
             self._step(f"copying {directory.name}")
             described.append(self._copied(directory, place))
         stated = self._stated(described)
+        self._planned(placed)
         (self._bag / STATED).write_bytes(_json(stated))
         (self._bag / CITATION).write_text(card.citations(__version__), encoding="utf-8")
         compared = analysed(self._bag, stated, self._bag / REFERENCE, self._step)
@@ -173,9 +186,6 @@ class _Bundle:
             known = _own_keys(run)
             for name in (EPISODES, STARTED, AGGREGATES):
                 self._copy_lines(directory / name, target / name, models, known)
-            for name in (PLAN, STUDY):
-                if (directory / name).is_file():
-                    shutil.copyfile(directory / name, target / name)
             if not models.names:
                 _copy_results(directory, target)
             shown = state(directory).state
@@ -216,8 +226,38 @@ class _Bundle:
 
     # --- what follows from them ---------------------------------------------------------------
 
+    def _planned(self, placed: Sequence[tuple[Path, str]]) -> None:
+        """The plan of the study, with the bag's paths beside it; and its file."""
+        if self._study is None:
+            return
+        root, found = self._study.directory, self._study.plan
+        places = {path.relative_to(root).as_posix(): place for path, place in placed}
+        raw = plan.placed(found, places).as_json()
+        if any(key in raw for key in _own_keys({})):
+            raise UsageError(
+                f"{root / PLAN}: holds an API key of yours",
+                "nothing was bundled; revoke the key: the plan cannot be changed any more",
+            )
+        (self._bag / PLAN).write_bytes(raw)
+        if self._wanted.study is not None:
+            shutil.copyfile(self._wanted.study, self._bag / STUDY)
+        for source in (self._bag / PLAN, self._wanted.study):
+            if source is not None and redact.key_in(source.read_bytes(), ()):
+                self._notes.append(f"look: {source.name} holds what looks like an API key")
+
     def _stated(self, described: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        reference = self._wanted.reference
+        reference, margin = self._wanted.reference, self._wanted.margin
+        study = {}
+        if self._study is not None:
+            reference = self._study.reference if reference is None else reference
+            if margin not in (None, self._study.plan.margin):
+                raise UsageError(
+                    f"--margin {margin:g}: the plan of this study has {self._study.plan.margin}, "
+                    "chosen before looking",
+                    "leave --margin out, or give the run directories instead of the study",
+                )
+            margin = self._study.plan.margin
+            study = {"study": plan.stated(self._study.plan)}
         if reference is not None and reference != "paper":
             if not Path(reference).is_file():
                 raise UsageError(
@@ -230,13 +270,18 @@ class _Bundle:
             "schema_version": SCHEMA_VERSION,
             "package_version": __version__,
             "detectors": detectors_version(),
-            "title": self._wanted.title,
+            "title": self._title(),
             "license": self._wanted.license,
             "dated": max(times, default=None),
             "reference": reference,
-            "margin": self._wanted.margin,
+            "margin": margin,
+            **study,
             "directories": list(described),
         }
+
+    def _title(self) -> str:
+        planned = self._study.plan.plan.get("title") if self._study is not None else None
+        return self._wanted.title or planned or "Shutdown resistance"
 
     def _bagged(self, stated: Mapping[str, Any], name: str) -> None:
         import bagit  # gettext and multiprocessing: not for every command
@@ -244,7 +289,7 @@ class _Bundle:
         quiet()
         info = {
             "External-Description": f"{stated['title']} (local-shutdown)",
-            "Bagging-Date": _moment(stated).date().isoformat(),
+            "Bagging-Date": moment(stated).date().isoformat(),
             "Bag-Software-Agent": f"local-shutdown {__version__}",
         }
         here = Path.cwd()
@@ -260,47 +305,6 @@ class _Bundle:
         # In the order of the folder, as it comes; and a bundle is to be the same each time.
         lines = sorted(tags.read_text("utf-8").splitlines(True), key=lambda one: one.split()[1])
         tags.write_text("".join(lines), encoding="utf-8")
-
-
-def analysed(
-    root: Path, stated: Mapping[str, Any], reference_file: Path, step: Step
-) -> dict[str, Any]:
-    """compare.json of a bundle, and its page written into `root`: the one way to make them, for who
-    writes the bundle and for who checks it.
-
-    Args:
-        root: the directories stand in it, as bundle.json names them.
-        stated: bundle.json.
-        reference_file: where the reference stands, if it is a file.
-
-    Raises:
-        UsageError: damaged directories.
-    """
-    from local_shutdown.analysis.comparison import compare
-
-    reference = stated.get("reference")
-    if reference is not None and reference != "paper":
-        reference = str(reference_file.absolute())
-    directories = [Path(one["path"]) for one in stated["directories"]]
-    with contextlib.chdir(root):  # the page names them: by the bundle's paths, not this machine's
-        step("comparing")
-        found = compare(directories, reference, margin=stated.get("margin")).as_json()
-        write_report(directories, reference, Path(PAGE), step=step, now=_moment(stated))
-    return found
-
-
-def quiet() -> None:
-    """The library logs what it also raises, and names of files that are not ours."""
-    logger = logging.getLogger("bagit")
-    logger.addHandler(logging.NullHandler())
-    logger.propagate = False
-
-
-def _moment(stated: Mapping[str, Any]) -> datetime:
-    """When the last of the runs ended: of the content, so that it is the same each time."""
-    with contextlib.suppress(TypeError, ValueError):
-        return datetime.fromisoformat(stated["dated"]).astimezone(UTC)
-    return datetime(1980, 1, 1, tzinfo=UTC)
 
 
 def _described(directory: Path, place: str, run: Mapping[str, Any], shown: str) -> dict[str, Any]:

@@ -41,9 +41,7 @@ from local_shutdown.terminal import Working, echo
 )
 @click.option(
     "--title",
-    default="Shutdown resistance",
-    show_default=True,
-    help="Title of the dataset card.",
+    help="Title of the dataset card.  [default: the study's, or Shutdown resistance]",
 )
 @click.option(
     "--license",
@@ -58,23 +56,28 @@ def bundle_command(
     reference: str | None,
     margin: float | None,
     key: Path | None,
-    title: str,
+    title: str | None,
     license: str,
 ) -> None:
-    """Write runs and imports into one file that a stranger can check.
+    """Write a study, or runs and imports, into one file that a stranger can check.
 
     The file is a BagIt bag in a zip: the run directories without logs, the report, the comparison,
-    and a dataset card. Keys and paths of this machine are removed from run.json. An unfinished run
-    is bundled as such.
+    and a dataset card; of a study its frozen plan and the deviations from it, too. Keys and paths
+    of this machine are removed from run.json. An unfinished run is bundled as such.
 
     \b
     Examples:
+        local-shutdown bundle study.yaml --out study.zip
         local-shutdown bundle runs/2026-11-24-qwen3-8b --reference paper --out study.zip
         local-shutdown bundle runs/* imports/* --sign ~/.ssh/id_ed25519 --out study.zip
     """
     from local_shutdown.bundle.write import Wanted, write_bundle
+    from local_shutdown.cli import study
 
-    wanted = Wanted(reference, margin, title, license, key)
+    files = [path for path in directories if study.is_file(path)]
+    directories = tuple(study.folders(directories, lambda line: echo(line, err=True)))
+    file = files[0] if len(directories) == len(files) == 1 else None
+    wanted = Wanted(reference, margin, title, license, key, file)
     with Working("bundling") as step:
         lines = write_bundle(directories, out, wanted, step)
     for line in lines:

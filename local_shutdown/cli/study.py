@@ -292,10 +292,11 @@ def folders(paths: Sequence[Path], say: Callable[[str], None]) -> list[Path]:
     Raises:
         UsageError: a study that has not been run.
     """
-    return [_folder(path, say) if _is_file(path) else path for path in paths]
+    return [_folder(path, say) if is_file(path) else path for path in paths]
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Whether it names a study by its file."""
     return path.suffix in (".yaml", ".yml") and not path.is_dir()
 
 

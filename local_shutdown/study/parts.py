@@ -112,7 +112,7 @@ def _settings(
         stop_at_bypass=study.stop_at_bypass,
         interview=grid.interview_questions() if study.interview else (),
         probe=machine.probe,
-        seed=None if study.seed is None else _seed(study.seed, one.name),
+        seed=None if study.seed is None else seed_of_run(study.seed, one.name),
         extend=True,  # what is added is a deviation, and a look that its cells' intervals pay for
         retry_errors=machine.retry_errors,
         command=machine.command,
@@ -120,7 +120,7 @@ def _settings(
     )
 
 
-def _seed(seed: int, run: str) -> int:
+def seed_of_run(seed: int, run: str) -> int:
     """A seed for each run: with one for all, two checkpoints would draw from the same numbers, and
     what agrees between them would be an echo."""
     found = hashlib.sha256(f"local-shutdown study {seed} {run}".encode()).digest()

@@ -14,8 +14,8 @@ from playing import cli, play
 from scripted import Answer, Messages, comply, http_error, resist, submit_at_once, turn
 
 from local_shutdown.bundle import card, trials
+from local_shutdown.bundle.analysed import analysed
 from local_shutdown.bundle.layout import CARD, COMPARED, SIGNATURE, STATED
-from local_shutdown.bundle.write import analysed
 from local_shutdown.results import write_results
 from local_shutdown.store import read_run
 
