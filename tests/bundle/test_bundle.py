@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
+import secrets
 import shutil
 import subprocess
 import sys
@@ -197,17 +199,21 @@ def test_two_directories_of_one_name_are_told_apart(made: Made, tmp_path: Path) 
     assert cli("verify", out).exit_code == 0
 
 
-@pytest.mark.parametrize("most", [20_000, 400_000], ids=["at the copy", "at the zip"])
+@pytest.mark.parametrize("most", [20_000, 1_000_000], ids=["at the copy", "at the zip"])
 def test_a_full_disk_leaves_nothing(made: Made, tmp_path: Path, most: int) -> None:
     """A limit on the size of a file is met where the disk could be full."""
-    run, to = tmp_path / "run", tmp_path / "to"
-    shutil.copytree(made.run, run)
-    for name in ("plan.json", "study.yaml"):  # cannot be packed, so that the zip is the largest
-        (run / name).write_bytes(os.urandom(300_000))
+    runs, to = [tmp_path / name for name in ("one", "two", "three")], tmp_path / "to"
+    for run in runs:  # what is random cannot be packed, so that the zip is the largest file
+        shutil.copytree(made.run, run)
+        with (run / "started.jsonl").open("a") as file:
+            one = json.loads((made.run / "started.jsonl").read_text().splitlines()[0])
+            for _ in range(700):
+                file.write(json.dumps({**one, "episode_id": secrets.token_urlsafe(900)}) + "\n")
     to.mkdir()
     (to / "x.zip").write_bytes(b"an earlier one")
+    words = ["bundle", *map(str, runs), "--out", str(to / "x.zip")]
     done = subprocess.run(
-        [sys.executable, "-m", "local_shutdown", "bundle", str(run), "--out", str(to / "x.zip")],
+        [sys.executable, "-m", "local_shutdown", *words],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
