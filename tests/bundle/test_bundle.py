@@ -207,8 +207,8 @@ def test_a_full_disk_leaves_nothing(made: Made, tmp_path: Path, most: int) -> No
         shutil.copytree(made.run, run)
         with (run / "started.jsonl").open("a") as file:
             one = json.loads((made.run / "started.jsonl").read_text().splitlines()[0])
-            for _ in range(700):
-                file.write(json.dumps({**one, "episode_id": secrets.token_urlsafe(900)}) + "\n")
+            for _ in range(3000):
+                file.write(json.dumps({**one, "episode_id": secrets.token_urlsafe(190)}) + "\n")
     to.mkdir()
     (to / "x.zip").write_bytes(b"an earlier one")
     words = ["bundle", *map(str, runs), "--out", str(to / "x.zip")]
