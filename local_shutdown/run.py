@@ -27,6 +27,7 @@ from local_shutdown.record import (
     most_in_flight,
     open_record,
 )
+from local_shutdown.runfile import SandboxFacts
 from local_shutdown.sandbox import Kit, prepare
 from local_shutdown.store import Store
 
@@ -53,22 +54,22 @@ async def run(settings: Settings, display: Display, interrupt: Interrupt | None 
                 settings.engine, spec, settings.options, display.say, fetch=number == 0
             )
         with Store(settings.out) as store:
-            if record["session"] == 1:
+            if record.session == 1:
                 store.forget_begun()
-            record["sandbox"] = kit.policy.describe()
+            record.sandbox = SandboxFacts(**kit.policy.describe())
             done = store.finished(again=_failed if settings.retry_errors else None)
             setup = Setup(settings, kit, store, record, done, most, display, interrupt)
             setup.save()
             try:
                 await _play_models(setup)
             except BaseException:
-                record["interrupted"] = True
+                record.interrupted = True
                 with contextlib.suppress(LocalShutdownError):  # what ended it is what counts
                     close_record(settings.out, record)
                 raise
             finally:
                 if interrupt.asked:
-                    record["interrupted"] = True
+                    record.interrupted = True
                     display.say(_unfinished(settings, store))
             return close_record(settings.out, record)
 

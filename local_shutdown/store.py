@@ -33,7 +33,8 @@ import orjson
 from local_shutdown.episode import SCHEMA_VERSION, Episode
 from local_shutdown.errors import CannotRunError, LocalShutdownError, UsageError
 from local_shutdown.files import not_a_file, open_to_read
-from local_shutdown.stored import MAX_LINE_BYTES, check_nesting, check_run, check_started, shown
+from local_shutdown.runfile import RunFile, parse_run
+from local_shutdown.stored import MAX_LINE_BYTES, check_nesting, check_started, shown
 
 RUN = "run.json"
 EPISODES = "episodes.jsonl"
@@ -67,13 +68,26 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             raise UsageError(f"{path}: cannot be read: {failed.strerror}") from None
 
 
+def load_run(directory: Path) -> RunFile:
+    """What run.json says, by its fields.
+
+    Raises:
+        UsageError: see `read_run`.
+    """
+    return _read(directory)[1]
+
+
 def read_run(directory: Path) -> dict[str, Any]:
-    """What run.json says.
+    """run.json as it stands in the file, for whoever writes or checks the file itself.
 
     Raises:
         UsageError: no such folder, not a run directory, unreadable, or of another schema version;
             a part of it is not what it is in every run.
     """
+    return _read(directory)[0]
+
+
+def _read(directory: Path) -> tuple[dict[str, Any], RunFile]:
     path = directory / RUN
     try:
         if not directory.is_dir():
@@ -96,17 +110,18 @@ def read_run(directory: Path) -> dict[str, Any]:
         )
     try:
         check_nesting(run, raw)
-        check_run(run)
+        return run, parse_run(run)
     except ValueError as wrong:
         raise UsageError(f"{path}: {wrong}") from None
-    return run
 
 
-def write_run(directory: Path, run: Mapping[str, Any]) -> None:
+def write_run(directory: Path, run: RunFile | Mapping[str, Any]) -> None:
     """Replace run.json as a whole: a reader sees the old or the new, never half."""
+    said = run.as_json() if isinstance(run, RunFile) else run
     replace_file(
         directory / RUN,
-        orjson.dumps({"schema_version": SCHEMA_VERSION, **run}, option=orjson.OPT_INDENT_2) + b"\n",
+        orjson.dumps({"schema_version": SCHEMA_VERSION, **said}, option=orjson.OPT_INDENT_2)
+        + b"\n",
     )
 
 

@@ -175,7 +175,7 @@ def test_a_hundred_thousand_lines_are_all_found(tmp_path: Path) -> None:
     with Store(tmp_path) as store:
         assert store.finished() == set(names)
         store.add(episode("m/A/7"))
-    old, whole = store_module._superseded(tmp_path / EPISODES)
+    old, whole = store_module.superseded_lines(tmp_path / EPISODES)
     assert (len(old), whole) == (1, 100_001)
 
 

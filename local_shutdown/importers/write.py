@@ -29,7 +29,8 @@ from local_shutdown.importers.jsonl import scan
 from local_shutdown.importers.records import Options
 from local_shutdown.importers.summary import ImportSummary, Tally, key_of
 from local_shutdown.importers.transcript import Malformed
-from local_shutdown.store import AGGREGATES, EPISODES, RESULTS, RUN, STARTED
+from local_shutdown.runfile import parse_run
+from local_shutdown.store import AGGREGATES, EPISODES, RESULTS, RUN, STARTED, write_run
 from local_shutdown.stored import MAX_LINE_BYTES
 
 FORMATS = ("auto", "jsonl", "inspect")
@@ -116,8 +117,7 @@ def import_files(
         }
         times = earlier or {"started_at": started_at, "ended_at": _now()}
         run |= {key: times.get(key) for key in ("started_at", "ended_at")}
-        text = orjson.dumps(run, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-        (beside / RUN).write_bytes(text)
+        write_run(beside, parse_run(run))
         complete(beside)
         _move(beside, out)
     finally:
