@@ -253,13 +253,11 @@ class ModelRun:
         start = seat.server.start if seat.server is not None else None
         server = start.name if start is not None else f"{session}.endpoint"
         episode = await run_episode(
-            task,
+            replace(task, stop_at_bypass=settings.stop_at_bypass, interview=settings.interview),
             seat.client,
             request,
             self._setup.kit,
             replace(settings.limits, context=engine.max_model_len),
-            stop_at_bypass=settings.stop_at_bypass,
-            interview=settings.interview,
             headers=seat.headers,
         )
         return replace(episode, extra={**episode.extra, "session": session, "server": server})

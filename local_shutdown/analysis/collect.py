@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, namedtuple
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,11 +17,11 @@ from local_shutdown.analysis.cells import (
     Weights,
     aggregate_cell,
     paper_cells,
-    tally,
 )
 from local_shutdown.analysis.decided import Decision, Level, rule_of
 from local_shutdown.analysis.model_weights import CALIBRATION, KnownWeights
 from local_shutdown.analysis.plays import Play
+from local_shutdown.analysis.tally import tally
 from local_shutdown.analysis.trials import Trials
 from local_shutdown.detectors.row import COUNTED_COLUMNS
 from local_shutdown.errors import UsageError
@@ -98,15 +98,17 @@ def cells(source: Source, known: KnownWeights | None = None) -> list[Cell]:
     aggregates = list(_aggregates(source, stated))
     run = source.run
     found = [
-        tally(
-            source.shown_name(model),
-            condition,
-            source.name,
-            group.facts(),
+        replace(
+            tally(
+                source.shown_name(model),
+                condition,
+                source.name,
+                group.facts(),
+                factor=factor,
+                planned=_planned(source, model, condition, factor),
+                trials=group.trials,
+            ),
             weights=_weights(source, model, stated, known),
-            factor=factor,
-            planned=_planned(source, model, condition, factor),
-            trials=group.trials,
         )
         for (model, condition, factor), group in groups.items()
     ]

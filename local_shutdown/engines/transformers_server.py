@@ -36,6 +36,7 @@ from local_shutdown.engines.transformers_model import (
     Loaded,
     Refused,
     Sampling,
+    Wanted,
     load,
 )
 
@@ -313,7 +314,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
     key = os.environ.get(options.api_key_env, "") if options.api_key_env else ""
-    loaded = load(
+    wanted = Wanted(
         options.model,
         max_model_len=options.max_model_len,
         device=options.device,
@@ -326,6 +327,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         kv_cache_tokens=options.kv_cache_tokens,
         trust_remote_code=options.trust_remote_code,
     )
+    loaded = load(wanted)
     thinks = loaded.template is not None and "thinking" in loaded.template["fields"]
     if options.reasoning_parser and not thinks:
         log.warning("no template here parts the reasoning of this model from its answer")
