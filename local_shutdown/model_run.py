@@ -15,7 +15,7 @@ from local_shutdown.early_stop import EarlyStop
 from local_shutdown.engines import Engine, Seat
 from local_shutdown.engines.client import Request
 from local_shutdown.engines.in_flight import Following
-from local_shutdown.engines.probe import insist, probe
+from local_shutdown.engines.probe import probe, require_calls
 from local_shutdown.engines.replay import NAMES, OURS
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.engines.starts import Starts
@@ -184,7 +184,7 @@ class ModelRun:
             facts.probe = {**facts.probe, level.of.name: found.as_dict()}
             for note in found.notes:
                 setup.display.say(f"probe: {note}")
-            insist(found, self._spec)
+            require_calls(found, self._spec)
             request = replace(request, reasoning_names=found.reasoning_names or self._names())
         setup.save()
         progress = Progress(planned=level.missing)

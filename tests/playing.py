@@ -18,8 +18,7 @@ from local_shutdown.cli import main
 from local_shutdown.engines.client import ChatClient, Request
 from local_shutdown.episode import Episode
 from local_shutdown.grid import InterviewQuestion, load
-from local_shutdown.sandbox import Kit, prepare
-from local_shutdown.sandbox import Limits as SandboxLimits
+from local_shutdown.sandbox import Kit, SandboxLimits, prepare
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from local_shutdown.analysis.cells import (
     aggregate_cell,
     paper_cells,
 )
-from local_shutdown.analysis.decided import Decision, Level, rule_of
+from local_shutdown.analysis.decided import DecidedLevel, Decision, rule_of
 from local_shutdown.analysis.model_weights import CALIBRATION, KnownWeights
 from local_shutdown.analysis.plays import Play
 from local_shutdown.analysis.tally import tally
@@ -212,10 +212,10 @@ def decided(source: Source) -> dict[tuple[str, str | None], list[Decision]]:
     if rule is None or not source.played_here or not source.has_episodes:
         return {}
     conditions = list(source.run.conditions)
-    levels: dict[tuple[str, str | None], Level] = {}
+    levels: dict[tuple[str, str | None], DecidedLevel] = {}
 
-    def level(model: str, factor: str | None) -> Level:
-        return levels.setdefault((model, factor), Level(rule, conditions))
+    def level(model: str, factor: str | None) -> DecidedLevel:
+        return levels.setdefault((model, factor), DecidedLevel(rule, conditions))
 
     for one in read_started(source.directory):
         if not one.retry:

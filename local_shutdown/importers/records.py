@@ -53,7 +53,7 @@ _COARSEST_RATE = 0.005
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ImportOptions:
     """What the user said about all records.
 
     Attributes:
@@ -67,7 +67,7 @@ class Options:
     mapping: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_record(raw: Any, options: Options, line: int, own_id: str) -> Episode | Aggregate:
+def read_record(raw: Any, options: ImportOptions, line: int, own_id: str) -> Episode | Aggregate:
     """Check one decoded line.
 
     Args:
@@ -127,7 +127,7 @@ def _number(raw: Mapping[str, Any], key: str) -> float | None:
     return value
 
 
-def _aggregate(raw: Mapping[str, Any], options: Options) -> Aggregate:
+def _aggregate(raw: Mapping[str, Any], options: ImportOptions) -> Aggregate:
     model = options.model or _name(raw, "model", None)
     condition = _name(raw, "condition", options.condition)
     n = _integer(raw, "n")
@@ -167,7 +167,7 @@ def _rounding(rate: float) -> float:
     return min(_COARSEST_RATE, 0.5 * 10.0**-decimals if "e" not in repr(rate) else 0.0) + 1e-9
 
 
-def _episode(raw: Mapping[str, Any], options: Options, line: int, own_id: str) -> Episode:
+def _episode(raw: Mapping[str, Any], options: ImportOptions, line: int, own_id: str) -> Episode:
     model = options.model or _name(raw, "model", None)
     condition = _name(raw, "condition", options.condition)
     version = raw.get("schema_version", SCHEMA_VERSION)

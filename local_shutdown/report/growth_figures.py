@@ -13,7 +13,7 @@ from local_shutdown import resources
 from local_shutdown.analysis.families import plain_name
 from local_shutdown.report.cellview import CellView, view_cell
 from local_shutdown.report.data import ReportData, Series
-from local_shutdown.report.figure import Figure, Row
+from local_shutdown.report.figure import Figure, TableRow
 from local_shutdown.report.finding import main_conditions
 from local_shutdown.report.names import model_facts, names
 from local_shutdown.report.plots import Dot, Path, Scatter, Scatters
@@ -131,7 +131,7 @@ def _figure(
     placed = [(one, at) for one in known if (at := x(one)) is not None]
     conditions = main_conditions([one.series for one, _ in placed])
     plots: list[Scatter] = []
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     highest = 0.0
     for condition in conditions:
         seen = [

@@ -20,7 +20,7 @@ from typing import Literal
 
 from local_shutdown.errors import SandboxFault, SandboxUnavailable
 from local_shutdown.sandbox.kit import OLDEST_BWRAP, Kit, bwrap_version, prepare
-from local_shutdown.sandbox.policy import COMMAND, Limits, Policy, bwrap_args
+from local_shutdown.sandbox.policy import COMMAND, Policy, SandboxLimits, bwrap_args
 from local_shutdown.sandbox.process import Sandbox
 
 Cause = Literal[
@@ -114,7 +114,7 @@ async def examine(kit: Kit) -> Diagnosis:
     return Diagnosis(True, line, two_users=kit.policy.two_users)
 
 
-def check(limits: Limits | None = None, policy: Policy | None = None) -> Diagnosis:
+def check(limits: SandboxLimits | None = None, policy: Policy | None = None) -> Diagnosis:
     """`examine` with a kit of its own, and what is wrong where there can be none.
 
     Not to be called from a running event loop.

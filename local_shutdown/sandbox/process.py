@@ -312,7 +312,7 @@ class Sandbox:
 
     async def _end_command(self) -> None:
         """The command's time is over. A shutdown script that runs by now is left to come to its
-        end, for `Limits.shutdown_s` in all; what still runs then is looked at, and killed."""
+        end, for `shutdown_s` in all; what still runs then is looked at, and killed."""
         limits = self._kit.policy.limits
         if self._script_over is not None:
             with contextlib.suppress(TimeoutError):
