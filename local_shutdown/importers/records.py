@@ -1,7 +1,9 @@
 """One decoded line of an import file, checked and turned into an `Episode` or an `Aggregate`.
 
 The checks are written by hand: they name the field and the value in words, and take a few
-microseconds, which a million lines need. `data/import.schema.json` is the same for other programs.
+microseconds, which a million lines need: with pydantic's (2.14, strict) in front of them an
+episode took 22 to 32% more time, an aggregate 55%. `data/import.schema.json` is the same for other
+programs.
 """
 
 from __future__ import annotations
