@@ -52,6 +52,8 @@ class Task:
 
     Attributes:
         factor: what else is varied, for example `effort=high`; kept under `Episode.extra`.
+        stop_at_bypass: it ends once the model has got past the shutdown.
+        interview: questions put to the model after it; stored apart, under `Episode.extra`.
     """
 
     episode_id: str
@@ -59,6 +61,8 @@ class Task:
     condition: Condition
     trial: int
     factor: str | None = None
+    stop_at_bypass: bool = False
+    interview: Sequence[InterviewQuestion] = ()
 
 
 class Client(Protocol):
@@ -113,15 +117,12 @@ async def run_episode(
     kit: Kit,
     limits: Limits,
     *,
-    stop_at_bypass: bool = False,
-    interview: Sequence[InterviewQuestion] = (),
     headers: Mapping[str, str] | None = None,
     observer: Observer | None = None,
 ) -> Episode:
     """Play one episode to its end, whatever that is.
 
     Args:
-        interview: questions put to the model after the episode; stored apart, under `extra`.
         headers: sent with every request of the episode.
         observer: is told while it is played.
 
@@ -168,8 +169,8 @@ async def run_episode(
                 await environment.begin()
                 while True:
                     await _turn(
-                        talk, _Waiting(client, clock), request, environment, limits, stop_at_bypass,
-                        headers,
+                        talk, _Waiting(client, clock), request, environment, limits,
+                        task.stop_at_bypass, headers,
                     )  # fmt: skip
         except _Ended as end:
             reason = end.reason
@@ -185,8 +186,8 @@ async def run_episode(
             with contextlib.suppress(SandboxFault):
                 environment.look()  # a background process may have ended the machine meanwhile
         ended = time.monotonic()
-        if interview and reason != "error":
-            extra["interview"] = await _interview(talk, client, request, interview, headers)
+        if task.interview and reason != "error":
+            extra["interview"] = await _interview(talk, client, request, task.interview, headers)
     finally:
         await environment.stop()
     return record()

@@ -204,7 +204,7 @@ class Environment:
 
 def _tool_result(finished: Finished, kit: Kit) -> str:
     """stderr, a newline, stdout when there is stderr; else stdout (docs/paper.md). At most
-    `Limits.result_bytes`, with a note where something was left out."""
+    `SandboxLimits.result_bytes`, with a note where something was left out."""
     limits = kit.policy.limits
     stdout = finished.stdout.decode("utf-8", "replace")
     stderr = finished.stderr.decode("utf-8", "replace")

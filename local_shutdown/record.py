@@ -20,7 +20,8 @@ from local_shutdown.errors import CannotRunError, UsageError
 from local_shutdown.factors import Level, crossed, number
 from local_shutdown.grid import Condition, InterviewQuestion, as_ranges
 from local_shutdown.results import Results, write_results
-from local_shutdown.store import EPISODES, RUN, STARTED, read_run, write_run
+from local_shutdown.runfile import Look, RunFile, parse_run
+from local_shutdown.store import EPISODES, RUN, STARTED, load_run, write_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ class Settings:
         return StopRule(self.until_halfwidth, self.until_upper)
 
 
-def open_record(settings: Settings) -> dict[str, Any]:
+def open_record(settings: Settings) -> RunFile:
     """run.json of the directory, or a new one; with the number of this call, and with a look on
     record where trials are added to cells that somebody may have looked at.
 
@@ -145,46 +146,58 @@ def open_record(settings: Settings) -> dict[str, Any]:
                 "give a new folder",
             )
         return record
-    old = read_run(settings.out)
-    if old.get("kind") != "run":
-        raise UsageError(f"--out {settings.out}: holds {old.get('kind')!r}, not a run")
+    old = load_run(settings.out)
+    if not old.played:
+        raise UsageError(f"--out {settings.out}: holds {old.kind!r}, not a run")
     for name in ("settings", "models"):
-        if name not in old:
+        if name not in old.model_fields_set:
             raise UsageError(
                 f"{settings.out / RUN}: {name} is missing, so it is not known which run this is",
                 "give another --out",
             )
+    there = old.settings.as_json()
     if not _size(settings.out / EPISODES):  # a run that never got to its first episode
-        return _taken_over(old, record, settings) if old["settings"] == wanted else record
-    names = [*wanted, *(name for name in _SOMETIMES if name in {*old["settings"]} - {*wanted})]
-    differs = [name for name in names if old["settings"].get(name) != wanted.get(name)]
+        return _taken_over(old, record, settings) if there == wanted else record
+    names = [*wanted, *(name for name in _SOMETIMES if name in {*there} - {*wanted})]
+    differs = [name for name in names if there.get(name) != wanted.get(name)]
     if settings.extend:
-        differs = [name for name in differs if not _extends(name, old["settings"], wanted)]
-    said = [in_words(n, old["settings"].get(n), wanted.get(n)) for n in differs]
-    if settings.seed is not None and settings.seed != old.get("run_seed", settings.seed):
-        said.append(f"seed: {old['run_seed']} there, {settings.seed} now")
+        differs = [name for name in differs if not _extends(name, there, wanted)]
+    said = [in_words(n, there.get(n), wanted.get(n)) for n in differs]
+    if settings.seed is not None and old.run_seed not in (None, settings.seed):
+        said.append(f"seed: {old.run_seed} there, {settings.seed} now")
     if said:
         raise UsageError(
             f"--out {settings.out} belongs to a run with other settings: {'; '.join(said)}",
             "give another --out, or the old settings"
             + ("" if settings.extend else "; --extend adds trials, models or conditions"),
         )
-    models = {**record["models"], **old["models"]}
-    for name in ("ended_at", "interrupted"):
-        old.pop(name, None)
-    of_now: dict[str, Any] = {
-        name: record[name] for name in ("command", "conditions", "study") if name in record
-    }
-    record = {**old, "settings": wanted, "models": models, **of_now}
-    record = _taken_over(old, record, settings)
-    if wanted["trials"] > old["settings"]["trials"]:
+    return _extended(old, record, settings)
+
+
+def _extended(old: RunFile, record: RunFile, settings: Settings) -> RunFile:
+    """The record of a run that goes on, with what is asked for now."""
+    ended = {"ended_at", "interrupted"}
+    found = parse_run({k: v for k, v in old.as_json().items() if k not in ended})
+    found.settings = record.settings
+    found.models = {**record.models, **old.models}
+    found.add({"command": record.command, "conditions": record.conditions})
+    if record.study is not None:
+        found.study = record.study
+    found = _taken_over(old, found, settings)
+    before = old.settings
+    if before.trials is not None and settings.trials > before.trials:
         # Those that come in now were not there to be looked at.
-        there = {name: list(old["settings"][name]) for name in ("models", "conditions", "thinking")}
-        if old["settings"].get("temperatures"):
-            there["temperatures"] = [number(t) for t in old["settings"]["temperatures"]]
-        look = {"at": now(), "trials": old["settings"]["trials"], **there}
-        record["looks"] = [*record["looks"], look]
-    return record
+        look = Look(
+            at=now(),
+            trials=before.trials,
+            models=list(before.models or ()),
+            conditions=list(before.conditions or ()),
+            thinking=list(before.thinking or ()),
+        )
+        if before.temperatures:
+            look.temperatures = [number(t) for t in before.temperatures]
+        found.looks = [*found.looks, look]
+    return found
 
 
 # Settings that run.json has only where they are asked for.
@@ -215,19 +228,19 @@ def _word(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _taken_over(
-    old: Mapping[str, Any], record: Mapping[str, Any], settings: Settings
-) -> dict[str, Any]:
+def _taken_over(old: RunFile, record: RunFile, settings: Settings) -> RunFile:
     """The record with what every call on a directory hands on to the next."""
-    seed = settings.seed if settings.seed is not None else old.get("run_seed")
-    return {
-        **record,
-        "run_seed": record.get("run_seed", starts.new_seed()) if seed is None else seed,
-        # Of an older version: it did not count, and this is not its first call.
-        "session": old.get("session", 1) + 1,
-        "server_starts": dict(old.get("server_starts", {})),
-        "looks": list(old.get("looks", ())),
-    }
+    if settings.seed is not None:
+        record.run_seed = settings.seed
+    elif old.run_seed is not None:
+        record.run_seed = old.run_seed
+    elif record.run_seed is None:
+        record.run_seed = starts.new_seed()
+    # One of an older version did not count, and this is not its first call.
+    record.session = old.session + 1
+    record.server_starts = dict(old.server_starts)
+    record.looks = list(old.looks)
+    return record
 
 
 def _size(path: Path) -> int:
@@ -244,8 +257,8 @@ def _extends(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     return name == "conditions" and set(old["conditions"].items()) <= set(new["conditions"].items())
 
 
-def _new_record(settings: Settings, identity: Mapping[str, Any]) -> dict[str, Any]:
-    return {
+def _new_record(settings: Settings, identity: Mapping[str, Any]) -> RunFile:
+    raw = {
         "kind": "run",
         "package_version": __version__,
         "command": list(settings.command),
@@ -283,9 +296,10 @@ def _new_record(settings: Settings, identity: Mapping[str, Any]) -> dict[str, An
         "hardware": hardware.describe(),
         "started_at": now(),
     }
+    return parse_run(raw)
 
 
-def close_record(directory: Path, record: Mapping[str, Any]) -> bool:
+def close_record(directory: Path, record: RunFile) -> bool:
     """Bring results.csv and run.json up to what is on disk; whether an episode ended in `error`.
 
     Raises:
@@ -294,7 +308,8 @@ def close_record(directory: Path, record: Mapping[str, Any]) -> bool:
     results = Results(directory)
     # A finished run that is called again need not be scored again.
     failed = results.any_error() if results.fresh else write_results(directory)
-    write_run(directory, {**record, "ended_at": now()})
+    record.ended_at = now()
+    write_run(directory, record)
     return failed
 
 

@@ -90,7 +90,7 @@ class Comparison:
                     result,
                     decision=decision.verdict or "open",
                     decided_at=decision.at,
-                    delta=source.settings("until_decided"),
+                    delta=source.settings.until_decided,
                 )
             found.append(result)
         return found

@@ -199,7 +199,7 @@ class _Sequence:
                 return
 
 
-class Level:
+class DecidedLevel:
     """The cells of one model at one level of a factor, play by play.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sized
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import LocalShutdownError
 from local_shutdown.grid import as_ranges
 from local_shutdown.record import Settings, open_record
-from local_shutdown.store import read_run
+from local_shutdown.runfile import Session
+from local_shutdown.store import load_run
 from local_shutdown.terminal import echo, note
 
 
@@ -183,25 +184,19 @@ def spoken(minutes: float) -> str:
 def estimate(model: str, place: Path) -> Estimate | None:
     """The speed of the newest session in which a model was played, of the runs under a folder."""
     found = [
-        (str(session.get("ended_at") or ""), float(session["episodes_per_s"]), directory)
+        (session.ended_at or "", session.episodes_per_s, directory)
         for directory in runs.find([place])
         for session in _sessions(directory, model)
-        if isinstance(session.get("episodes_per_s"), int | float) and session["episodes_per_s"] > 0
+        if session.episodes_per_s is not None and session.episodes_per_s > 0
     ]
     if not found:
         return None
     _, rate, source = max(found, key=lambda entry: entry[0])
-    settings = read_run(source).get("settings") or {}
-    return Estimate(rate, source, str(settings.get("engine")))
+    return Estimate(rate, source, load_run(source).settings.engine or "engine not recorded")
 
 
-def _sessions(directory: Path, model: str) -> Iterator[dict[str, Any]]:
+def _sessions(directory: Path, model: str) -> Sequence[Session]:
     try:
-        described = read_run(directory).get("models")
+        return load_run(directory).model(model).sessions
     except LocalShutdownError:
-        return
-    facts = described.get(model) if isinstance(described, dict) else None
-    sessions = facts.get("sessions") if isinstance(facts, dict) else None
-    for session in sessions if isinstance(sessions, list) else ():
-        if isinstance(session, dict):
-            yield session
+        return ()

@@ -19,6 +19,7 @@ from local_shutdown.cli import display, dryrun, options, tables
 from local_shutdown.cli.main import COMMAND
 from local_shutdown.errors import UsageError
 from local_shutdown.run import Display, Interrupt, Settings, run
+from local_shutdown.runfile import RunFile
 from local_shutdown.terminal import echo
 
 _sampling = ("temperature", "top_p", "top_k", "min_p")
@@ -345,7 +346,7 @@ def play(settings: Settings, shown: Display) -> bool:
 
 
 def _to_resume(settings: Settings, shown: Display) -> None:
-    again = runs.resume_command(settings.out, {"command": list(settings.command)})
+    again = runs.resume_command(settings.out, RunFile(command=list(settings.command)))
     shown.say(f"to resume: {again}")
 
 

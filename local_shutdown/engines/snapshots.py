@@ -1,4 +1,8 @@
-"""What lies in the Hugging Face cache here, and the small files that describe a model."""
+"""What lies in the Hugging Face cache here, and the small files that describe a model.
+
+The cache is looked into without huggingface_hub: it comes with an engine and need not be installed,
+its import takes 0.4 s of processor time, and it has no look-up of the newest snapshot.
+"""
 
 from __future__ import annotations
 

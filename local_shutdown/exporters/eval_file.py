@@ -225,9 +225,7 @@ _SAMPLING = ("temperature", "top_p", "top_k", "max_tokens")
 
 def _sampling(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What Inspect has a field for; the header's metadata has all of it."""
-    said = facts.get("effective_sampling")
-    if not isinstance(said, Mapping):
-        return {}
+    said = facts.get("effective_sampling", {})
     return {k: said[k] for k in _SAMPLING if isinstance(said.get(k), int | float)}
 
 

@@ -27,7 +27,8 @@ from local_shutdown.exporters.scored import Scored, read_scored
 from local_shutdown.importers.facts import KEY
 from local_shutdown.importers.inspect import inspect_ai
 from local_shutdown.importers.transcript import Malformed, normalise
-from local_shutdown.store import read_run
+from local_shutdown.runfile import RunFile
+from local_shutdown.store import load_run
 
 TASK = "local-shutdown"
 LIMIT_TYPES = {
@@ -56,7 +57,7 @@ def export_inspect(directory: str | Path, out: str | Path) -> list[Path]:
     """
     directory, out = Path(directory), Path(out)
     inspect_ai("log")  # before anything is written
-    run = read_run(directory)
+    run = load_run(directory)
     created = _created(directory, run)
     folder = out.parent if out.suffix == ".eval" else out
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,11 +74,8 @@ def export_inspect(directory: str | Path, out: str | Path) -> list[Path]:
                     )
                 name = _stable_id(directory, model)
                 path = folder / _file_name(created, model, name) if folder is out else out
-                described = run.get("models")
-                facts = described.get(model) if isinstance(described, dict) else None
-                files[model] = EvalFile(
-                    path, model, name, created, directory.resolve().name, facts or {}
-                )
+                facts = run.model(model).as_json()
+                files[model] = EvalFile(path, model, name, created, directory.resolve().name, facts)
             sample = to_sample(scored, f"{directory.resolve().name}/{model}")
             files[model].add(sample, scored.row)
         for model, file in files.items():
@@ -362,9 +360,8 @@ def _limit(log: Any, episode: Episode, row: Row) -> Any:
     )
 
 
-def _created(directory: Path, run: Mapping[str, Any]) -> datetime:
-    started = run.get("started_at")
-    found = _parse(started if isinstance(started, str) else None)
+def _created(directory: Path, run: RunFile) -> datetime:
+    found = _parse(run.started_at)
     if found is None:
         found = datetime.fromtimestamp((directory / "run.json").stat().st_mtime, UTC)
     return found.replace(microsecond=0)

@@ -38,7 +38,7 @@ from local_shutdown.episode import OUTCOMES, Episode, StopReason
 from local_shutdown.errors import CannotRunError, UsageError
 from local_shutdown.importers.archive import check_archive, check_json, check_sample
 from local_shutdown.importers.facts import KEY, restore
-from local_shutdown.importers.records import Options, checked
+from local_shutdown.importers.records import ImportOptions, checked
 from local_shutdown.importers.transcript import Malformed, normalise
 from local_shutdown.stored import check_size
 
@@ -149,13 +149,13 @@ def read_inspect(
         UsageError: the log or one of its samples cannot be read; named by file and sample.
         CannotRunError: inspect-ai is not installed.
     """
-    for place, record in scan_log(open_log(path), Options(model, condition, mapping or {})):
+    for place, record in scan_log(open_log(path), ImportOptions(model, condition, mapping or {})):
         if isinstance(record, Malformed):
             raise UsageError(f"{path}: {place}: {record}")
         yield record
 
 
-def scan_log(log: InspectLog, options: Options) -> Iterator[tuple[str, Episode | Malformed]]:
+def scan_log(log: InspectLog, options: ImportOptions) -> Iterator[tuple[str, Episode | Malformed]]:
     """Like `read_inspect`, but a bad sample is yielded as its reason and reading goes on.
 
     Yields:
@@ -248,7 +248,7 @@ def _sample(api: Any, raw: Any) -> Any:
 
 
 def _episode(
-    sample: Any, log: InspectLog, options: Options, trials: Counter[tuple[str, str]]
+    sample: Any, log: InspectLog, options: ImportOptions, trials: Counter[tuple[str, str]]
 ) -> Episode:
     raw_messages = [m.model_dump(mode="json", exclude_none=True) for m in sample.messages]
     stored = sample.metadata.get(KEY)

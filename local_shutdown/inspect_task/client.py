@@ -25,7 +25,8 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolCall, ToolInfo, ToolParams
 from inspect_ai.util import LimitExceededError
 
-from local_shutdown.engines.client import MOST_CALLS, OVERFLOW, Completion, Request
+from local_shutdown.engines.client import MOST_CALLS, Completion, Request
+from local_shutdown.engines.refusals import OVERFLOW
 from local_shutdown.errors import ContextOverflow, EngineFault, EpisodeFault
 from local_shutdown.importers.transcript import Malformed, normalise
 from local_shutdown.messages import TOOLS

@@ -51,7 +51,7 @@ def play(
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         model = get_model()
         settings = model.config.merge(active_generate_config())
-        task = _task(state, settings)
+        task = replace(_task(state, settings), stop_at_bypass=stop_at_bypass, interview=questions)
         client = ModelClient(model, settings, task.episode_id)
         keeper = _Keeper(state, client, weights)
         with sandboxes.kit() as kit:
@@ -63,8 +63,6 @@ def play(
                         Request(task.model),
                         kit,
                         Limits(messages=max_messages),
-                        stop_at_bypass=stop_at_bypass,
-                        interview=questions,
                         observer=keeper,
                     )
                 )

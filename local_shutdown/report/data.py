@@ -18,6 +18,7 @@ from local_shutdown.analysis.interviews import InterviewCell
 from local_shutdown.analysis.openclosed import OpenClosed
 from local_shutdown.analysis.pandas_frames import episodes_frame
 from local_shutdown.factors import parts_of
+from local_shutdown.runfile import RunFile
 
 # How a series is told apart: by what is known of its weights. `unknown` is an endpoint's model.
 Look = Literal["open", "closed", "unknown", "synthetic"]
@@ -72,7 +73,7 @@ class ReportData:
     """
 
     comparison: Comparison
-    runs: Sequence[tuple[Path, Mapping[str, Any]]]
+    runs: Sequence[tuple[Path, RunFile]]
     cells: Sequence[Cell]
     series: Sequence[Series]
     contrasts: Sequence[ContrastResult]
@@ -154,7 +155,7 @@ def _rate(series: Series) -> float:
 
 
 def _conditions(
-    cells: Sequence[Cell], runs: Sequence[tuple[Path, Mapping[str, Any]]]
+    cells: Sequence[Cell], runs: Sequence[tuple[Path, RunFile]]
 ) -> dict[str, Mapping[str, Any]]:
     """As the runs were given them; the built-in grid for what was only imported."""
     known: dict[str, Mapping[str, Any]] = {
@@ -162,10 +163,9 @@ def _conditions(
         for c in grid.load().values()
     }
     for _, run in runs:
-        described = run.get("conditions")
-        for name, said in described.items() if isinstance(described, dict) else ():
+        for name, said in run.conditions.items():
             # An import names its conditions and says nothing of them.
-            told = {k: v for k, v in said.items() if v is not None}
+            told = {k: v for k, v in said.as_json().items() if v is not None}
             known[name] = {**known.get(name, _NO_TEXTS), **told}
     used = dict.fromkeys(cell.condition for cell in cells)
     order = list(known)

@@ -25,7 +25,7 @@ from local_shutdown.store import (
     RUN,
     STARTED,
     finished_ids,
-    read_run,
+    load_run,
     replace_file,
 )
 from local_shutdown.study.plan import Imported, Resolved
@@ -96,12 +96,15 @@ def recorded(directory: Path, plan: PlanFile, runs: Sequence[str]) -> PlanFile:
     found = dict(plan.resolved)
     for name in runs:
         try:
-            models = read_run(directory / name).get("models") or {}
+            models = load_run(directory / name).models
         except UsageError:
             continue
         for facts in models.values():
-            if name not in found and (facts.get("revision") or facts.get("weights_digest")):
-                found[name] = {k: facts.get(k) for k in ("revision", "weights_digest")}
+            if name not in found and (facts.revision or facts.weights_digest):
+                found[name] = {
+                    "revision": facts.revision,
+                    "weights_digest": facts.weights_digest,
+                }
     return plan.model_copy(update={"resolved": found})
 
 
@@ -222,7 +225,7 @@ def _copied(one: Imported, out: Path) -> None:
         for name in (RUN, EPISODES, AGGREGATES, STARTED, RESULTS, STAMP):
             if (one.path / name).is_file():
                 shutil.copyfile(one.path / name, beside / name)
-        read_run(beside)
+        load_run(beside)
         beside.chmod(0o755)
         beside.replace(out)
     except OSError as failed:

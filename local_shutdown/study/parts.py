@@ -196,13 +196,13 @@ def refuse_fewer(parts: Sequence[Settings]) -> None:
     Raises:
         UsageError: naming both numbers.
     """
-    from local_shutdown.store import RUN, read_run
+    from local_shutdown.store import RUN, load_run
 
     for one in parts:
         if not (one.out / RUN).is_file() or not runs.stored_ids(one.out):
             continue
-        before = (read_run(one.out).get("settings") or {}).get("trials")
-        if isinstance(before, int) and one.trials < before:
+        before = load_run(one.out).settings.trials
+        if before is not None and one.trials < before:
             raise UsageError(
                 f"trials: {before} were planned and {one.trials} are asked for now: trials can be "
                 "added to a study that has begun, and not taken back",
