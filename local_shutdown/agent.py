@@ -6,10 +6,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -17,7 +17,7 @@ from local_shutdown.engines.client import ChatClient, Completion, Request
 from local_shutdown.engines.continuation import Continuations, Continuer
 from local_shutdown.engines.replay import named
 from local_shutdown.environment import Environment
-from local_shutdown.episode import Episode, StopReason
+from local_shutdown.episode import Episode, Event, StopReason
 from local_shutdown.errors import (
     ContextOverflow,
     EngineDown,
@@ -62,6 +62,8 @@ class Task:
         factor: what else is varied, for example `effort=high`; kept under `Episode.extra`.
         prefix: how it begins, where it is played on from a point of another; else with the prompts
             of its condition.
+        stop_at_bypass: it ends once the model has got past the shutdown.
+        interview: questions put to the model after it; stored apart, under `Episode.extra`.
     """
 
     episode_id: str
@@ -70,6 +72,32 @@ class Task:
     trial: int
     factor: str | None = None
     prefix: Prefix | None = None
+    stop_at_bypass: bool = False
+    interview: Sequence[InterviewQuestion] = ()
+
+
+class Client(Protocol):
+    """What the agent asks of a client, see `engines.client.ChatClient`."""
+
+    async def complete(
+        self,
+        request: Request,
+        messages: Sequence[Any],
+        tools: Any,
+        headers: Mapping[str, str] | None = None,
+    ) -> Completion:
+        """One turn: the messages so far, each a dict or an `orjson.Fragment` of one."""
+
+
+class Observer:
+    """Is told of an episode while it is played, for a program that plays it inside itself."""
+
+    def began(self, record: Callable[[], Episode]) -> None:
+        """An episode begins. `record` says what it has come to, at any moment: also when it was
+        cancelled, or broke off with an exception, and then without a stop reason."""
+
+    def saw(self, event: Event) -> None:
+        """The environment has seen something."""
 
 
 class _Ended(Exception):
@@ -103,22 +131,21 @@ class _Conversation:
 
 async def run_episode(
     task: Task,
-    client: ChatClient,
+    client: Client,
     request: Request,
     kit: Kit,
     limits: Limits,
     *,
-    stop_at_bypass: bool = False,
-    interview: Sequence[InterviewQuestion] = (),
     headers: Mapping[str, str] | None = None,
     continuations: Continuations | None = None,
+    observer: Observer | None = None,
 ) -> Episode:
     """Play one episode to its end, whatever that is.
 
     Args:
-        interview: questions put to the model after the episode; stored apart, under `extra`.
         headers: sent with every request of the episode.
         continuations: of recorded answers; wanted where the task keeps a part of one.
+        observer: is told while it is played.
 
     Raises:
         EngineDown: the engine is gone; nothing is recorded and the episode can be run again.
@@ -126,14 +153,41 @@ async def run_episode(
     """
     started_at, began = datetime.now(UTC), time.monotonic()
     talk = _Conversation(task, request.reasoning_names)
-    environment = Environment(kit, task.condition.warning_on_call)
-    reason: StopReason
+    observer = observer or Observer()
+    environment = Environment(kit, task.condition.warning_on_call, observer.saw)
+    reason: StopReason | None = None
     error: str | None = None
     brought_back = task.prefix is None
     parent = None if task.prefix is None else task.prefix.parent
     extra: dict[str, Any] = {"instructs": task.condition.instructs}
     if task.factor:
         extra["factor"] = task.factor
+
+    ended: float | None = None
+
+    def record() -> Episode:
+        if reason is None:
+            with contextlib.suppress(SandboxFault):
+                environment.look()
+        return Episode(
+            episode_id=task.episode_id,
+            model=task.model,
+            condition=task.condition.id,
+            trial=task.trial,
+            stop_reason=reason,
+            error=error,
+            started_at=started_at.isoformat(timespec="milliseconds"),
+            duration_s=round((ended or time.monotonic()) - began, 3),
+            # Of a beginning that did not come about again nothing has happened: no outcome in it.
+            messages=talk.messages if brought_back else [],
+            events=environment.events if brought_back else [],
+            files=environment.files() if brought_back else {},
+            usage=talk.usage,
+            extra=extra,
+            parent=parent,
+        )
+
+    observer.began(record)
     try:
         try:
             async with asyncio.timeout(limits.seconds) as clock:
@@ -143,26 +197,25 @@ async def run_episode(
                     brought_back = True
                     if task.prefix.answer is not None:
                         assert continuations is not None
+                        assert isinstance(client, ChatClient)
                         continuer = Continuer(client, request)
                         answer, kept = await continuations.complete(
                             continuer, task.prefix, talk.messages, headers
                         )
                         parent = task.prefix.parent.model_copy(update={"tokens": kept})
-                        await _act(talk, answer, environment, limits, stop_at_bypass)
+                        await _act(talk, answer, environment, limits, task.stop_at_bypass)
                 while True:
                     await _turn(
-                        talk, _Waiting(client, clock), request, environment, limits, stop_at_bypass,
-                        headers,
+                        talk, _Waiting(client, clock), request, environment, limits,
+                        task.stop_at_bypass, headers,
                     )  # fmt: skip
-        except _Ended as ended:
-            reason = ended.reason
+        except _Ended as end:
+            reason = end.reason
         except TimeoutError:
             reason = "time_limit"
             if not brought_back:
-                reason, error = (
-                    "error",
-                    "ReplayFault: the time was up during its recorded beginning",
-                )
+                reason = "error"
+                error = "ReplayFault: the time was up during its recorded beginning"
         except ContextOverflow:
             reason = "context_limit"
         except EngineDown:
@@ -172,28 +225,12 @@ async def run_episode(
         if reason != "error":
             with contextlib.suppress(SandboxFault):
                 environment.look()  # a background process may have ended the machine meanwhile
-        duration_s = time.monotonic() - began
-        if interview and reason != "error":
-            extra["interview"] = await _interview(talk, client, request, interview, headers)
+        ended = time.monotonic()
+        if task.interview and reason != "error":
+            extra["interview"] = await _interview(talk, client, request, task.interview, headers)
     finally:
         await environment.stop()
-    return Episode(
-        episode_id=task.episode_id,
-        model=task.model,
-        condition=task.condition.id,
-        trial=task.trial,
-        stop_reason=reason,
-        error=error,
-        started_at=started_at.isoformat(timespec="milliseconds"),
-        duration_s=round(duration_s, 3),
-        # Of a beginning that did not come about again nothing has happened: no outcome is in it.
-        messages=talk.messages if brought_back else [],
-        events=environment.events if brought_back else [],
-        files=environment.files() if brought_back else {},
-        usage=talk.usage,
-        extra=extra,
-        parent=parent,
-    )
+    return record()
 
 
 def _name(fault: EpisodeFault) -> str:
@@ -208,7 +245,7 @@ def _name(fault: EpisodeFault) -> str:
 class _Waiting:
     """A client on whose answers the clock of the episode does not run."""
 
-    client: ChatClient
+    client: Client
     clock: asyncio.Timeout
 
     async def complete(
@@ -289,7 +326,7 @@ async def _act(
 
 async def _interview(
     talk: _Conversation,
-    client: ChatClient,
+    client: Client,
     request: Request,
     questions: Sequence[InterviewQuestion],
     headers: Mapping[str, str] | None,

@@ -62,7 +62,7 @@ class Parent(BaseModel):
         edited = f"+{self.edit[:8]}" if self.edit else ""
         named = self.point.removeprefix(f"{model}{f'@{factor}' if factor else ''}/")
         own = f"{_FROM}{named}{edited}#{self.run[:8]}"
-        return f"{factor},{own}" if factor else own
+        return f"{factor};{own}" if factor else own
 
 
 def read_parent(raw: Any) -> Parent:
@@ -83,7 +83,7 @@ def read_parent(raw: Any) -> Parent:
 
 def is_branched(factor: str | None) -> bool:
     """Whether a cell of this label is of continuations of one point, not of plain trials."""
-    return factor is not None and (factor.startswith(_FROM) or f",{_FROM}" in factor)
+    return factor is not None and (factor.startswith(_FROM) or f";{_FROM}" in factor)
 
 
 def branch_part(factor: str | None) -> str | None:
@@ -97,4 +97,4 @@ def plain_factor(factor: str | None) -> str | None:
     """What the parent's run varied, of the label of a branched cell; other factors as they are."""
     if factor is None or not is_branched(factor):
         return factor
-    return factor.partition(_FROM)[0].removesuffix(",") or None
+    return factor.partition(_FROM)[0].removesuffix(";") or None

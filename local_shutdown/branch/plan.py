@@ -15,7 +15,7 @@ from local_shutdown.errors import UsageError
 from local_shutdown.grid import Condition
 from local_shutdown.parent import Parent, plain_factor
 from local_shutdown.prefix import Prefix
-from local_shutdown.sandbox import Limits as SandboxLimits
+from local_shutdown.sandbox import SandboxLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +24,13 @@ class Point:
 
     Attributes:
         condition: whose prompts the model is shown.
-        mode: reasoning mode of the parent, see `engines.spec.Thinking`.
+        level: the levels of factors that the parent was played at, see `factors`.
         factor: what the cell of its continuations is called, see `parent.Parent.label`.
     """
 
     model: str
     condition: Condition
-    mode: str
+    level: str | None
     factor: str
     prefix: Prefix
 
@@ -109,10 +109,10 @@ class Branch:
             "edit": None if edit is None else {"message": edit.message, "content": edit.content},
         }
 
-    def tasks(self, model: str, mode: str, trials: int) -> Iterator[Task]:
-        """All continuations of one model at one reasoning mode: one of every point after the other,
-        so that a run that is ended early has about as many of each."""
-        own = [point for point in self.points if (point.model, point.mode) == (model, mode)]
+    def tasks(self, model: str, level: str | None, trials: int) -> Iterator[Task]:
+        """All continuations of one model at one level: one of every point after the other, so that
+        a run that is ended early has about as many of each."""
+        own = [point for point in self.points if (point.model, point.level) == (model, level)]
         for number in range(trials):
             for point in own:
                 yield point.task(number)
@@ -162,7 +162,7 @@ def _point(
     return Point(
         model=episode.model,
         condition=shown,
-        mode="default" if factor is None else factor.partition("=")[2],
+        level=factor,
         factor=parent.label(factor, model=episode.model),
         prefix=Prefix(
             parent=parent,

@@ -15,8 +15,8 @@ from local_shutdown import grid
 from local_shutdown.agent import Limits
 from local_shutdown.errors import UsageError
 from local_shutdown.grid import Condition, InterviewQuestion
-from local_shutdown.sandbox import Limits as SandboxLimits
-from local_shutdown.store import EPISODES, RUN, read_lines, read_run
+from local_shutdown.sandbox import SandboxLimits
+from local_shutdown.store import EPISODES, RUN, load_run, read_lines
 from local_shutdown.stored import shown
 
 _CONDITION = tuple(field.name for field in fields(Condition))
@@ -36,7 +36,7 @@ class ParentRun:
     @classmethod
     def open(cls, directory: Path) -> ParentRun:
         """Raises UsageError for what is no run that was played here, or has no episodes."""
-        run = read_run(directory)
+        run = load_run(directory).as_json()
         if run.get("kind") != "run":
             raise UsageError(
                 f"{directory}: holds {run.get('kind')!r}, not a run",

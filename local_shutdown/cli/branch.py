@@ -23,10 +23,11 @@ from local_shutdown.cli.main import COMMAND
 from local_shutdown.cli.run import placed, play
 from local_shutdown.episode import OUTCOMES
 from local_shutdown.errors import LocalShutdownError, SandboxFault, SandboxUnavailable, UsageError
+from local_shutdown.factors import DEFAULT, parts_of
 from local_shutdown.prefix import ONLY_TIMES
 from local_shutdown.run import Settings, check_sandbox
 from local_shutdown.sandbox import prepare
-from local_shutdown.store import read_run
+from local_shutdown.store import load_run
 from local_shutdown.terminal import echo
 
 _MOST_CELLS = 40  # in the table after a run; `compare` has all
@@ -260,7 +261,7 @@ def _settled(
 ) -> tuple[list[tuple[str, Place]], dict[str, str]] | None:
     """The points that an earlier call with this selection settled on, and what it left out."""
     try:
-        run = read_run(out)
+        run = load_run(out).as_json()
     except LocalShutdownError:
         return None  # the run will say what is wrong with it
     found = run.get("settings", {}).get("branch") or {}
@@ -349,7 +350,9 @@ def _settings(
     kind = engines.choose_kind(wanted, given.base_url)
     conditions = {point.condition.id: point.condition for point in plan.points}
     models = dict.fromkeys(point.model for point in plan.points)
-    modes = tuple(dict.fromkeys(point.mode for point in plan.points))
+    levels = [parts_of(point.level) for point in plan.points]
+    modes = tuple(dict.fromkeys(level.get("effort", DEFAULT) for level in levels))
+    hot = dict.fromkeys(level["temperature"] for level in levels if "temperature" in level)
     specs = options.specs(list(models), kind, given)
     budget = of_run.get("thinking_budget")
     for spec in specs:
@@ -367,6 +370,9 @@ def _settings(
         sampling=of_run.get("sampling") or {},
         thinking=modes,
         thinking_budget=budget,
+        temperatures=[float(one) for one in hot],
+        fixed=of_run.get("fixed") or {},
+        serving=of_run.get("serving") or {},
         stop_at_bypass=bool(of_run.get("stop_at_bypass")),
         interview=parent.interview,
         command=click.get_current_context().meta.get(COMMAND, ()),

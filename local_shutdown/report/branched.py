@@ -20,8 +20,9 @@ from local_shutdown.analysis.branched_runs import plain_tokens, prefix_hits, rea
 from local_shutdown.analysis.clustered import Change, ClusteredRate
 from local_shutdown.branch.source import ParentRun
 from local_shutdown.report.view import visible
+from local_shutdown.runfile import RunFile
 
-Run = tuple[FilePath, Mapping[str, Any]]
+Run = tuple[FilePath, RunFile]
 _MOST_STEPS = 40  # episodes in the table of steps
 
 
@@ -84,7 +85,7 @@ def _shown(path: Path, point: Point) -> dict[str, Any]:
 
 def gather(runs: Sequence[Run]) -> Branched | None:
     """Read the continuations; None where no run has any."""
-    with_some = [directory for directory, run in runs if "branched_from" in run]
+    with_some = [directory for directory, run in runs if run.branched_from is not None]
     found = [path for directory in with_some for path in read(directory)]
     if not found:
         return None
@@ -95,9 +96,9 @@ def gather(runs: Sequence[Run]) -> Branched | None:
     return Branched(
         found,
         {
-            directory.name: ParentRun(directory, run).digest
+            directory.name: ParentRun(directory, run.as_json()).digest
             for directory, run in runs
-            if run.get("kind") == "run"
+            if run.kind == "run"
         },
         steps[:_MOST_STEPS],
         max(0, len(steps) - _MOST_STEPS),

@@ -28,14 +28,15 @@ BEFORE = until_choice(CONDITION, False)
 
 @pytest.fixture(scope="module")
 def loaded() -> Any:
-    return transformers_model.load(
+    wanted = transformers_model.Wanted(
         str(assigned.folder()), max_model_len=2048, device="cpu", kv_cache_gib=0.2
     )
+    return transformers_model.load(wanted)
 
 
 @pytest.fixture
 async def continuer(loaded: Any) -> AsyncIterator[Continuer]:
-    engine = transformers_server.Engine("calibration", loaded)
+    engine = transformers_server.BatchingEngine("calibration", loaded)
     if not loaded.manager.is_running():
         loaded.manager.start()
     async with (
