@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from local_shutdown import engines
-from local_shutdown.agent import Task, run_episode
-from local_shutdown.batch import Progress, plan, run_batch
+from local_shutdown.agent import Task
+from local_shutdown.batch import Progress, run_batch
 from local_shutdown.detectors import outcome
-from local_shutdown.early_stop import EarlyStop
-from local_shutdown.engines import Engine, Seat
+from local_shutdown.engines import Engine
 from local_shutdown.engines.client import Request
-from local_shutdown.engines.in_flight import Following
-from local_shutdown.engines.probe import insist, probe
-from local_shutdown.engines.replay import NAMES, OURS
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.engines.starts import Starts
 from local_shutdown.episode import Episode, Outcome
 from local_shutdown.errors import EngineDown, EngineUnavailable
-from local_shutdown.in_flight import Fixed, InFlight
 from local_shutdown.interrupt import Interrupt
+from local_shutdown.level import Level, Player, level_of, missing
 from local_shutdown.record import Settings, now
 from local_shutdown.sandbox import Kit
-from local_shutdown.store import Started, Store, read_episodes, read_started, write_run
+from local_shutdown.store import Started, Store, write_run
 
 
 class Display:
@@ -82,16 +78,6 @@ class Setup:
         write_run(self.settings.out, self.record)
 
 
-@dataclass(frozen=True, slots=True)
-class _Level:
-    """One level of the reasoning factor, and what is missing of it."""
-
-    mode: str
-    factor: str | None
-    missing: int
-    early: EarlyStop
-
-
 class ModelRun:
     """One model of a run."""
 
@@ -109,9 +95,9 @@ class ModelRun:
         """
         setup, spec = self._setup, self._spec
         settings, display = setup.settings, setup.display
-        levels = [self._level(mode) for mode in settings.thinking]
-        levels = [level for level in levels if level.missing]
-        if not levels:
+        levels = [level_of(spec, settings, mode, setup.done) for mode in settings.thinking]
+        lacking = {level.mode: sum(1 for _ in self._tasks(level)) for level in levels}
+        if not any(lacking.values()):
             display.say(f"{spec.display_name}: all episodes are on disk")
             return
         for warning in spec.warnings:
@@ -128,68 +114,26 @@ class ModelRun:
             for level in levels:
                 if setup.interrupt.asked:
                     break
-                await self._play_level(engine, level, facts)
+                if lacking[level.mode]:
+                    await self._play_level(engine, level, lacking[level.mode], facts)
         facts |= engine.facts
 
-    def _level(self, mode: str) -> _Level:
-        settings, done = self._setup.settings, self._setup.done
-        factor = None if mode == "default" else f"effort={mode}"
-        early = EarlyStop(
-            settings.stop_rule, settings.decided_rule, [c.id for c in settings.conditions]
-        )
-        if early.stops:
-            this = self._spec.name, factor
-            for begun in read_started(settings.out):
-                if (begun.model, begun.factor) == this and not begun.retry:
-                    early.begun(begun.condition, begun.trial, again=begun.again)
-            for episode in read_episodes(settings.out):
-                ours = (episode.model, episode.extra.get("factor")) == this
-                if ours and episode.episode_id in done:
-                    early.ended(episode, outcome(episode))
-        level = _Level(mode, factor, 0, early)
-        return replace(level, missing=sum(1 for _ in self._tasks(level, Progress())))
-
-    def _tasks(self, level: _Level, progress: Progress) -> Iterator[Task]:
-        """What is missing, as far as its cell has not seen enough when its turn comes."""
-        settings = self._setup.settings
-
-        def full(condition: str) -> bool:
-            enough = level.early.enough(condition)
-            progress.planned -= enough
-            return enough
-
-        return plan(
-            self._spec.name,
-            settings.conditions,
-            settings.trials,
-            self._setup.done,
-            level.factor,
-            begun=frozenset(self._setup.store.begun()),
-            full=full,
-        )
-
-    async def _play_level(self, engine: Engine, level: _Level, facts: dict[str, Any]) -> None:
+    def _tasks(self, level: Level, left_out: Callable[[], None] = lambda: None) -> Iterator[Task]:
         setup = self._setup
-        request = _request(self._spec, setup.settings, level.mode, engine)
-        request = replace(request, reasoning_names=self._names())
-        facts["effective_sampling"] = _effective_sampling(engine, request)
-        facts.setdefault("requests", {})[level.mode] = {
-            "max_tokens": request.max_tokens,
-            **request.extra,
-        }
-        if setup.settings.probe:
-            found = await probe(engine, request, self._spec)
-            facts.setdefault("probe", {})[level.mode] = found.as_dict()
-            for note in found.notes:
-                setup.display.say(f"probe: {note}")
-            insist(found, self._spec)
-            request = replace(request, reasoning_names=found.reasoning_names or self._names())
+        return missing(self._spec, setup.settings, setup.store, setup.done, level, left_out)
+
+    async def _play_level(
+        self, engine: Engine, level: Level, lacking: int, facts: dict[str, Any]
+    ) -> None:
+        setup = self._setup
+        player = Player(self._spec, setup.settings, engine, setup.kit, setup.session, setup.most)
+        request = await player.prepare(level.mode, facts, setup.display.say)
         setup.save()
-        progress = Progress(planned=level.missing)
+        progress = Progress(planned=lacking)
         setup.display.start(self._spec, progress, engine)
         began = time.monotonic()
         try:
-            await self._play_tasks(engine, level, request, progress)
+            await self._play_tasks(player, level, request, progress)
         finally:
             setup.display.stop()
             session = self._session(progress, time.monotonic() - began)
@@ -198,7 +142,7 @@ class ModelRun:
             facts.setdefault("sessions", []).append({"factor": level.factor, **session})
 
     async def _play_tasks(
-        self, engine: Engine, level: _Level, request: Request, progress: Progress
+        self, player: Player, level: Level, request: Request, progress: Progress
     ) -> None:
         setup = self._setup
 
@@ -210,15 +154,7 @@ class ModelRun:
             begun = setup.store.begin(started)
             if not begun.retry:
                 level.early.begun(begun.condition, begun.trial, again=begun.again)
-            seat = engine.take_seat()
-            try:
-                return await self._play_episode(task, seat, request, engine)
-            except EngineDown:
-                if seat.server is not None:
-                    await seat.server.revive()
-                raise
-            finally:
-                engine.leave(seat)
+            return await player.play(task, request)
 
         def keep(episode: Episode) -> None:
             setup.store.add(episode)
@@ -226,12 +162,15 @@ class ModelRun:
             level.early.ended(episode, result)
             setup.display.ended(episode, result)
 
+        def left_out() -> None:
+            progress.planned -= 1
+
         try:
             await run_batch(
-                self._tasks(level, progress),
+                self._tasks(level, left_out),
                 play,
                 keep,
-                self._in_flight(engine, progress).target,
+                player.in_flight(progress).target,
                 progress,
                 rerun=setup.settings.engine != "endpoint",
                 interrupt=setup.interrupt,
@@ -241,44 +180,6 @@ class ModelRun:
                 f"{self._spec.name}: the engine is gone: {gone.message}",
                 "finished episodes are kept; run the same command to resume",
             ) from None
-
-    async def _play_episode(
-        self, task: Task, seat: Seat, request: Request, engine: Engine
-    ) -> Episode:
-        """One episode, with a note of who served it: the start that it began on, should that die
-        on the way and its successor give the rest."""
-        settings, session = self._setup.settings, self._setup.session
-        start = seat.server.start if seat.server is not None else None
-        server = start.name if start is not None else f"{session}.endpoint"
-        episode = await run_episode(
-            task,
-            seat.client,
-            request,
-            self._setup.kit,
-            replace(settings.limits, context=engine.max_model_len),
-            stop_at_bypass=settings.stop_at_bypass,
-            interview=settings.interview,
-            headers=seat.headers,
-        )
-        return replace(episode, extra={**episode.extra, "session": session, "server": server})
-
-    def _in_flight(self, engine: Engine, progress: Progress) -> InFlight:
-        asked, most = self._setup.settings.options.concurrency, self._setup.most
-        at_once = min(asked or engine.capacity or engines.DEFAULT_IN_FLIGHT, most)
-        if asked or not engine.series:
-            return Fixed(at_once)
-        return Following(
-            engine,
-            most,
-            self._spec.reasons,
-            lambda: progress.finished,
-            lambda: max(0, progress.planned - progress.finished - progress.in_flight),
-        )
-
-    def _names(self) -> tuple[str, ...]:
-        """What earlier reasoning is called where that was not found out: vLLM and our own server
-        read the one, and to somebody's endpoint both are sent."""
-        return NAMES if self._setup.settings.engine == "endpoint" else (OURS,)
 
     def _session(self, progress: Progress, wall_s: float) -> dict[str, Any]:
         return {
@@ -295,19 +196,3 @@ class ModelRun:
             "episodes_per_s": round(progress.finished / max(wall_s, 1e-9), 2),
             "completion_tokens_per_s": round(progress.completion_tokens / max(wall_s, 1e-9), 1),
         }
-
-
-def _request(spec: ModelSpec, settings: Settings, mode: str, engine: Engine) -> Request:
-    extra = spec.thinking.request(mode, settings.thinking_budget)
-    max_tokens = settings.max_tokens or (16384 if spec.reasons else 4096)
-    if engine.max_model_len:
-        max_tokens = min(max_tokens, engine.max_model_len // 2)
-    return Request(engine.served_name, {**spec.sampling, **settings.sampling}, extra, max_tokens)
-
-
-def _effective_sampling(engine: Engine, request: Request) -> dict[str, Any]:
-    """What an answer is drawn with: the checkpoint's own settings, as far as the engine applies
-    them, under what the requests say. Engines sample whether or not it says `do_sample`."""
-    ignored = {"do_sample", *engine.facts.get("generation_config_not_applied", ())}
-    own = engine.facts.get("generation_config", {})
-    return {**{k: v for k, v in own.items() if k not in ignored}, **request.sampling}

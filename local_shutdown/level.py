@@ -1,0 +1,206 @@
+"""What a model is played at and through: a level of the reasoning factor, what is missing of it,
+the request it is played with, and one episode of it. Shared by a run on one machine and the nodes
+and the driver of a run on many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Set
+from dataclasses import dataclass, replace
+from typing import Any
+
+from local_shutdown import engines
+from local_shutdown.agent import Task, run_episode
+from local_shutdown.batch import Progress, plan
+from local_shutdown.detectors import outcome
+from local_shutdown.early_stop import EarlyStop
+from local_shutdown.engines import Engine, Seat
+from local_shutdown.engines.client import Request
+from local_shutdown.engines.in_flight import Following
+from local_shutdown.engines.probe import insist, probe
+from local_shutdown.engines.replay import NAMES, OURS
+from local_shutdown.engines.spec import ModelSpec
+from local_shutdown.episode import Episode
+from local_shutdown.errors import EngineDown
+from local_shutdown.in_flight import Fixed, InFlight
+from local_shutdown.record import Settings
+from local_shutdown.sandbox import Kit
+from local_shutdown.store import Store, read_episodes, read_started
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One level of the reasoning factor.
+
+    Attributes:
+        mode: as requests say it.
+        early: which cells have seen enough.
+    """
+
+    mode: str
+    early: EarlyStop
+
+    @property
+    def factor(self) -> str | None:
+        """As episodes say it."""
+        return factor_of(self.mode)
+
+
+def factor_of(mode: str) -> str | None:
+    """What episodes of a reasoning mode are told apart by; None for the default."""
+    return None if mode == "default" else f"effort={mode}"
+
+
+def level_of(spec: ModelSpec, settings: Settings, mode: str, done: Set[str]) -> Level:
+    """A level, with what is on disk of it."""
+    level = Level(
+        mode,
+        EarlyStop(settings.stop_rule, settings.decided_rule, [c.id for c in settings.conditions]),
+    )
+    if level.early.stops:
+        this = spec.name, level.factor
+        for begun in read_started(settings.out):
+            if (begun.model, begun.factor) == this and not begun.retry:
+                level.early.begun(begun.condition, begun.trial, again=begun.again)
+        for episode in read_episodes(settings.out):
+            ours = (episode.model, episode.extra.get("factor")) == this
+            if ours and episode.episode_id in done:
+                level.early.ended(episode, outcome(episode))
+    return level
+
+
+def missing(
+    spec: ModelSpec,
+    settings: Settings,
+    store: Store,
+    done: Set[str],
+    level: Level,
+    left_out: Callable[[], None] = lambda: None,
+) -> Iterator[Task]:
+    """What is missing of a level, as far as its cell has not seen enough when its turn comes.
+
+    Args:
+        left_out: called for each trial that need not be played any more.
+    """
+
+    def full(condition: str) -> bool:
+        enough = level.early.enough(condition)
+        if enough:
+            left_out()
+        return enough
+
+    return plan(
+        spec.name,
+        settings.conditions,
+        settings.trials,
+        done,
+        level.factor,
+        begun=frozenset(store.begun()),
+        full=full,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Player:
+    """Plays episodes of one model on one engine.
+
+    Attributes:
+        session: which call of `run` on the directory this is, counted from 1.
+        most: episodes that this machine can have in flight.
+    """
+
+    spec: ModelSpec
+    settings: Settings
+    engine: Engine
+    kit: Kit
+    session: int
+    most: int
+
+    async def prepare(
+        self, mode: str, facts: dict[str, Any], say: Callable[[str], None]
+    ) -> Request:
+        """The request of a level, tried in one exchange; what it comes to is added to `facts`.
+
+        Raises:
+            EngineUnavailable: it fails the probe.
+        """
+        request = _request(self.spec, self.settings, mode, self.engine)
+        request = replace(request, reasoning_names=self._names())
+        facts["effective_sampling"] = _effective_sampling(self.engine, request)
+        facts.setdefault("requests", {})[mode] = {"max_tokens": request.max_tokens, **request.extra}
+        if self.settings.probe:
+            found = await probe(self.engine, request, self.spec)
+            facts.setdefault("probe", {})[mode] = found.as_dict()
+            for note in found.notes:
+                say(f"probe: {note}")
+            insist(found, self.spec)
+            request = replace(request, reasoning_names=found.reasoning_names or self._names())
+        return request
+
+    async def play(self, task: Task, request: Request) -> Episode:
+        """One episode.
+
+        Raises:
+            EngineDown: its server died, and has been brought back.
+            EngineUnavailable: it died, and cannot be brought back.
+        """
+        seat = self.engine.take_seat()
+        try:
+            return await self._play(task, seat, request)
+        except EngineDown:
+            if seat.server is not None:
+                await seat.server.revive()
+            raise
+        finally:
+            self.engine.leave(seat)
+
+    async def _play(self, task: Task, seat: Seat, request: Request) -> Episode:
+        """With a note of who served it: the start that it began on, should that die on the way and
+        its successor give the rest."""
+        start = seat.server.start if seat.server is not None else None
+        server = start.name if start is not None else f"{self.session}.endpoint"
+        episode = await run_episode(
+            task,
+            seat.client,
+            request,
+            self.kit,
+            replace(self.settings.limits, context=self.engine.max_model_len),
+            stop_at_bypass=self.settings.stop_at_bypass,
+            interview=self.settings.interview,
+            headers=seat.headers,
+        )
+        return replace(episode, extra={**episode.extra, "session": self.session, "server": server})
+
+    def in_flight(self, progress: Progress) -> InFlight:
+        """How many episodes are to be in flight."""
+        asked = self.settings.options.concurrency
+        at_once = min(asked or self.engine.capacity or engines.DEFAULT_IN_FLIGHT, self.most)
+        if asked or not self.engine.series:
+            return Fixed(at_once)
+        return Following(
+            self.engine,
+            self.most,
+            self.spec.reasons,
+            lambda: progress.finished,
+            lambda: max(0, progress.planned - progress.finished - progress.in_flight),
+        )
+
+    def _names(self) -> tuple[str, ...]:
+        """What earlier reasoning is called where that was not found out: vLLM and our own server
+        read the one, and to somebody's endpoint both are sent."""
+        return NAMES if self.settings.engine == "endpoint" else (OURS,)
+
+
+def _request(spec: ModelSpec, settings: Settings, mode: str, engine: Engine) -> Request:
+    extra = spec.thinking.request(mode, settings.thinking_budget)
+    max_tokens = settings.max_tokens or (16384 if spec.reasons else 4096)
+    if engine.max_model_len:
+        max_tokens = min(max_tokens, engine.max_model_len // 2)
+    return Request(engine.served_name, {**spec.sampling, **settings.sampling}, extra, max_tokens)
+
+
+def _effective_sampling(engine: Engine, request: Request) -> dict[str, Any]:
+    """What an answer is drawn with: the checkpoint's own settings, as far as the engine applies
+    them, under what the requests say. Engines sample whether or not it says `do_sample`."""
+    ignored = {"do_sample", *engine.facts.get("generation_config_not_applied", ())}
+    own = engine.facts.get("generation_config", {})
+    return {**{k: v for k, v in own.items() if k not in ignored}, **request.sampling}
