@@ -299,7 +299,7 @@ class Driver:
 
     async def _end_nodes(self) -> None:
         for node in self._nodes.values():
-            node.gone = True
+            node.gone, node.in_flight = True, 0
         await asyncio.gather(
             *(node.link.close() for node in self._nodes.values()), return_exceptions=True
         )
@@ -349,7 +349,7 @@ class Driver:
         self._record.setdefault("sandbox", ready.sandbox)
         self._scheduler.join(node.name, able, time.monotonic(), speed_of(ready.cards))
         gpus = f"{ready.cards} x {ready.gpu}" if ready.cards else "CPU"
-        self._display.say(f"{node.name} ({ready.host}, {gpus}) is ready")
+        self._display.say(f"{node.name} ({ready.host}; {node.link.place}; {gpus}) is ready")
         self._changed.set()
 
     def _up(self, node: _Node, event: wire.Up) -> None:
@@ -475,6 +475,8 @@ class Driver:
 
     def _doing(self, node: _Node) -> tuple[str, str | None]:
         if node.gone:
+            if node.why_not is None:
+                return "ended", None
             return ("left out" if node.ready is None else "lost"), None
         if node.ready is None:
             return "checking", None

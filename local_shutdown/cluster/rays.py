@@ -9,6 +9,7 @@ dies, with kill -9 too, Ray ends them, and the worker's input with them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from local_shutdown.cluster.links import Link, LinkLost, WorkerProcess
+from local_shutdown.engines import choose_kind
 from local_shutdown.errors import CannotRunError, UsageError
 
 LOOK_EVERY_S = 2.0
@@ -87,9 +89,17 @@ class RayNodes:
         self._tries: dict[str, list[float]] = {}
         self._looked = 0.0
 
-    def gpus(self) -> float:
-        """GPUs that the cluster has now."""
-        return float(sum(node["Resources"].get("GPU", 0.0) for node in self._alive()))
+    def engine(self, wanted: str) -> str:
+        """What `--engine` comes to: `auto` is vLLM where the cluster has GPUs, else what this
+        machine would take. Each node says for itself why it cannot run it.
+
+        Raises:
+            CannotRunError: `auto`, no GPU in the cluster, and nothing installed here.
+        """
+        if wanted != "auto":
+            return wanted
+        gpus = sum(node["Resources"].get("GPU", 0.0) for node in self._alive())
+        return "vllm" if gpus else choose_kind("auto", None)
 
     async def new(self) -> Sequence[Link]:
         """Nodes that have come since this was last asked, and those whose worker has died."""
@@ -172,10 +182,8 @@ class _RayLink:
 
     async def close(self) -> None:
         if not self.lost and self._started:
-            try:
+            with contextlib.suppress(LinkLost, TimeoutError):
                 await asyncio.wait_for(self._call("close"), 90)
-            except (LinkLost, TimeoutError):
-                pass
         self.lost = True
         self._ray.kill(self._actor)
 
