@@ -224,7 +224,7 @@ class Driver:
 
     def _stuck(self) -> bool:
         """Nobody plays or starts anything."""
-        phases = [self._scheduler.phase(n.name)[0] for n in self._nodes.values() if n.ready]
+        phases = [self._scheduler.phase(n.name)[0] for n in self._nodes.values() if n.ready and not n.gone]
         busy = any(node.given for node in self._nodes.values()) or "starting" in phases
         return not busy
 
