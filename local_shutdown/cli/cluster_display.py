@@ -9,8 +9,7 @@ from collections.abc import Callable
 
 from local_shutdown.cli.display import LOG_EVERY_S, pace
 from local_shutdown.cli.painter import Painter
-from local_shutdown.cluster.driver import ClusterDisplay
-from local_shutdown.cluster.status import NodeStatus, Status
+from local_shutdown.cluster.status import ClusterDisplay, NodeStatus, Status
 from local_shutdown.episode import Episode, Outcome
 from local_shutdown.model_run import Display
 from local_shutdown.terminal import clean, echo

@@ -9,28 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from local_shutdown import __version__
 from local_shutdown.batch import Progress
 from local_shutdown.cluster import wire
 from local_shutdown.cluster.expected import expected, speed_of
-from local_shutdown.cluster.links import Link, LinkLost, Nodes
+from local_shutdown.cluster.links import LinkLost, Nodes
+from local_shutdown.cluster.nodes import Node, differs, session_entry
 from local_shutdown.cluster.schedule import Fetch, Play, Scheduler
 from local_shutdown.cluster.schedule import Start as StartThere
-from local_shutdown.cluster.status import NodeStatus, Status
-from local_shutdown.cluster.supply import Given, Supply, trial_of
+from local_shutdown.cluster.status import ClusterDisplay, Status
+from local_shutdown.cluster.supply import Supply, trial_of
 from local_shutdown.detectors import outcome
 from local_shutdown.engines.starts import Starts
 from local_shutdown.episode import Episode
 from local_shutdown.errors import CannotRunError, EngineUnavailable, LocalShutdownError, first_cause
 from local_shutdown.interrupt import Interrupt
 from local_shutdown.model_run import Display
-from local_shutdown.record import Settings, close_record, now, open_record
+from local_shutdown.record import Settings, close_record, open_record
 from local_shutdown.run import failed as failed_before
 from local_shutdown.run import unfinished
 from local_shutdown.store import Store, write_run
@@ -39,37 +38,6 @@ TICK_S = 1.0
 SAVE_S = 10.0
 # So long nothing can be played before the run gives up: nodes of a cluster come late.
 WAIT_S = 120.0
-# A node must not differ in these from the one that served the model first: their episodes are
-# counted together.
-SAME = (
-    *("engine", "engine_version", "weights_digest", "generation_config", "max_model_len"),
-    *("generation_config_not_applied", "effective_sampling", "requests", "decoding_constrained"),
-)
-
-
-class ClusterDisplay(Display):
-    """A display that can show nodes."""
-
-    def watch(self, status: Callable[[], Status]) -> None:
-        """The run begins; what `status` returns changes with it."""
-
-
-@dataclass(slots=True)
-class _Node:
-    name: str
-    link: Link
-    joined: float
-    ready: wire.Ready | None = None
-    starts: set[str] = field(default_factory=set)
-    given: dict[str, Given] = field(default_factory=dict)
-    target: int = 1
-    in_flight: int = 0
-    episodes: int = 0
-    blocks: int = 0
-    lost: int = 0
-    models: dict[str, int] = field(default_factory=dict)
-    why_not: str | None = None
-    gone: bool = False
 
 
 class Driver:
@@ -85,7 +53,7 @@ class Driver:
     ) -> None:
         self._settings, self._source = settings, nodes
         self._display, self._interrupt = display, interrupt
-        self._nodes: dict[str, _Node] = {}
+        self._nodes: dict[str, Node] = {}
         self._progress = Progress()
         self._changed = asyncio.Event()
         self._facts_of: dict[str, dict[str, Any]] = {}  # of this session
@@ -218,13 +186,15 @@ class Driver:
         node.given.update((one.task.episode_id, one) for one in given)
         await self._send(node, wire.Block([trial_of(one) for one in given]))
 
-    async def _send(self, node: _Node, command: wire.Command) -> None:
+    async def _send(self, node: Node, command: wire.Command) -> None:
         with contextlib.suppress(LinkLost):  # its reader finds out
             await node.link.send(wire.line_of(command))
 
     def _stuck(self) -> bool:
         """Nobody plays or starts anything."""
-        phases = [self._scheduler.phase(n.name)[0] for n in self._nodes.values() if n.ready and not n.gone]
+        phases = [
+            self._scheduler.phase(n.name)[0] for n in self._nodes.values() if n.ready and not n.gone
+        ]
         busy = any(node.given for node in self._nodes.values()) or "starting" in phases
         return not busy
 
@@ -239,12 +209,12 @@ class Driver:
     async def _look_for_nodes(self, group: asyncio.TaskGroup) -> None:
         while True:
             for link in await self._source.new():
-                node = _Node(f"n{self._earlier + len(self._nodes) + 1}", link, time.monotonic())
+                node = Node(f"n{self._earlier + len(self._nodes) + 1}", link, time.monotonic())
                 self._nodes[node.name] = node
                 group.create_task(self._follow(node))
             await asyncio.sleep(TICK_S)
 
-    async def _follow(self, node: _Node) -> None:
+    async def _follow(self, node: Node) -> None:
         """All that a node says, until it is gone."""
         try:
             await node.link.send(wire.line_of(wire.SetUp(self._plain_settings(), self._session)))
@@ -270,7 +240,7 @@ class Driver:
         options = replace(self._settings.options, api_key=None)
         return replace(self._settings, options=options)
 
-    async def _report(self, node: _Node, ended: int) -> None:
+    async def _report(self, node: Node, ended: int) -> None:
         if node.ready is None or node.ready.problem is not None or node.gone:
             return
         more = self._scheduler.report(node.name, ended, node.target, time.monotonic())
@@ -279,7 +249,7 @@ class Driver:
         if ended and not node.given:
             self._changed.set()
 
-    def _lose(self, node: _Node, why: str) -> None:
+    def _lose(self, node: Node, why: str) -> None:
         if node.gone:
             return
         node.gone, node.why_not, node.in_flight = True, why, 0
@@ -292,7 +262,7 @@ class Driver:
         self._display.say(f"{node.name} ({node.link.place}) is lost: {why}")
         self._changed.set()
 
-    def _take_back(self, node: _Node) -> None:
+    def _take_back(self, node: Node) -> None:
         for given in node.given.values():
             self._supplies[given.task.model].take_back(given)
         node.given.clear()
@@ -306,7 +276,7 @@ class Driver:
 
     # --- what a node says ---------------------------------------------------------------------
 
-    async def _hear(self, node: _Node, event: wire.Event) -> None:
+    async def _hear(self, node: Node, event: wire.Event) -> None:
         if isinstance(event, wire.Ready):
             self._welcome(node, event)
         elif isinstance(event, wire.Say):
@@ -330,7 +300,7 @@ class Driver:
         elif isinstance(event, wire.Failed):
             self._cannot(node, event.model, event.why)
 
-    def _welcome(self, node: _Node, ready: wire.Ready) -> None:
+    def _welcome(self, node: Node, ready: wire.Ready) -> None:
         node.ready = ready
         problem = ready.problem
         if problem is None and ready.version != __version__:
@@ -352,15 +322,12 @@ class Driver:
         self._display.say(f"{node.name} ({ready.host}; {node.link.place}; {gpus}) is ready")
         self._changed.set()
 
-    def _up(self, node: _Node, event: wire.Up) -> None:
+    def _up(self, node: Node, event: wire.Up) -> None:
         known = self._facts_of.setdefault(event.model, event.facts)
-        for name in SAME:
-            if known.get(name) != event.facts.get(name):
-                why = f"{name} is {event.facts.get(name)!r} there, {known.get(name)!r} elsewhere"
-                self._cannot(
-                    node, event.model, f"its episodes cannot be counted with others: {why}"
-                )
-                return
+        why = differs(known, event.facts)
+        if why is not None:
+            self._cannot(node, event.model, f"its episodes cannot be counted with others: {why}")
+            return
         facts = self._record["models"][event.model]
         if known is event.facts:
             facts |= event.facts
@@ -371,7 +338,7 @@ class Driver:
         self._scheduler.up(node.name, time.monotonic(), event.target)
         self._changed.set()
 
-    def _cannot(self, node: _Node, model: str, why: str) -> None:
+    def _cannot(self, node: Node, model: str, why: str) -> None:
         node.why_not = why
         node.lost += len(node.given)
         self._lost += len(node.given)
@@ -381,7 +348,7 @@ class Driver:
         self._display.say(f"{node.name}: {model} is not played there (any more): {why}")
         self._changed.set()
 
-    def _take(self, node: _Node, line: bytes) -> None:
+    def _take(self, node: Node, line: bytes) -> None:
         """An episode that is said to have been played. Raises ValueError where it is not the one
         that was asked for."""
         episode = Episode.from_json(line)
@@ -416,73 +383,20 @@ class Driver:
     def _note_nodes(self) -> None:
         """run.json's `nodes`: those of this call behind those of earlier ones."""
         seed = self._record["run_seed"]
-
-        def noted(node: _Node) -> dict[str, Any]:
-            ready = node.ready
-            host = None
-            if ready is not None:  # run directories are published: the same machine, not its name
-                host = hashlib.sha256(f"{seed} {ready.host}".encode()).hexdigest()[:8]
-            said = {
-                "node": node.name,
-                "host": host,
-                "cards": ready.cards if ready else 0,
-                "gpu": ready.gpu if ready else None,
-                "episodes": node.episodes,
-                "blocks": node.blocks,
-                "lost": node.lost,
-                "models": node.models,
-                "session": self._session,
-            }
-            return said | ({"left_out": node.why_not} if ready is None else {})
-
-        self._record["nodes"][self._earlier :] = [noted(n) for n in self._nodes.values()]
+        entries = [node.entry(seed, self._session) for node in self._nodes.values()]
+        self._record["nodes"][self._earlier :] = entries
 
     def _note_sessions(self) -> None:
         wall_s = time.monotonic() - self._began
         for model, seen in self._by_model.items():
-            self._record["models"][model].setdefault("sessions", []).append(
-                {
-                    "session": self._session,
-                    "factor": None,
-                    "ended_at": now(),
-                    "interrupted": self._interrupt.asked,
-                    "wall_s": round(wall_s, 1),
-                    **seen,
-                    "nodes": sum(1 for node in self._nodes.values() if model in node.models),
-                    "episodes_per_s": round(seen["episodes"] / max(wall_s, 1e-9), 2),
-                }
-            )
+            count = sum(1 for node in self._nodes.values() if model in node.models)
+            entry = session_entry(self._session, wall_s, self._interrupt.asked, count, seen)
+            self._record["models"][model].setdefault("sessions", []).append(entry)
 
     def status(self) -> Status:
         """How it stands."""
-        moment = time.monotonic()
-        return Status(
-            self._progress,
-            self._lost,
-            [
-                NodeStatus(
-                    node.name,
-                    node.ready.host if node.ready else node.link.place,
-                    *self._doing(node),
-                    in_flight=node.in_flight,
-                    episodes=node.episodes,
-                    per_s=node.episodes / max(moment - node.joined, 1e-9),
-                    lost=node.lost,
-                )
-                for node in self._nodes.values()
-            ],
-        )
-
-    def _doing(self, node: _Node) -> tuple[str, str | None]:
-        if node.gone:
-            if node.why_not is None:
-                return "ended", None
-            return ("left out" if node.ready is None else "lost"), None
-        if node.ready is None:
-            return "checking", None
-        phase, model = self._scheduler.phase(node.name)
-        idle = phase == "free" or (phase == "playing" and not node.given)
-        return ("idle" if idle else phase), model
+        nodes = [node.status(self._scheduler) for node in self._nodes.values()]
+        return Status(self._progress, self._lost, nodes)
 
 
 async def run_on(

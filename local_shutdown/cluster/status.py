@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from local_shutdown.batch import Progress
+from local_shutdown.model_run import Display
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +41,10 @@ class Status:
     progress: Progress
     lost: int
     nodes: Sequence[NodeStatus]
+
+
+class ClusterDisplay(Display):
+    """A display that can show nodes."""
+
+    def watch(self, status: Callable[[], Status]) -> None:
+        """The run begins; what `status` returns changes with it."""

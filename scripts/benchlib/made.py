@@ -83,5 +83,7 @@ def played() -> dict[str, object]:
     with serve("resist") as endpoint, tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "run")
         ours(endpoint.base_url, out, CONDITIONS, 1)
-        record: dict[str, object] = orjson.loads((out / "episodes.jsonl").read_bytes().splitlines()[0])
+        record: dict[str, object] = orjson.loads(
+            (out / "episodes.jsonl").read_bytes().splitlines()[0]
+        )
     return record

@@ -154,7 +154,9 @@ def main() -> None:
     for line in sys.stdin:
         word, *rest = line.split()
         if word == "add":
-            nodes.append(made.add_node(wait=False, num_cpus=1, **SMALL))  # the killed one still counts
+            nodes.append(
+                made.add_node(wait=False, num_cpus=1, **SMALL)
+            )  # the killed one still counts
         elif word == "kill":
             gone = next(node for node in nodes if node.node_id.startswith(rest[0]))
             nodes.remove(gone)
