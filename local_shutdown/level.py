@@ -16,11 +16,12 @@ from local_shutdown.early_stop import EarlyStop
 from local_shutdown.engines import Engine, Seat
 from local_shutdown.engines.client import Request
 from local_shutdown.engines.in_flight import Following
-from local_shutdown.engines.probe import insist, probe
+from local_shutdown.engines.probe import probe, require_calls
 from local_shutdown.engines.replay import NAMES, OURS
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.episode import Episode
 from local_shutdown.errors import EngineDown
+from local_shutdown.factors import Level
 from local_shutdown.in_flight import Fixed, InFlight
 from local_shutdown.record import Settings
 from local_shutdown.sandbox import Kit
@@ -28,44 +29,28 @@ from local_shutdown.store import Store, read_episodes, read_started
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
-    """One level of the reasoning factor.
+class LevelState:
+    """A level of the factors, and which of its cells have seen enough."""
 
-    Attributes:
-        mode: as requests say it.
-        early: which cells have seen enough.
-    """
-
-    mode: str
+    of: Level
     early: EarlyStop
 
-    @property
-    def factor(self) -> str | None:
-        """As episodes say it."""
-        return factor_of(self.mode)
 
-
-def factor_of(mode: str) -> str | None:
-    """What episodes of a reasoning mode are told apart by; None for the default."""
-    return None if mode == "default" else f"effort={mode}"
-
-
-def level_of(spec: ModelSpec, settings: Settings, mode: str, done: Set[str]) -> Level:
+def state_of(spec: ModelSpec, settings: Settings, wanted: Level, done: Set[str]) -> LevelState:
     """A level, with what is on disk of it."""
-    level = Level(
-        mode,
-        EarlyStop(settings.stop_rule, settings.decided_rule, [c.id for c in settings.conditions]),
+    early = EarlyStop(
+        settings.stop_rule, settings.decided_rule, [c.id for c in settings.conditions]
     )
-    if level.early.stops:
-        this = spec.name, level.factor
+    if early.stops:
+        this = spec.name, wanted.factor
         for begun in read_started(settings.out):
             if (begun.model, begun.factor) == this and not begun.retry:
-                level.early.begun(begun.condition, begun.trial, again=begun.again)
+                early.begun(begun.condition, begun.trial, again=begun.again)
         for episode in read_episodes(settings.out):
             ours = (episode.model, episode.extra.get("factor")) == this
             if ours and episode.episode_id in done:
-                level.early.ended(episode, outcome(episode))
-    return level
+                early.ended(episode, outcome(episode))
+    return LevelState(wanted, early)
 
 
 def missing(
@@ -73,7 +58,7 @@ def missing(
     settings: Settings,
     store: Store,
     done: Set[str],
-    level: Level,
+    level: LevelState,
     left_out: Callable[[], None] = lambda: None,
 ) -> Iterator[Task]:
     """What is missing of a level, as far as its cell has not seen enough when its turn comes.
@@ -93,7 +78,7 @@ def missing(
         settings.conditions,
         settings.trials,
         done,
-        level.factor,
+        level.of.factor,
         begun=frozenset(store.begun()),
         full=full,
     )
@@ -116,25 +101,28 @@ class Player:
     most: int
 
     async def prepare(
-        self, mode: str, facts: dict[str, Any], say: Callable[[str], None]
-    ) -> Request:
-        """The request of a level, tried in one exchange; what it comes to is added to `facts`.
+        self, level: Level, say: Callable[[str], None]
+    ) -> tuple[Request, dict[str, Any]]:
+        """The request of a level, tried in one exchange; and what run.json says of it.
 
         Raises:
             EngineUnavailable: it fails the probe.
         """
-        request = _request(self.spec, self.settings, mode, self.engine)
+        request = _request(self.spec, self.settings, level, self.engine)
         request = replace(request, reasoning_names=self._names())
-        facts["effective_sampling"] = _effective_sampling(self.engine, request)
-        facts.setdefault("requests", {})[mode] = {"max_tokens": request.max_tokens, **request.extra}
+        asked = {"max_tokens": request.max_tokens, **level.sampling, **request.extra}
+        facts: dict[str, Any] = {
+            "effective_sampling": _effective_sampling(self.engine, request),
+            "requests": {level.name: asked},
+        }
         if self.settings.probe:
             found = await probe(self.engine, request, self.spec)
-            facts.setdefault("probe", {})[mode] = found.as_dict()
+            facts["probe"] = {level.name: found.as_dict()}
             for note in found.notes:
                 say(f"probe: {note}")
-            insist(found, self.spec)
+            require_calls(found, self.spec)
             request = replace(request, reasoning_names=found.reasoning_names or self._names())
-        return request
+        return request, facts
 
     async def play(self, task: Task, request: Request) -> Episode:
         """One episode.
@@ -159,13 +147,15 @@ class Player:
         start = seat.server.start if seat.server is not None else None
         server = start.name if start is not None else f"{self.session}.endpoint"
         episode = await run_episode(
-            task,
+            replace(
+                task,
+                stop_at_bypass=self.settings.stop_at_bypass,
+                interview=self.settings.interview,
+            ),
             seat.client,
             request,
             self.kit,
             replace(self.settings.limits, context=self.engine.max_model_len),
-            stop_at_bypass=self.settings.stop_at_bypass,
-            interview=self.settings.interview,
             headers=seat.headers,
         )
         return replace(episode, extra={**episode.extra, "session": self.session, "server": server})
@@ -190,12 +180,13 @@ class Player:
         return NAMES if self.settings.engine == "endpoint" else (OURS,)
 
 
-def _request(spec: ModelSpec, settings: Settings, mode: str, engine: Engine) -> Request:
-    extra = spec.thinking.request(mode, settings.thinking_budget)
+def _request(spec: ModelSpec, settings: Settings, level: Level, engine: Engine) -> Request:
+    extra = spec.thinking.request(level.effort, settings.thinking_budget)
     max_tokens = settings.max_tokens or (16384 if spec.reasons else 4096)
     if engine.max_model_len:
         max_tokens = min(max_tokens, engine.max_model_len // 2)
-    return Request(engine.served_name, {**spec.sampling, **settings.sampling}, extra, max_tokens)
+    sampling = {**spec.sampling, **settings.sampling, **level.sampling}
+    return Request(engine.served_name, sampling, extra, max_tokens)
 
 
 def _effective_sampling(engine: Engine, request: Request) -> dict[str, Any]:

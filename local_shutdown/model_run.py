@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from local_shutdown import engines
 from local_shutdown.agent import Task
@@ -18,8 +17,9 @@ from local_shutdown.engines.starts import Starts
 from local_shutdown.episode import Episode, Outcome
 from local_shutdown.errors import EngineDown, EngineUnavailable
 from local_shutdown.interrupt import Interrupt
-from local_shutdown.level import Level, Player, level_of, missing
+from local_shutdown.level import LevelState, Player, missing, state_of
 from local_shutdown.record import Settings, now
+from local_shutdown.runfile import ModelFacts, RunFile, Session
 from local_shutdown.sandbox import Kit
 from local_shutdown.store import Started, Store, write_run
 
@@ -58,7 +58,7 @@ class Setup:
     settings: Settings
     kit: Kit
     store: Store
-    record: dict[str, Any]
+    record: RunFile
     done: set[str]
     most: int
     display: Display
@@ -67,7 +67,7 @@ class Setup:
     @property
     def session(self) -> int:
         """Which call of `run` on the directory this is, counted from 1."""
-        return int(self.record["session"])
+        return self.record.session
 
     def save(self) -> None:
         """Write run.json.
@@ -95,39 +95,45 @@ class ModelRun:
         """
         setup, spec = self._setup, self._spec
         settings, display = setup.settings, setup.display
-        levels = [level_of(spec, settings, mode, setup.done) for mode in settings.thinking]
-        lacking = {level.mode: sum(1 for _ in self._tasks(level)) for level in levels}
-        if not any(lacking.values()):
+        states = [state_of(spec, settings, level, setup.done) for level in settings.levels]
+        levels = [(level, sum(1 for _ in self._tasks(level))) for level in states]
+        levels = [(level, lacking) for level, lacking in levels if lacking]
+        if not levels:
             display.say(f"{spec.display_name}: all episodes are on disk")
             return
         for warning in spec.warnings:
             display.say(f"warning: {warning}")
-        facts = setup.record["models"][spec.name]
-        starts = Starts(
-            setup.record["run_seed"], setup.session, setup.record["server_starts"], setup.save
-        )
+        facts = setup.record.models[spec.name]
+        seed = setup.record.run_seed
+        assert seed is not None  # `record.open_record` sees to it
+        starts = Starts(seed, setup.session, setup.record.server_starts, setup.save)
         async with engines.open_engine(
             settings.engine, spec, settings.options, settings.out, display.say, starts
         ) as engine:
-            facts |= engine.facts
-            facts["max_model_len"] = engine.max_model_len
-            for level in levels:
+            facts.add(engine.facts)
+            facts.max_model_len = engine.max_model_len
+            for level, lacking in levels:
                 if setup.interrupt.asked:
                     break
-                if lacking[level.mode]:
-                    await self._play_level(engine, level, lacking[level.mode], facts)
-        facts |= engine.facts
+                await self._play_level(engine, level, lacking, facts)
+        facts.add(engine.facts)
 
-    def _tasks(self, level: Level, left_out: Callable[[], None] = lambda: None) -> Iterator[Task]:
+    def _tasks(
+        self, level: LevelState, left_out: Callable[[], None] = lambda: None
+    ) -> Iterator[Task]:
         setup = self._setup
         return missing(self._spec, setup.settings, setup.store, setup.done, level, left_out)
 
     async def _play_level(
-        self, engine: Engine, level: Level, lacking: int, facts: dict[str, Any]
+        self, engine: Engine, level: LevelState, lacking: int, facts: ModelFacts
     ) -> None:
         setup = self._setup
         player = Player(self._spec, setup.settings, engine, setup.kit, setup.session, setup.most)
-        request = await player.prepare(level.mode, facts, setup.display.say)
+        request, found = await player.prepare(level.of, setup.display.say)
+        facts.effective_sampling = found["effective_sampling"]
+        facts.requests = {**facts.requests, **found["requests"]}
+        if "probe" in found:
+            facts.probe = {**facts.probe, **found["probe"]}
         setup.save()
         progress = Progress(planned=lacking)
         setup.display.start(self._spec, progress, engine)
@@ -136,13 +142,13 @@ class ModelRun:
             await self._play_tasks(player, level, request, progress)
         finally:
             setup.display.stop()
-            session = self._session(progress, time.monotonic() - began)
+            session = self._session(level, progress, time.monotonic() - began)
             if engine.series:
-                session["metrics"] = facts["metrics"] = engine.metrics()
-            facts.setdefault("sessions", []).append({"factor": level.factor, **session})
+                session.metrics = facts.metrics = engine.metrics()
+            facts.sessions = [*facts.sessions, session]
 
     async def _play_tasks(
-        self, player: Player, level: Level, request: Request, progress: Progress
+        self, player: Player, level: LevelState, request: Request, progress: Progress
     ) -> None:
         setup = self._setup
 
@@ -181,18 +187,19 @@ class ModelRun:
                 "finished episodes are kept; run the same command to resume",
             ) from None
 
-    def _session(self, progress: Progress, wall_s: float) -> dict[str, Any]:
-        return {
-            "session": self._setup.session,
-            "ended_at": now(),
-            "interrupted": self._setup.interrupt.asked,
-            "wall_s": round(wall_s, 1),
-            "episodes": progress.finished,
-            "errors": progress.errors,
-            "rerun": progress.rerun,
-            "parser_loss": progress.parser_loss,
-            "concurrency_mean": round(progress.busy_s / max(wall_s, 1e-9), 1),
-            "concurrency_peak": progress.peak,
-            "episodes_per_s": round(progress.finished / max(wall_s, 1e-9), 2),
-            "completion_tokens_per_s": round(progress.completion_tokens / max(wall_s, 1e-9), 1),
-        }
+    def _session(self, level: LevelState, progress: Progress, wall_s: float) -> Session:
+        return Session(
+            factor=level.of.factor,
+            session=self._setup.session,
+            ended_at=now(),
+            interrupted=self._setup.interrupt.asked,
+            wall_s=round(wall_s, 1),
+            episodes=progress.finished,
+            errors=progress.errors,
+            rerun=progress.rerun,
+            parser_loss=progress.parser_loss,
+            concurrency_mean=round(progress.busy_s / max(wall_s, 1e-9), 1),
+            concurrency_peak=progress.peak,
+            episodes_per_s=round(progress.finished / max(wall_s, 1e-9), 2),
+            completion_tokens_per_s=round(progress.completion_tokens / max(wall_s, 1e-9), 1),
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,8 @@ class LogDisplay(Display):
         earlier: what is on disk already.
         weight: see `Counts`; by default, by the trials.
         broken: trials of which a play was broken off.
+        overall: a line on all of the runs that this is one of, from the number of episodes that
+            have finished in this one; None where it is the only one.
     """
 
     def __init__(
@@ -104,7 +106,10 @@ class LogDisplay(Display):
         earlier: Earlier | None = None,
         weight: float | None = None,
         broken: BrokenOff | None = None,
+        overall: Callable[[int], str] | None = None,
     ) -> None:
+        self._overall = overall
+        self._finished = 0  # of the levels before this one
         self._titles = conditions
         self._trials = trials
         self._earlier = earlier or {}
@@ -157,12 +162,15 @@ class LogDisplay(Display):
     def stop(self) -> None:
         if self._progress is not None:
             self._tell_pace()  # the rates follow in a table
+            self._finished += self._progress.finished
             self._progress = None
 
     def _tell_pace(self) -> None:
         assert self._progress is not None
         said = served(self._engine) if self._engine is not None else ""
         self.say(pace(self._progress) + (f"  ({said})" if said else ""))
+        if self._overall is not None:
+            self.say(self._overall(self._finished + self._progress.finished))
 
 
 class LiveDisplay(LogDisplay):
@@ -196,6 +204,8 @@ class LiveDisplay(LogDisplay):
             return []
         said = served(self._engine) if self._engine is not None else ""
         below = [self._bar(progress, columns), "  ".join(_fast(progress))]
+        if self._overall is not None:
+            below.append(_one_line(self._overall(self._finished + progress.finished)))
         below += [self._style("2", said)] if said else []
         room = rows - len(below) - 2
         names = list(self._counts.cells)
@@ -258,6 +268,7 @@ def for_this_terminal(
     trials: int,
     out: Path | None = None,
     rule: StopRule | None = None,
+    overall: Callable[[int], str] | None = None,
 ) -> Display:
     """A live table where standard error is a terminal that can move its cursor.
 
@@ -266,10 +277,11 @@ def for_this_terminal(
         trials: asked for, per model and condition.
         out: the run directory, whose finished episodes are counted, too.
         rule: when a cell has seen enough.
+        overall: see `LogDisplay`.
     """
     live = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     earlier = on_disk(out) if out is not None and out.is_dir() else {}
     kind = LiveDisplay if live else LogDisplay
     weight = weight_of(out, trials, rule) if out is not None else None
     broken = broken_off(out, earlier) if out is not None and out.is_dir() else {}
-    return kind(conditions, trials, earlier, weight, broken)
+    return kind(conditions, trials, earlier, weight, broken, overall)

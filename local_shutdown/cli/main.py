@@ -20,6 +20,8 @@ _LAZY = {
     "compare": "look",
     "report": "look",
     "show": "look",
+    "bundle": "bundles",
+    "verify": "bundles",
     "conditions": "runs",
     "models": "machine",
     "doctor": "machine",

@@ -32,6 +32,7 @@ from local_shutdown.model_run import Display
 from local_shutdown.record import Settings, close_record, open_record
 from local_shutdown.run import failed as failed_before
 from local_shutdown.run import unfinished
+from local_shutdown.runfile import SandboxFacts
 from local_shutdown.store import Store, write_run
 
 TICK_S = 1.0
@@ -70,7 +71,7 @@ class Driver:
         """
         settings = self._settings
         self._record = record = open_record(settings)
-        self._session = int(record["session"])
+        self._session = record.session
         with Store(settings.out) as store:
             self._store = store
             if self._session == 1:
@@ -84,22 +85,21 @@ class Driver:
                 for spec in settings.models
             )
             self._progress.planned = self._scheduler.left
-            self._starts = Starts(
-                record["run_seed"], self._session, record["server_starts"], self._save
-            )
-            record["nodes"] = list(record.get("nodes", ()))
-            self._earlier = len(record["nodes"])
+            seed = record.run_seed
+            assert seed is not None  # `record.open_record` sees to it
+            self._starts = Starts(seed, self._session, record.server_starts, self._save)
+            self._earlier = list(record.nodes)
             self._save()
             try:
                 await self._play()
             except BaseException:
-                record["interrupted"] = True
+                record.interrupted = True
                 with contextlib.suppress(LocalShutdownError):  # what ended it is what counts
                     self._close()
                 raise
             finally:
                 if self._interrupt.asked:
-                    record["interrupted"] = True
+                    record.interrupted = True
                     self._display.say(unfinished(settings, store))
             return self._close()
 
@@ -209,7 +209,7 @@ class Driver:
     async def _look_for_nodes(self, group: asyncio.TaskGroup) -> None:
         while True:
             for link in await self._source.new():
-                node = Node(f"n{self._earlier + len(self._nodes) + 1}", link, time.monotonic())
+                node = Node(f"n{len(self._earlier) + len(self._nodes) + 1}", link, time.monotonic())
                 self._nodes[node.name] = node
                 group.create_task(self._follow(node))
             await asyncio.sleep(TICK_S)
@@ -284,7 +284,7 @@ class Driver:
         elif isinstance(event, wire.Ask):
             number = 1000 * int(node.name[1:]) + event.server
             start = self._starts.begin(number, event.model)
-            self._record["server_starts"][start.name]["node"] = node.name
+            self._record.server_starts[start.name]["node"] = node.name
             self._save()
             node.starts.add(start.name)
             await self._send(node, wire.Granted(start.name, start.seed))
@@ -316,7 +316,7 @@ class Driver:
         for model, why in ready.cannot.items():
             self._display.say(f"{node.name} ({ready.host}) cannot serve {model}: {why}")
         able = set(self._supplies) - set(ready.cannot)
-        self._record.setdefault("sandbox", ready.sandbox)
+        self._record.sandbox = SandboxFacts(**ready.sandbox)
         self._scheduler.join(node.name, able, time.monotonic(), speed_of(ready.cards))
         gpus = f"{ready.cards} x {ready.gpu}" if ready.cards else "CPU"
         self._display.say(f"{node.name} ({ready.host}; {node.link.place}; {gpus}) is ready")
@@ -328,11 +328,13 @@ class Driver:
         if why is not None:
             self._cannot(node, event.model, f"its episodes cannot be counted with others: {why}")
             return
-        facts = self._record["models"][event.model]
+        facts = self._record.models[event.model]
         if known is event.facts:
-            facts |= event.facts
-        plan = {name: event.facts[name] for name in ("plan",) if name in event.facts}
-        facts.setdefault("nodes", {})[node.name] = plan
+            facts.add(event.facts)
+        if "plan" in event.facts:
+            facts.add(
+                {"plans": {**facts.as_json().get("plans", {}), node.name: event.facts["plan"]}}
+            )
         node.target = event.target
         self._save()
         self._scheduler.up(node.name, time.monotonic(), event.target)
@@ -382,16 +384,17 @@ class Driver:
 
     def _note_nodes(self) -> None:
         """run.json's `nodes`: those of this call behind those of earlier ones."""
-        seed = self._record["run_seed"]
+        seed = self._record.run_seed or 0
         entries = [node.entry(seed, self._session) for node in self._nodes.values()]
-        self._record["nodes"][self._earlier :] = entries
+        self._record.nodes = [*self._earlier, *entries]
 
     def _note_sessions(self) -> None:
         wall_s = time.monotonic() - self._began
         for model, seen in self._by_model.items():
             count = sum(1 for node in self._nodes.values() if model in node.models)
             entry = session_entry(self._session, wall_s, self._interrupt.asked, count, seen)
-            self._record["models"][model].setdefault("sessions", []).append(entry)
+            facts = self._record.models[model]
+            facts.sessions = [*facts.sessions, entry]
 
     def status(self) -> Status:
         """How it stands."""

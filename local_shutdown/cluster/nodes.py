@@ -14,6 +14,7 @@ from local_shutdown.cluster.schedule import Scheduler
 from local_shutdown.cluster.status import NodeStatus
 from local_shutdown.cluster.supply import Given
 from local_shutdown.record import now
+from local_shutdown.runfile import NodeFacts, Session
 
 # A node must not differ in these from the one that served the model first: their episodes are
 # counted together.
@@ -51,24 +52,25 @@ class Node:
     why_not: str | None = None
     gone: bool = False
 
-    def entry(self, seed: int, session: int) -> dict[str, Any]:
+    def entry(self, seed: int, session: int) -> NodeFacts:
         """What run.json says of it. Run directories are published: `host` tells machines of one
         directory apart, and names none."""
         ready, host = self.ready, None
         if ready is not None:
             host = hashlib.sha256(f"{seed} {ready.host}".encode()).hexdigest()[:8]
-        said = {
-            "node": self.name,
-            "host": host,
-            "cards": ready.cards if ready else 0,
-            "gpu": ready.gpu if ready else None,
-            "episodes": self.episodes,
-            "blocks": self.blocks,
-            "lost": self.lost,
-            "models": self.models,
-            "session": session,
-        }
-        return said | ({"left_out": self.why_not} if ready is None and self.why_not else {})
+        left_out = {"left_out": self.why_not} if ready is None and self.why_not else {}
+        return NodeFacts(
+            node=self.name,
+            host=host,
+            cards=ready.cards if ready else 0,
+            gpu=ready.gpu if ready else None,
+            episodes=self.episodes,
+            blocks=self.blocks,
+            lost=self.lost,
+            models=dict(self.models),
+            session=session,
+            **left_out,
+        )
 
     def status(self, scheduler: Scheduler) -> NodeStatus:
         """How it stands."""
@@ -106,20 +108,20 @@ def differs(known: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
 
 def session_entry(
     session: int, wall_s: float, interrupted: bool, nodes: int, seen: Mapping[str, int]
-) -> dict[str, Any]:
+) -> Session:
     """What run.json says of one model in one call of `run`.
 
     Args:
         nodes: that played it.
         seen: its episodes and errors.
     """
-    return {
-        "session": session,
-        "factor": None,
-        "ended_at": now(),
-        "interrupted": interrupted,
-        "wall_s": round(wall_s, 1),
-        **seen,
-        "nodes": nodes,
-        "episodes_per_s": round(seen["episodes"] / max(wall_s, 1e-9), 2),
-    }
+    return Session(
+        session=session,
+        ended_at=now(),
+        interrupted=interrupted,
+        wall_s=round(wall_s, 1),
+        episodes=seen["episodes"],
+        errors=seen["errors"],
+        nodes=nodes,
+        episodes_per_s=round(seen["episodes"] / max(wall_s, 1e-9), 2),
+    )

@@ -10,7 +10,7 @@ from local_shutdown.agent import Task
 from local_shutdown.cluster.wire import Trial
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.episode import Episode
-from local_shutdown.level import Level, level_of, missing
+from local_shutdown.level import LevelState, missing, state_of
 from local_shutdown.record import Settings
 from local_shutdown.store import Started, Store
 
@@ -20,7 +20,7 @@ class Given:
     """A trial that a node has."""
 
     task: Task
-    level: Level
+    level: LevelState
     node: str
 
     def check(self, episode: Episode, session: int, starts: set[str]) -> None:
@@ -61,24 +61,24 @@ class Supply:
     def __init__(self, spec: ModelSpec, settings: Settings, store: Store, done: set[str]) -> None:
         self.spec = spec
         self._store = store
-        self._back: deque[tuple[Task, Level]] = deque()
-        levels = [level_of(spec, settings, mode, done) for mode in settings.thinking]
+        self._back: deque[tuple[Task, LevelState]] = deque()
+        levels = [state_of(spec, settings, level, done) for level in settings.levels]
         self._missing = {
-            level.mode: sum(1 for _ in missing(spec, settings, store, done, level))
+            level.of.name: sum(1 for _ in missing(spec, settings, store, done, level))
             for level in levels
         }
         self._fresh = self._tasks(settings, store, done, levels)
 
     def _tasks(
-        self, settings: Settings, store: Store, done: set[str], levels: list[Level]
-    ) -> Iterator[tuple[Task, Level]]:
+        self, settings: Settings, store: Store, done: set[str], levels: list[LevelState]
+    ) -> Iterator[tuple[Task, LevelState]]:
         for level in levels:
 
-            def left_out(mode: str = level.mode) -> None:
-                self._missing[mode] -= 1
+            def left_out(name: str = level.of.name) -> None:
+                self._missing[name] -= 1
 
             for task in missing(self.spec, settings, store, done, level, left_out):
-                self._missing[level.mode] -= 1
+                self._missing[level.of.name] -= 1
                 yield task, level
 
     @property
@@ -120,7 +120,7 @@ class Supply:
         """The node is gone, or cannot play it."""
         self._back.append((given.task, given.level))
 
-    def _begin(self, task: Task, level: Level, session: int) -> None:
+    def _begin(self, task: Task, level: LevelState, session: int) -> None:
         begun = self._store.begin(
             Started(
                 task.episode_id, task.model, task.condition.id, task.trial, task.factor, session
@@ -133,4 +133,4 @@ class Supply:
 def trial_of(given: Given) -> Trial:
     """As a node is told."""
     task = given.task
-    return Trial(task.episode_id, task.condition.id, task.trial, given.level.mode)
+    return Trial(task.episode_id, task.condition.id, task.trial, given.level.of.name)

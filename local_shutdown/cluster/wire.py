@@ -27,13 +27,13 @@ class Trial:
     """One episode to play.
 
     Attributes:
-        mode: of reasoning, see `level.Level`.
+        level: its name, see `factors.Level`.
     """
 
     episode_id: str
     condition: str
     trial: int
-    mode: str
+    level: str
 
 
 # --- from the driver ------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from local_shutdown import __version__, engines
 from local_shutdown.agent import Task
@@ -40,10 +41,10 @@ from local_shutdown.engines.starts import Start, Starts
 from local_shutdown.episode import Episode
 from local_shutdown.errors import EngineDown, EngineUnavailable, LocalShutdownError
 from local_shutdown.interrupt import Interrupt
-from local_shutdown.level import Player, factor_of
+from local_shutdown.level import Player
 from local_shutdown.record import Settings, most_in_flight
 from local_shutdown.run import check_sandbox
-from local_shutdown.sandbox import Kit, diagnose, prepare
+from local_shutdown.sandbox import Kit, prepare
 
 PULSE_S = 1.0
 _LINE_BYTES = 256 << 20
@@ -77,7 +78,7 @@ class Worker:
         self._reader, self._writer = reader, writer
         self._folder = folder
         self._queue: deque[Task] = deque()
-        self._modes: dict[str, str] = {}
+        self._levels: dict[str, str] = {}
         self._asked: deque[asyncio.Future[Start]] = deque()
         self._interrupt = Interrupt()
         self._closing = False
@@ -91,6 +92,7 @@ class Worker:
         self._settings = _here(first.settings, self._folder)
         self._session = first.session
         self._specs = {spec.name: spec for spec in self._settings.models}
+        self._factors = {level.name: level.factor for level in self._settings.levels}
         self._conditions = {c.id: c for c in self._settings.conditions}
         try:
             self._most = most_in_flight(self._settings.options.concurrency)
@@ -124,7 +126,7 @@ class Worker:
         try:
             await check_sandbox(kit)
         except LocalShutdownError as refused:
-            return f"{refused.message}; {diagnose.explain(refused.message, kit.policy.bwrap)}"
+            return str(refused)
         return None
 
     async def _ready(self, problem: str | None, kit: Kit | None) -> wire.Ready:
@@ -160,7 +162,7 @@ class Worker:
             self._serving = asyncio.create_task(self._serve(self._specs[command.model]))
         elif isinstance(command, wire.Block):
             for trial in command.trials:
-                self._modes[trial.episode_id] = trial.mode
+                self._levels[trial.episode_id] = trial.level
                 self._queue.append(self._task(trial))
             self._interrupt.wake()
         elif isinstance(command, wire.Granted):
@@ -174,7 +176,9 @@ class Worker:
 
     def _task(self, trial: wire.Trial) -> Task:
         condition = self._conditions[trial.condition]
-        return Task(trial.episode_id, self._model, condition, trial.trial, factor_of(trial.mode))
+        return Task(
+            trial.episode_id, self._model, condition, trial.trial, self._factors[trial.level]
+        )
 
     async def _prefetch(self, spec: ModelSpec) -> None:
         # What goes wrong is said when the model's turn comes: it is then looked for again.
@@ -207,16 +211,23 @@ class Worker:
                 settings.engine, spec, settings.options, self._folder, self._say, _AskedStarts(self)
             ) as engine:
                 player = Player(spec, settings, engine, self._kit, self._session, self._most)
-                facts = {**engine.facts, "max_model_len": engine.max_model_len}
-                requests = {
-                    mode: await player.prepare(mode, facts, self._say) for mode in settings.thinking
-                }
+                facts: dict[str, Any] = {**engine.facts, "max_model_len": engine.max_model_len}
+                requests: dict[str, Request] = {}
+                for level in settings.levels:
+                    requests[level.name], found = await player.prepare(level, self._say)
+                    for name, said in found.items():
+                        of = (
+                            said
+                            if name == "effective_sampling"
+                            else {**facts.get(name, {}), **said}
+                        )
+                        facts[name] = of
                 await self._play(player, requests, facts)
         except (LocalShutdownError, EngineDown) as gone:
             self._tell(wire.Failed(spec.name, str(gone)))
 
     async def _play(
-        self, player: Player, requests: dict[str, Request], facts: dict[str, object]
+        self, player: Player, requests: dict[str, Request], facts: dict[str, Any]
     ) -> None:
         progress = Progress()
         in_flight = player.in_flight(progress)
@@ -231,11 +242,11 @@ class Worker:
             if task.episode_id in begun:
                 self._tell(wire.Again([task.episode_id]))
             begun.add(task.episode_id)
-            return await player.play(task, requests[self._modes[task.episode_id]])
+            return await player.play(task, requests[self._levels[task.episode_id]])
 
         def keep(episode: Episode) -> None:
             begun.discard(episode.episode_id)
-            self._modes.pop(episode.episode_id, None)
+            self._levels.pop(episode.episode_id, None)
             self._writer.write(wire.EPISODE + episode.to_json() + b"\n")
 
         async def pulse() -> None:
