@@ -24,8 +24,9 @@ from local_shutdown.runfile import RunFile
 from local_shutdown.terminal import echo
 
 if TYPE_CHECKING:
-    from local_shutdown.cluster.links import Nodes
+    from local_shutdown.cluster.rays import RayNodes
 
+Runner = Callable[[Settings, Display, Interrupt], Coroutine[Any, Any, bool]]
 _sampling = ("temperature", "top_p", "top_k", "min_p")
 
 
@@ -247,22 +248,19 @@ def run_command(
         )
     if ray_address and dry_run:
         raise UsageError("--dry-run looks at this machine and cannot be combined with --ray")
-    if study is not None:
-        from local_shutdown.cli import study as studies
-
-        studies.run_study(
-            study, out, dry_run=dry_run, machine=studies.machine(study, engine, base_url)
-        )
-        return
-    chosen = grid.choose(conditions)
     nodes = None
     if ray_address:
         from local_shutdown.cluster import rays
 
         nodes = rays.connect(ray_address)
-        kind = nodes.engine(engine)
-    else:
-        kind = engines.choose_kind(engine, base_url)
+    if study is not None:
+        from local_shutdown.cli import study as studies
+
+        machine = studies.machine(study, engine, base_url, nodes)
+        studies.run_study(study, out, dry_run=dry_run, machine=machine, nodes=nodes)
+        return
+    chosen = grid.choose(conditions)
+    kind = nodes.engine(engine) if nodes else engines.choose_kind(engine, base_url)
     given = dict(zip(_sampling, (temperature, top_p, top_k, min_p), strict=True))
     engine_options = engines.Options(
         sampled=tuple(name for name, value in given.items() if value is not None),
@@ -323,17 +321,25 @@ def run_command(
     _conclude(settings, play(settings, shown))
 
 
-def _play_on(nodes: Nodes, settings: Settings, found: str | None) -> None:
+def _play_on(nodes: RayNodes, settings: Settings, found: str | None) -> None:
     from local_shutdown.cli import cluster_display
+
+    shown = cluster_display.for_this_terminal()
+    if found:
+        shown.say(found)
+    _conclude(settings, play(settings, shown, runner(nodes)))
+
+
+def runner(nodes: RayNodes | None) -> Runner:
+    """What plays a run: this machine, or nodes."""
+    if nodes is None:
+        return run
     from local_shutdown.cluster.driver import run_on
 
     async def on_nodes(settings: Settings, shown: Display, interrupt: Interrupt) -> bool:
         return await run_on(settings, nodes, shown, interrupt)
 
-    shown = cluster_display.for_this_terminal()
-    if found:
-        shown.say(found)
-    _conclude(settings, play(settings, shown, on_nodes))
+    return on_nodes
 
 
 def _conclude(settings: Settings, failed: bool) -> None:
@@ -377,13 +383,13 @@ def _modes(thinking: str, factor: str | None) -> tuple[str, ...]:
 def play(
     settings: Settings,
     shown: Display,
-    runner: Callable[[Settings, Display, Interrupt], Coroutine[Any, Any, bool]] = run,
+    played_by: Runner = run,
 ) -> bool:
     """Run on an event loop of its own; SIGTERM, and SIGHUP unless under nohup, are taken like
     Ctrl-C: the first drains, the second ends at once.
 
     Args:
-        runner: `run.run`, or the same on many nodes.
+        played_by: `run.run`, or the same on many nodes.
 
     Raises:
         KeyboardInterrupt: after everything has been stopped and what finished is on disk.
@@ -392,7 +398,7 @@ def play(
 
     async def once(interrupt: Interrupt) -> bool:
         interrupt.say = shown.say
-        return await run(settings, shown, interrupt)
+        return await played_by(settings, shown, interrupt)
 
     return to_its_end(once, lambda: _to_resume(settings, shown))
 

@@ -273,6 +273,7 @@ class Driver:
         await asyncio.gather(
             *(node.link.close() for node in self._nodes.values()), return_exceptions=True
         )
+        self._source.rest()
 
     # --- what a node says ---------------------------------------------------------------------
 

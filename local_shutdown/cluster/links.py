@@ -49,6 +49,9 @@ class Nodes(Protocol):
     async def new(self) -> Sequence[Link]:
         """Nodes that have come since this was last asked."""
 
+    def rest(self) -> None:
+        """A run is over; the next one begins with the same nodes."""
+
 
 class WorkerProcess:
     """A worker on this machine. Its input ends with us, whatever ends us."""

@@ -118,6 +118,12 @@ class RayNodes:
             found.append(link)
         return found
 
+    def rest(self) -> None:
+        """A run is over; the next one, of a study, begins with the same nodes."""
+        self._links.clear()
+        self._tries.clear()
+        self._looked = 0.0
+
     def close(self) -> None:
         """Leave the cluster; Ray ends what actors are left."""
         self._ray.shutdown()

@@ -128,3 +128,6 @@ class FakeNodes:
             coming = [*coming, *self._later]
             self._later = []
         return coming
+
+    def rest(self) -> None:
+        pass

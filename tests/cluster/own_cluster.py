@@ -34,22 +34,28 @@ class OwnCluster:
             [sys.executable, __file__, str(nodes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,  # Ray's warnings stand between the answers
             env=self.env,
             text=True,
         )
-        assert self._process.stdout is not None
-        self.address = self._process.stdout.readline().strip()
-        assert ":" in self.address, "the cluster did not come up"
+        self.address = self._answer("address ")
         self._sandboxes: set[tuple[int, str]] = set()
 
     def tell(self, *words: str) -> None:
         """`add`, or `kill` and the beginning of a node's id; waits until it is done."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.write(" ".join(words) + "\n")
         self._process.stdin.flush()
-        assert self._process.stdout.readline().strip() == "done"
+        self._answer("done")
+
+    def _answer(self, beginning: str) -> str:
+        assert self._process.stdout is not None
+        said = []
+        for line in self._process.stdout:
+            if line.startswith(beginning):
+                return line[len(beginning) :].strip()
+            said.append(line)
+        raise AssertionError("the cluster has ended: " + "".join(said[-30:]))
 
     def run(self, out: Path, *arguments: str) -> subprocess.Popen[bytes]:
         """The command; what it says on standard error goes to `<out>.log`."""
@@ -150,7 +156,7 @@ def main() -> None:
         initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **SMALL}
     )
     nodes = [made.add_node(num_cpus=1, **SMALL) for _ in range(int(sys.argv[1]))]
-    print(made.address, flush=True)
+    print(f"address {made.address}", flush=True)
     for line in sys.stdin:
         word, *rest = line.split()
         if word == "add":

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
-from playing import episode, stored
+from playing import cli, episode, stored
 from scripted import resist
 
 from local_shutdown import engines, grid
@@ -233,3 +233,24 @@ async def test_a_rule_stops_cells_as_on_one_machine(
     for there in trials.values():
         assert there == list(range(len(there)))  # no gap: what was begun was played
         assert 5 < len(there) < 500
+
+
+async def test_list_says_on_how_many_nodes_a_run_is_running(
+    tmp_path: Path, fake: Any, one: dict[str, Any]
+) -> None:
+    out = tmp_path / "run"
+    seen: list[str] = []
+
+    class Listing(Said):
+        def ended(self, episode: Any, result: Any) -> None:
+            if len(stored(out)) == 10:
+                seen.append(cli("list", tmp_path).stdout)
+
+    nodes = fake.FakeNodes(fake.FakeNode(one, target=2), fake.FakeNode(one, target=2))
+    driver.SAVE_S, saved = 0.0, driver.SAVE_S
+    try:
+        await driver.run_on(settings(out), nodes, Listing())
+    finally:
+        driver.SAVE_S = saved
+    assert "running, 2 nodes" in seen[0]
+    assert "finished" in cli("list", tmp_path).stdout
