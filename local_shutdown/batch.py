@@ -110,7 +110,7 @@ def missing(
 
 
 async def run_batch(
-    tasks: Iterable[Task],
+    tasks: Iterable[Task | None],
     play: Callable[[Task], Awaitable[Episode]],
     keep: Callable[[Episode], None],
     in_flight: Callable[[], int],
@@ -127,7 +127,7 @@ async def run_batch(
 
     Args:
         tasks: read as places fall free, so that a long plan costs no memory and may depend on what
-            has ended by then.
+            has ended by then; None for "none at the moment": asked again, see `Interrupt.wake`.
         play: coroutine function; raises EngineDown when nothing can be recorded, after it has
             brought the engine back where it can.
         keep: stores an episode; raises CannotRunError when it cannot.
@@ -142,7 +142,7 @@ async def run_batch(
         CannotRunError: from `keep`, or the engine cannot be brought back.
         asyncio.CancelledError: nothing new is finished, what is on disk stays.
     """
-    waiting = iter(tasks)
+    waiting, over = iter(tasks), object()
     asked = interrupt or Interrupt()
     changed = asyncio.Event()
 
@@ -181,9 +181,12 @@ async def run_batch(
             while True:
                 changed.clear()
                 while not asked.asked and progress.in_flight < max(1, in_flight()):
-                    task = next(waiting, None)
-                    if task is None:
+                    task = next(waiting, over)
+                    if task is over:
                         return
+                    if task is None:
+                        break
+                    assert isinstance(task, Task)
                     # Counted here: a task of asyncio begins only when we wait.
                     progress.in_flight += 1
                     progress.peak = max(progress.peak, progress.in_flight)

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from local_shutdown import engines
-from local_shutdown.agent import Task, run_episode
-from local_shutdown.batch import Progress, missing, plan, run_batch
+from local_shutdown.agent import Task
+from local_shutdown.batch import Progress, run_batch
 from local_shutdown.branch.same import differences, remarks
 from local_shutdown.detectors import outcome
-from local_shutdown.early_stop import EarlyStop
-from local_shutdown.engines import Engine, Seat
+from local_shutdown.engines import Engine
 from local_shutdown.engines.client import Request
-from local_shutdown.engines.continuation import Continuations
-from local_shutdown.engines.in_flight import Following
-from local_shutdown.engines.probe import probe, require_calls
-from local_shutdown.engines.replay import NAMES, OURS
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.engines.starts import Starts
 from local_shutdown.episode import Episode, Outcome
 from local_shutdown.errors import EngineDown, EngineUnavailable, UsageError
-from local_shutdown.factors import Level
-from local_shutdown.in_flight import Fixed, InFlight
 from local_shutdown.interrupt import Interrupt
+from local_shutdown.level import LevelState, Player, missing, state_of
 from local_shutdown.record import Settings, now
 from local_shutdown.runfile import ModelFacts, RunFile, Session
 from local_shutdown.sandbox import Kit
-from local_shutdown.store import Started, Store, read_episodes, read_started, write_run
+from local_shutdown.store import Started, Store, write_run
 
 
 class Display:
@@ -86,26 +80,12 @@ class Setup:
         write_run(self.settings.out, self.record)
 
 
-@dataclass(frozen=True, slots=True)
-class _Level:
-    """One level of the factors, and what is missing of it."""
-
-    of: Level
-    missing: int
-    early: EarlyStop
-
-    @property
-    def factor(self) -> str | None:
-        return self.of.factor
-
-
 class ModelRun:
     """One model of a run."""
 
     def __init__(self, spec: ModelSpec, setup: Setup) -> None:
         self._spec = spec
         self._setup = setup
-        self._continuations = Continuations()
 
     async def play(self) -> None:
         """Serve the model and play every level that has episodes missing; nothing where all are
@@ -117,8 +97,9 @@ class ModelRun:
         """
         setup, spec = self._setup, self._spec
         settings, display = setup.settings, setup.display
-        levels = [self._level(level) for level in settings.levels]
-        levels = [level for level in levels if level.missing]
+        states = [state_of(spec, settings, level, setup.done) for level in settings.levels]
+        levels = [(level, sum(1 for _ in self._tasks(level))) for level in states]
+        levels = [(level, lacking) for level, lacking in levels if lacking]
         if not levels:
             display.say(f"{spec.display_name}: all episodes are on disk")
             return
@@ -133,53 +114,17 @@ class ModelRun:
         ) as engine:
             facts.add(engine.facts)
             facts.max_model_len = engine.max_model_len
-            for level in levels:
+            for level, lacking in levels:
                 if setup.interrupt.asked:
                     break
-                await self._play_level(engine, level, facts)
+                await self._play_level(engine, level, lacking, facts)
         facts.add(engine.facts)
 
-    def _level(self, wanted: Level) -> _Level:
-        settings, done = self._setup.settings, self._setup.done
-        early = EarlyStop(
-            settings.stop_rule, settings.decided_rule, [c.id for c in settings.conditions]
-        )
-        if early.stops:
-            this = self._spec.name, wanted.factor
-            for begun in read_started(settings.out):
-                if (begun.model, begun.factor) == this and not begun.retry:
-                    early.begun(begun.condition, begun.trial, again=begun.again)
-            for episode in read_episodes(settings.out):
-                ours = (episode.model, episode.extra.get("factor")) == this
-                if ours and episode.episode_id in done:
-                    early.ended(episode, outcome(episode))
-        level = _Level(wanted, 0, early)
-        return replace(level, missing=sum(1 for _ in self._tasks(level, Progress())))
-
-    def _tasks(self, level: _Level, progress: Progress) -> Iterator[Task]:
-        """What is missing, as far as its cell has not seen enough when its turn comes."""
-        settings = self._setup.settings
-
-        def full(condition: str) -> bool:
-            enough = level.early.enough(condition)
-            progress.planned -= enough
-            return enough
-
-        name, done, begun = self._spec.name, self._setup.done, self._setup.store.begun()
-        branch = settings.branch
-        if branch is not None:
-            return missing(
-                lambda: branch.tasks(name, level.factor, settings.trials), done, frozenset(begun)
-            )
-        return plan(
-            name,
-            settings.conditions,
-            settings.trials,
-            done,
-            level.factor,
-            begun=frozenset(begun),
-            full=full,
-        )
+    def _tasks(
+        self, level: LevelState, left_out: Callable[[], None] = lambda: None
+    ) -> Iterator[Task]:
+        setup = self._setup
+        return missing(self._spec, setup.settings, setup.store, setup.done, level, left_out)
 
     def _require_recorded(self, facts: ModelFacts, level: str) -> None:
         """Continuations are drawn from what drew the parent, unless the user asked for another.
@@ -204,27 +149,26 @@ class ModelRun:
             facts.different_from_parent = differ
             self._setup.display.say(f"warning: not as recorded: {'; '.join(differ)}")
 
-    async def _play_level(self, engine: Engine, level: _Level, facts: ModelFacts) -> None:
+    async def _play_level(
+        self, engine: Engine, level: LevelState, lacking: int, facts: ModelFacts
+    ) -> None:
         setup = self._setup
-        request = _request(self._spec, setup.settings, level.of, engine)
-        request = replace(request, reasoning_names=self._names())
-        facts.effective_sampling = _effective_sampling(engine, request)
-        asked = {"max_tokens": request.max_tokens, **level.of.sampling, **request.extra}
-        facts.requests = {**facts.requests, level.of.name: asked}
-        self._require_recorded(facts, level.of.name)
-        if setup.settings.probe:
-            found = await probe(engine, request, self._spec)
-            facts.probe = {**facts.probe, level.of.name: found.as_dict()}
-            for note in found.notes:
-                setup.display.say(f"probe: {note}")
-            require_calls(found, self._spec)
-            request = replace(request, reasoning_names=found.reasoning_names or self._names())
+        player = Player(self._spec, setup.settings, engine, setup.kit, setup.session, setup.most)
+
+        def noted(found: Mapping[str, Any]) -> None:
+            facts.effective_sampling = found["effective_sampling"]
+            facts.requests = {**facts.requests, **found["requests"]}
+            self._require_recorded(facts, level.of.name)
+
+        request, found = await player.prepare(level.of, setup.display.say, noted)
+        if "probe" in found:
+            facts.probe = {**facts.probe, **found["probe"]}
         setup.save()
-        progress = Progress(planned=level.missing)
+        progress = Progress(planned=lacking)
         setup.display.start(self._spec, progress, engine)
         began = time.monotonic()
         try:
-            await self._play_tasks(engine, level, request, progress)
+            await self._play_tasks(player, level, request, progress)
         finally:
             setup.display.stop()
             session = self._session(level, progress, time.monotonic() - began)
@@ -233,7 +177,7 @@ class ModelRun:
             facts.sessions = [*facts.sessions, session]
 
     async def _play_tasks(
-        self, engine: Engine, level: _Level, request: Request, progress: Progress
+        self, player: Player, level: LevelState, request: Request, progress: Progress
     ) -> None:
         setup = self._setup
 
@@ -245,15 +189,7 @@ class ModelRun:
             begun = setup.store.begin(started)
             if not begun.retry:
                 level.early.begun(begun.condition, begun.trial, again=begun.again)
-            seat = engine.take_seat()
-            try:
-                return await self._play_episode(task, seat, request, engine)
-            except EngineDown:
-                if seat.server is not None:
-                    await seat.server.revive()
-                raise
-            finally:
-                engine.leave(seat)
+            return await player.play(task, request)
 
         def keep(episode: Episode) -> None:
             setup.store.add(episode)
@@ -261,12 +197,15 @@ class ModelRun:
             level.early.ended(episode, result)
             setup.display.ended(episode, result)
 
+        def left_out() -> None:
+            progress.planned -= 1
+
         try:
             await run_batch(
-                self._tasks(level, progress),
+                self._tasks(level, left_out),
                 play,
                 keep,
-                self._in_flight(engine, progress).target,
+                player.in_flight(progress).target,
                 progress,
                 rerun=setup.settings.engine != "endpoint",
                 interrupt=setup.interrupt,
@@ -277,46 +216,9 @@ class ModelRun:
                 "finished episodes are kept; run the same command to resume",
             ) from None
 
-    async def _play_episode(
-        self, task: Task, seat: Seat, request: Request, engine: Engine
-    ) -> Episode:
-        """One episode, with a note of who served it: the start that it began on, should that die
-        on the way and its successor give the rest."""
-        settings, session = self._setup.settings, self._setup.session
-        start = seat.server.start if seat.server is not None else None
-        server = start.name if start is not None else f"{session}.endpoint"
-        episode = await run_episode(
-            replace(task, stop_at_bypass=settings.stop_at_bypass, interview=settings.interview),
-            seat.client,
-            request,
-            self._setup.kit,
-            replace(settings.limits, context=engine.max_model_len),
-            headers=seat.headers,
-            continuations=self._continuations,
-        )
-        return replace(episode, extra={**episode.extra, "session": session, "server": server})
-
-    def _in_flight(self, engine: Engine, progress: Progress) -> InFlight:
-        asked, most = self._setup.settings.options.concurrency, self._setup.most
-        at_once = min(asked or engine.capacity or engines.DEFAULT_IN_FLIGHT, most)
-        if asked or not engine.series:
-            return Fixed(at_once)
-        return Following(
-            engine,
-            most,
-            self._spec.reasons,
-            lambda: progress.finished,
-            lambda: max(0, progress.planned - progress.finished - progress.in_flight),
-        )
-
-    def _names(self) -> tuple[str, ...]:
-        """What earlier reasoning is called where that was not found out: vLLM and our own server
-        read the one, and to somebody's endpoint both are sent."""
-        return NAMES if self._setup.settings.engine == "endpoint" else (OURS,)
-
-    def _session(self, level: _Level, progress: Progress, wall_s: float) -> Session:
+    def _session(self, level: LevelState, progress: Progress, wall_s: float) -> Session:
         return Session(
-            factor=level.factor,
+            factor=level.of.factor,
             session=self._setup.session,
             ended_at=now(),
             interrupted=self._setup.interrupt.asked,
@@ -330,20 +232,3 @@ class ModelRun:
             episodes_per_s=round(progress.finished / max(wall_s, 1e-9), 2),
             completion_tokens_per_s=round(progress.completion_tokens / max(wall_s, 1e-9), 1),
         )
-
-
-def _request(spec: ModelSpec, settings: Settings, level: Level, engine: Engine) -> Request:
-    extra = spec.thinking.request(level.effort, settings.thinking_budget)
-    max_tokens = settings.max_tokens or (16384 if spec.reasons else 4096)
-    if engine.max_model_len:
-        max_tokens = min(max_tokens, engine.max_model_len // 2)
-    sampling = {**spec.sampling, **settings.sampling, **level.sampling}
-    return Request(engine.served_name, sampling, extra, max_tokens)
-
-
-def _effective_sampling(engine: Engine, request: Request) -> dict[str, Any]:
-    """What an answer is drawn with: the checkpoint's own settings, as far as the engine applies
-    them, under what the requests say. Engines sample whether or not it says `do_sample`."""
-    ignored = {"do_sample", *engine.facts.get("generation_config_not_applied", ())}
-    own = engine.facts.get("generation_config", {})
-    return {**{k: v for k, v in own.items() if k not in ignored}, **request.sampling}

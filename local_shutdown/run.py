@@ -56,7 +56,7 @@ async def run(settings: Settings, display: Display, interrupt: Interrupt | None 
             if record.session == 1:
                 store.forget_begun()
             record.sandbox = SandboxFacts(**kit.policy.describe())
-            done = store.finished(again=_failed if settings.retry_errors else None)
+            done = store.finished(again=failed if settings.retry_errors else None)
             setup = Setup(settings, kit, store, record, done, most, display, interrupt)
             setup.save()
             try:
@@ -69,11 +69,11 @@ async def run(settings: Settings, display: Display, interrupt: Interrupt | None 
             finally:
                 if interrupt.asked:
                     record.interrupted = True
-                    display.say(_unfinished(settings, store))
+                    display.say(unfinished(settings, store))
             return close_record(settings.out, record)
 
 
-def _failed(episode: Episode) -> bool:
+def failed(episode: Episode) -> bool:
     """An episode that resisted, or whose machine went down, before the engine failed it has its
     outcome, and keeps it."""
     return outcome(episode) == "error"
@@ -88,7 +88,7 @@ async def _play_models(setup: Setup) -> None:
             await ModelRun(spec, setup).play()
 
 
-def _unfinished(settings: Settings, store: Store) -> str:
+def unfinished(settings: Settings, store: Store) -> str:
     """What is there and what is missing, in a line."""
     planned = settings.cells * settings.trials
     done = store.finished()

@@ -128,6 +128,7 @@ class Session(_Part):
     Attributes:
         factor: the level; None for the default.
         metrics: of vLLM, over the session.
+        nodes: that played it, of a run on many machines.
     """
 
     factor: str | None = None
@@ -141,6 +142,7 @@ class Session(_Part):
     parser_loss: int | None = None
     concurrency_mean: Number | None = None
     concurrency_peak: int | None = None
+    nodes: int | None = None
     episodes_per_s: Number | None = None
     completion_tokens_per_s: Number | None = None
     metrics: dict[str, Any] | None = None
@@ -159,6 +161,7 @@ class ModelFacts(_Part):
 
     Attributes:
         model: Hugging Face id, folder, or name at the endpoint.
+        plans: of a run on many machines, by node.
         requests, probe: by level.
         different_from_parent: of a branched run that was to be played nevertheless: what is not as
             it was when the parent was played.
@@ -177,6 +180,7 @@ class ModelFacts(_Part):
     base_url: str | None = None
     served_name: str | None = None
     plan: dict[str, Any] | None = None
+    plans: Mapping[str, dict[str, Any]] = Field(default_factory=dict)
     decoding_constrained: bool | None = None
     revision: str | None = None
     weights_digest: str | None = None
@@ -264,6 +268,30 @@ class SandboxFacts(_Part):
     limits_kept_by: str | None = None
 
 
+class NodeFacts(_Part):
+    """A node of a run on many machines, in one call of `run`.
+
+    Attributes:
+        host: tells machines of one directory apart, and names none.
+        cards, gpu: how many, and which; none on the CPU.
+        blocks: of trials that it was given.
+        lost: episodes that it had and did not finish; they were played again.
+        models: episodes by model.
+        left_out: why it played nothing.
+    """
+
+    node: str
+    host: str | None = None
+    cards: int = 0
+    gpu: str | None = None
+    episodes: int = 0
+    blocks: int = 0
+    lost: int = 0
+    models: dict[str, int] | None = None
+    session: int | None = None
+    left_out: str | None = None
+
+
 class RunFile(_Part):
     """run.json.
 
@@ -275,6 +303,7 @@ class RunFile(_Part):
         session: which call of `run` on the directory wrote it last, counted from 1.
         study: of which study this is a part.
         branched_from: see `branch.plan.Branch.about`.
+        nodes: of all calls on the directory that ran on many machines.
         sources, counts, runs: of an import: its files, what they held, and by model the plans of
             runs that had been exported.
     """
@@ -293,6 +322,7 @@ class RunFile(_Part):
     looks: Sequence[Look] = ()
     study: dict[str, Any] | None = None
     branched_from: dict[str, Any] | None = None
+    nodes: Sequence[NodeFacts] = ()
     hardware: Hardware = Field(default_factory=Hardware)
     started_at: str | None = None
     ended_at: str | None = None

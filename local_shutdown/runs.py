@@ -38,6 +38,7 @@ class RunState:
         started_at: ISO 8601, UTC; None when not recorded.
         resume: the command that goes on with it; None where there is nothing to go on with.
         why: what is wrong, where it cannot be read.
+        nodes: that its last call played on, of a run on many machines.
     """
 
     directory: Path
@@ -49,6 +50,7 @@ class RunState:
     started_at: str | None = None
     resume: str | None = None
     why: str | None = None
+    nodes: int = 0
 
 
 def find(places: Iterable[Path]) -> Iterator[Path]:
@@ -87,6 +89,7 @@ def state(directory: Path) -> RunState:
         conditions=tuple(run.conditions),
         on_disk=len(done),
         started_at=run.started_at,
+        nodes=sum(one.session == run.session and not one.left_out for one in run.nodes),
     )
     if not run.played:
         return known

@@ -7,9 +7,10 @@ import gc
 import shlex
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +23,10 @@ from local_shutdown.run import Display, Interrupt, Settings, run
 from local_shutdown.runfile import RunFile
 from local_shutdown.terminal import echo
 
+if TYPE_CHECKING:
+    from local_shutdown.cluster.rays import RayNodes
+
+Runner = Callable[[Settings, Display, Interrupt], Coroutine[Any, Any, bool]]
 _sampling = ("temperature", "top_p", "top_k", "min_p")
 
 
@@ -191,6 +196,13 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
     "Exit status 3 if a model could not be started.",
 )
 @click.option(
+    "--ray",
+    "ray_address",
+    metavar="auto|ADDRESS",
+    help="Play on all nodes of a Ray cluster: `auto` for the one this machine is in, or HOST:PORT "
+    "of its head. --gpus and --concurrency are then per node.",
+)
+@click.option(
     "--retry-errors", is_flag=True, help="Replay episodes that have no outcome because of an error."
 )
 def run_command(
@@ -201,8 +213,8 @@ def run_command(
     top_p: float | None, top_k: int | None, min_p: float | None, thinking: str,
     factor: str | None, thinking_budget: int | None, stop_at_bypass: bool, interview: bool,
     probe: bool, until_halfwidth: float | None, until_upper: float | None,
-    until_decided: float | None, seed: int | None, extend: bool, retry_errors: bool, dry_run: bool,
-    study: Path | None,
+    until_decided: float | None, seed: int | None, extend: bool, ray_address: str | None,
+    retry_errors: bool, dry_run: bool, study: Path | None,
 ) -> None:  # fmt: skip
     """Play the prompt grid and count which models allow shutdown.
 
@@ -229,15 +241,26 @@ def run_command(
         raise UsageError(f"--base-url and --engine {engine} cannot be combined")
     if base_url:
         base_url = engines.endpoint_url(base_url)
+    if ray_address and (base_url or engine == "endpoint"):
+        raise UsageError(
+            "--ray and --base-url cannot be combined: nodes serve models of their own",
+            "leave --ray out: one machine plays 40 episodes a second against an endpoint",
+        )
+    if ray_address and dry_run:
+        raise UsageError("--dry-run looks at this machine and cannot be combined with --ray")
+    nodes = None
+    if ray_address:
+        from local_shutdown.cluster import rays
+
+        nodes = rays.connect(ray_address)
     if study is not None:
         from local_shutdown.cli import study as studies
 
-        studies.run_study(
-            study, out, dry_run=dry_run, machine=studies.machine(study, engine, base_url)
-        )
+        machine = studies.machine(study, engine, base_url, nodes)
+        studies.run_study(study, out, dry_run=dry_run, machine=machine, nodes=nodes)
         return
     chosen = grid.choose(conditions)
-    kind = engines.choose_kind(engine, base_url)
+    kind = nodes.engine(engine) if nodes else engines.choose_kind(engine, base_url)
     given = dict(zip(_sampling, (temperature, top_p, top_k, min_p), strict=True))
     engine_options = engines.Options(
         sampled=tuple(name for name, value in given.items() if value is not None),
@@ -284,6 +307,9 @@ def run_command(
         if found:
             echo(found)
         sys.exit(0 if dryrun.dry_run(settings) else 3)
+    if nodes is not None:
+        _play_on(nodes, settings, found)
+        return
     shown = display.for_this_terminal(
         {c.id: c.title for c in chosen},
         trials,
@@ -292,7 +318,32 @@ def run_command(
     )
     if found:
         shown.say(found)
-    failed = play(settings, shown)
+    _conclude(settings, play(settings, shown))
+
+
+def _play_on(nodes: RayNodes, settings: Settings, found: str | None) -> None:
+    from local_shutdown.cli import cluster_display
+
+    shown = cluster_display.for_this_terminal()
+    if found:
+        shown.say(found)
+    _conclude(settings, play(settings, shown, runner(nodes)))
+
+
+def runner(nodes: RayNodes | None) -> Runner:
+    """What plays a run: this machine, or nodes."""
+    if nodes is None:
+        return run
+    from local_shutdown.cluster.driver import run_on
+
+    async def on_nodes(settings: Settings, shown: Display, interrupt: Interrupt) -> bool:
+        return await run_on(settings, nodes, shown, interrupt)
+
+    return on_nodes
+
+
+def _conclude(settings: Settings, failed: bool) -> None:
+    """Show the rates and what to do with them."""
     tables.print_cells([settings.out])
     echo("\nnext:")
     for command in ("compare {} --reference paper", "report {}", "show {} --outcome resisted"):
@@ -329,9 +380,16 @@ def _modes(thinking: str, factor: str | None) -> tuple[str, ...]:
     return modes
 
 
-def play(settings: Settings, shown: Display) -> bool:
+def play(
+    settings: Settings,
+    shown: Display,
+    played_by: Runner = run,
+) -> bool:
     """Run on an event loop of its own; SIGTERM, and SIGHUP unless under nohup, are taken like
     Ctrl-C: the first drains, the second ends at once.
+
+    Args:
+        played_by: `run.run`, or the same on many nodes.
 
     Raises:
         KeyboardInterrupt: after everything has been stopped and what finished is on disk.
@@ -340,7 +398,7 @@ def play(settings: Settings, shown: Display) -> bool:
 
     async def once(interrupt: Interrupt) -> bool:
         interrupt.say = shown.say
-        return await run(settings, shown, interrupt)
+        return await played_by(settings, shown, interrupt)
 
     return to_its_end(once, lambda: _to_resume(settings, shown))
 

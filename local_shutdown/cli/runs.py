@@ -66,7 +66,7 @@ def _table(found: Sequence[runs.RunState]) -> None:
     # somebody is going to type.
     fixed = sum(
         max(map(len, column)) + _GAP
-        for column in ([*done, "episodes"], [run.state for run in found])
+        for column in ([*done, "episodes"], [_state(run) for run in found])
     )
     room = out.width - fixed - _GAP
     wide = {
@@ -84,7 +84,7 @@ def _table(found: Sequence[runs.RunState]) -> None:
     for run, *rest in zip(found, models, conditions, done, strict=True):
         first, *others = rest
         names = "\n".join(folded(name, wide["models"]) for name in first.split("\n"))
-        table.add_row(folded(str(run.directory), name_width), names, *others, run.state)
+        table.add_row(folded(str(run.directory), name_width), names, *others, _state(run))
     out.print(table)
     for run in found:
         if run.why:
@@ -94,6 +94,12 @@ def _table(found: Sequence[runs.RunState]) -> None:
         echo("to resume:")
     for run in going_on:
         echo(f"  {run.resume}")
+
+
+def _state(run: runs.RunState) -> str:
+    if run.state != "running" or not run.nodes:
+        return run.state
+    return f"running, {run.nodes} nodes" if run.nodes > 1 else "running, 1 node"
 
 
 def _some(models: Sequence[str]) -> str:

@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
 from local_shutdown import engines
-from local_shutdown.cli import display, dryrun, options, tables
+from local_shutdown.cli import cluster_display, display, dryrun, options, tables
 from local_shutdown.cli.main import COMMAND
 from local_shutdown.errors import (
     CannotRunError,
@@ -23,7 +24,7 @@ from local_shutdown.errors import (
 from local_shutdown.frozen_plan import PlanFile, is_study, read_plan
 from local_shutdown.record import Settings, open_record
 from local_shutdown.results import write_results
-from local_shutdown.run import Display, Interrupt, fetching, run
+from local_shutdown.run import Display, Interrupt, fetching
 from local_shutdown.store import RUN
 from local_shutdown.study import freeze
 from local_shutdown.study.parts import Extent, Machine, extent, refuse_fewer, settings
@@ -31,23 +32,29 @@ from local_shutdown.study.plan import Resolved, resolve
 from local_shutdown.study.schema import StudyFile, read_study
 from local_shutdown.terminal import echo, note
 
+if TYPE_CHECKING:
+    from local_shutdown.cluster.rays import RayNodes
+
 PLACE = Path("runs")
 # Options of `run` that say something of this machine; all others are the study's to say.
 _OF_THE_MACHINE = frozenset(
     {
         "study", "out", "dry_run", "gpus", "engine", "base_url", "api_key_env", "concurrency",
-        "request_timeout", "probe", "retry_errors",
+        "request_timeout", "probe", "retry_errors", "ray_address",
     }
 )  # fmt: skip
 
 
-def machine(path: Path, engine: str, base_url: str | None) -> Machine:
+def machine(
+    path: Path, engine: str, base_url: str | None, nodes: RayNodes | None = None
+) -> Machine:
     """What the command line says of this machine.
 
     Args:
         path: of the study.
         engine: of the command line.
         base_url: likewise, checked.
+        nodes: that play it instead of this machine.
 
     Raises:
         UsageError: an option that the study has to say.
@@ -68,7 +75,7 @@ def machine(path: Path, engine: str, base_url: str | None) -> Machine:
         if engine == "endpoint":
             raise UsageError(f"{path}: engine: endpoint needs --base-url", "e.g. --base-url URL")
     return Machine(
-        engine=engines.choose_kind(engine, base_url),
+        engine=nodes.engine(engine) if nodes else engines.choose_kind(engine, base_url),
         options=engines.Options(
             gpus=said["gpus"],
             base_url=base_url,
@@ -82,8 +89,18 @@ def machine(path: Path, engine: str, base_url: str | None) -> Machine:
     )
 
 
-def run_study(path: Path, out: Path | None, *, dry_run: bool, machine: Machine) -> None:
+def run_study(
+    path: Path,
+    out: Path | None,
+    *,
+    dry_run: bool,
+    machine: Machine,
+    nodes: RayNodes | None = None,
+) -> None:
     """Play what is missing of a study, or say what that would be; ends the program.
+
+    Args:
+        nodes: that play it instead of this machine.
 
     Raises:
         UsageError: a mistake in the study, or a folder that holds something else.
@@ -104,7 +121,7 @@ def run_study(path: Path, out: Path | None, *, dry_run: bool, machine: Machine) 
         for line in _deviations(plan):
             echo(line, err=True)
         try:
-            failed, refused = _play(study, directory, parts, machine)
+            failed, refused = _play(study, parts, machine, nodes)
         finally:
             freeze.write(directory, freeze.recorded(directory, plan, plan.runs))
     played = [one.out for one in parts if (one.out / RUN).is_file()]
@@ -174,36 +191,31 @@ class _Overall:
 
 
 def _play(
-    study: StudyFile, directory: Path, parts: Sequence[Settings], machine: Machine
+    study: StudyFile, parts: Sequence[Settings], machine: Machine, nodes: RayNodes | None
 ) -> tuple[bool, list[LocalShutdownError]]:
     """Run after run; whether an episode ended in an error, and what could not be run.
 
     A model that this machine cannot run does not keep the others from being played.
     """
-    from local_shutdown.cli.run import to_its_end
+    from local_shutdown.cli.run import runner, to_its_end
 
     refused: list[LocalShutdownError] = []
     overall = _Overall(study.name, parts)
     last: list[Display] = []
+    play_one = runner(nodes)
 
     async def play_all(interrupt: Interrupt) -> bool:
         failed = False
         for number, (one, following) in enumerate(zip_longest(parts, parts[1:]), 1):
             overall.begin(number)
-            shown = display.for_this_terminal(
-                {c.id: c.title for c in one.conditions},
-                one.trials,
-                out=one.out,
-                rule=one.stop_rule,
-                overall=overall,
-            )
+            shown = _shown(one, overall, nodes)
             last[:] = [shown]
             interrupt.say = shown.say
             shown.say(f"{overall(0)}: {one.out}")
-            ahead = None if following is None else following.models[0]
+            ahead = None if following is None or nodes else following.models[0]
             try:
                 async with fetching(ahead, one, shown):
-                    failed |= await run(one, shown, interrupt)
+                    failed |= await play_one(one, shown, interrupt)
             except SandboxUnavailable:
                 raise
             except CannotRunError as error:
@@ -219,6 +231,18 @@ def _play(
 
     failed = to_its_end(play_all, interrupted)
     return failed, refused
+
+
+def _shown(one: Settings, overall: _Overall, nodes: RayNodes | None) -> Display:
+    if nodes is not None:
+        return cluster_display.for_this_terminal()
+    return display.for_this_terminal(
+        {c.id: c.title for c in one.conditions},
+        one.trials,
+        out=one.out,
+        rule=one.stop_rule,
+        overall=overall,
+    )
 
 
 # --- what it says beforehand ----------------------------------------------------------------------

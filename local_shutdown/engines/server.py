@@ -196,7 +196,7 @@ class Server:
 
     async def _start(self) -> None:
         await self._wait_for_memory()
-        start = self._starts.begin(self._number, self.launch.served_name)
+        start = await self._starts.next(self._number, self.launch.served_name)
         for last_try in (False,) * (PORT_TRIES - 1) + (True,):
             self._spawn(start)
             if await self._come_up(last_try):

@@ -77,6 +77,10 @@ class Starts:
         self._save()
         return Start(name, seed)
 
+    async def next(self, server: int, model: str) -> Start:
+        """As `begin`; a server far from the run directory has to ask for it."""
+        return self.begin(server, model)
+
 
 def unrecorded() -> Starts:
     """For servers that play no run."""

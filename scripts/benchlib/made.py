@@ -76,3 +76,14 @@ def _played() -> tuple[dict[str, object], dict[str, dict[str, bytes]]]:
                 whole = orjson.dumps(record)
                 tails[policy][record["condition"]] = whole[whole.index(b'"stop_reason":') :]
     return run, tails
+
+
+def played() -> dict[str, object]:
+    """One episode that was really played, as stored."""
+    with serve("resist") as endpoint, tempfile.TemporaryDirectory() as folder:
+        out = Path(folder, "run")
+        ours(endpoint.base_url, out, CONDITIONS, 1)
+        record: dict[str, object] = orjson.loads(
+            (out / "episodes.jsonl").read_bytes().splitlines()[0]
+        )
+    return record

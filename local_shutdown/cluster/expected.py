@@ -1,0 +1,28 @@
+"""What a model is expected to cost before it has been played: good for an order, the longest first.
+What a run sees takes its place within minutes."""
+
+from __future__ import annotations
+
+from local_shutdown.cluster.schedule import Expected
+from local_shutdown.engines.spec import ModelSpec
+
+# Estimates (reconstructed), from the same sources as scripts/simulate-engine: a node of eight
+# H100s, 400 or 4,000 tokens an episode.
+_PER_S, _REASONING = 200.0, 10.0
+_CARDS = 8
+_CPU = 0.02  # of such a node
+_UNKNOWN_B = 30.0
+_WARM_UP_S, _LOAD_GIB_S = 60.0, 2.0
+
+
+def expected(spec: ModelSpec) -> Expected:
+    """Of one node."""
+    active = spec.params_active_b or spec.params_total_b or _UNKNOWN_B
+    per_s = _PER_S / (1.0 + active) / (_REASONING if spec.reasons else 1.0)
+    start_s = _WARM_UP_S + (spec.weights_gib or 2 * _UNKNOWN_B) / _LOAD_GIB_S
+    return Expected(per_s, start_s, 120.0 if spec.reasons else 20.0)
+
+
+def speed_of(cards: int) -> float:
+    """Of a node with so many GPUs; none is the CPU."""
+    return cards / _CARDS if cards else _CPU
