@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -118,8 +119,9 @@ class ModelRun:
             display.say(f"warning: {warning}")
         facts = setup.record["models"][spec.name]
         starts = Starts(
-            setup.record["run_seed"], setup.session, setup.record["server_starts"], setup.save
-        )
+            setup.record["run_seed"], setup.session, setup.record["server_starts"], setup.save,
+            settings.place,
+        )  # fmt: skip
         async with engines.open_engine(
             settings.engine, spec, settings.options, settings.out, display.say, starts
         ) as engine:
@@ -164,6 +166,7 @@ class ModelRun:
             settings.trials,
             self._setup.done,
             level.factor,
+            shard=settings.part,
             begun=frozenset(self._setup.store.begun()),
             full=full,
         )
@@ -249,7 +252,7 @@ class ModelRun:
         on the way and its successor give the rest."""
         settings, session = self._setup.settings, self._setup.session
         start = seat.server.start if seat.server is not None else None
-        server = start.name if start is not None else f"{session}.endpoint"
+        server = start.name if start is not None else f"{settings.place}{session}.endpoint"
         episode = await run_episode(
             task,
             seat.client,
@@ -281,8 +284,10 @@ class ModelRun:
         return NAMES if self._setup.settings.engine == "endpoint" else (OURS,)
 
     def _session(self, progress: Progress, wall_s: float) -> dict[str, Any]:
+        host = os.environ.get("SLURMD_NODENAME")  # a name of the cluster's, not of the machine's
         return {
             "session": self._setup.session,
+            **({"host": host} if host else {}),
             "ended_at": now(),
             "interrupted": self._setup.interrupt.asked,
             "wall_s": round(wall_s, 1),

@@ -19,6 +19,7 @@ from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import CannotRunError, UsageError
 from local_shutdown.grid import Condition, InterviewQuestion, as_ranges
 from local_shutdown.results import Results, write_results
+from local_shutdown.shard import WHOLE, Shard
 from local_shutdown.store import EPISODES, RUN, STARTED, read_run, write_run
 
 
@@ -37,6 +38,7 @@ class Settings:
         seed: of the run, see `engines.starts`; None draws one, or takes that of the directory.
         extend: more trials, models or conditions may be added to an existing directory.
         retry_errors: episodes whose outcome is `error` are played again.
+        shard: the part of the trials that this run plays; None plays all, and is no shard.
         command: the words of the command line, for the record.
     """
 
@@ -60,6 +62,7 @@ class Settings:
     seed: int | None = None
     extend: bool = False
     retry_errors: bool = False
+    shard: Shard | None = None
     command: Sequence[str] = ()
 
     def identity(self) -> dict[str, Any]:
@@ -79,7 +82,19 @@ class Settings:
             "until_halfwidth": self.until_halfwidth,
             "until_upper": self.until_upper,
             "until_decided": self.until_decided,
+            "shard": None if self.shard is None else str(self.shard),
         }
+
+    @property
+    def part(self) -> Shard:
+        """The trials of each cell that are played here."""
+        return self.shard or WHOLE
+
+    @property
+    def place(self) -> str:
+        """What the names of sessions and of starts of servers begin with, so that those of all
+        shards of a run differ: `2/4:`, or nothing."""
+        return "" if self.shard is None else f"{self.shard}:"
 
     @property
     def decided_rule(self) -> DecidedRule | None:
@@ -157,20 +172,25 @@ def open_record(settings: Settings) -> dict[str, Any]:
     return record
 
 
-def in_words(name: str, old: Any, new: Any) -> str:
+def in_words(name: str, old: Any, new: Any, places: tuple[str, str] = ("there", "now")) -> str:
     """How a setting of two runs differs, for a reader: prompts by the conditions' names, not by
-    their digests."""
+    their digests.
+
+    Args:
+        places: what to call where each of the two stands.
+    """
+    there, now = places
     if name == "conditions" and isinstance(old, Mapping) and isinstance(new, Mapping):
         if list(old) != list(new):
-            return f"conditions {as_ranges(list(old))} there, {as_ranges(list(new))} now"
+            return f"conditions {as_ranges(list(old))} {there}, {as_ranges(list(new))} {now}"
         changed = [condition for condition in new if old[condition] != new[condition]]
         return f"the prompts of {', '.join(changed)} have changed"
     if name == "interview":
         asked = ("with" if old else "without", "with" if new else "without")
         if asked[0] == asked[1]:
             return "the interview's questions have changed"
-        return f"{asked[0]} --interview there, {asked[1]} now"
-    return f"{name.replace('_', ' ')} {_word(old)} there, {_word(new)} now"
+        return f"{asked[0]} --interview {there}, {asked[1]} {now}"
+    return f"{name.replace('_', ' ')} {_word(old)} {there}, {_word(new)} {now}"
 
 
 def _word(value: Any) -> str:
@@ -193,6 +213,7 @@ def _taken_over(
         "session": old.get("session", 1) + 1,
         "server_starts": dict(old.get("server_starts", {})),
         "looks": list(old.get("looks", ())),
+        **({"merged": old["merged"]} if "merged" in old else {}),
     }
 
 

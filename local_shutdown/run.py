@@ -90,8 +90,8 @@ async def _play_models(setup: Setup) -> None:
 
 def _unfinished(settings: Settings, store: Store) -> str:
     """What is there and what is missing, in a line."""
-    planned = len(settings.models) * len(settings.conditions) * settings.trials
-    planned *= len(settings.thinking)
+    planned = len(settings.models) * len(settings.conditions) * len(settings.thinking)
+    planned *= len(settings.part.trials(settings.trials))
     done = store.finished()
     missing = len(store.begun() - done)
     said = f"{len(done)} of {planned} planned episodes are on disk"

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from local_shutdown.batch import episode_id
 from local_shutdown.errors import LocalShutdownError
+from local_shutdown.shard import shard_of
 from local_shutdown.store import AGGREGATES, EPISODES, RUN, finished_ids, read_lines, read_run
 
 State = Literal["running", "finished", "unfinished", "imported", "unreadable"]
@@ -108,12 +109,13 @@ def state(directory: Path) -> RunState:
 
 
 def planned_ids(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Ids of all the episodes that a run's settings ask for."""
+    """Ids of all the episodes that a run's settings ask for: of a shard, its own."""
+    trials = shard_of(settings).trials(int(settings.get("trials") or 0))
     for model in settings.get("models") or ():
         for mode in settings.get("thinking") or ("default",):
             factor = None if mode == "default" else f"effort={mode}"
             for condition in settings.get("conditions") or ():
-                for trial in range(int(settings.get("trials") or 0)):
+                for trial in trials:
                     yield episode_id(model, condition, trial, factor)
 
 
@@ -187,16 +189,22 @@ def resume_command(directory: Path, run: Mapping[str, Any]) -> str:
     """
     given = run.get("command")
     words = list(given) if isinstance(given, list) else _spelled_out(run.get("settings") or {})
+    kept = without_option(map(str, words), "--out")
+    return shlex.join(["local-shutdown", *kept, "--out", str(directory)])
+
+
+def without_option(words: Iterable[str], name: str) -> list[str]:
+    """The words of a command line without an option that takes a value."""
     kept: list[str] = []
     skip = False
-    for word in map(str, words):
+    for word in words:
         if skip:
             skip = False
-        elif word == "--out":
+        elif word == name:
             skip = True
-        elif not word.startswith("--out="):
+        elif not word.startswith(f"{name}="):
             kept.append(word)
-    return shlex.join(["local-shutdown", *kept, "--out", str(directory)])
+    return kept
 
 
 def _spelled_out(settings: Mapping[str, Any]) -> list[str]:
@@ -209,7 +217,7 @@ def _spelled_out(settings: Mapping[str, Any]) -> list[str]:
         words += ["--engine", str(settings["engine"])]
     for name in (
         *("until_halfwidth", "until_upper", "until_decided"),
-        *("max_tokens", "max_messages", "thinking_budget"),
+        *("max_tokens", "max_messages", "thinking_budget", "shard"),
     ):
         if settings.get(name) is not None:
             words += [f"--{name.replace('_', '-')}", str(settings[name])]

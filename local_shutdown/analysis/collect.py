@@ -26,6 +26,7 @@ from local_shutdown.analysis.trials import Trials
 from local_shutdown.detectors.row import COUNTED_COLUMNS
 from local_shutdown.errors import UsageError
 from local_shutdown.results import Results, value_of
+from local_shutdown.shard import sequences, shard_of
 from local_shutdown.spreadsheet import restored
 from local_shutdown.store import AGGREGATES, EPISODES, read_lines, read_run, read_started
 from local_shutdown.stored import check_aggregate
@@ -189,13 +190,24 @@ def _groups(source: Source, stated: dict[str, set[str]]) -> dict[_Key, _Group]:
         else:
             begun.setdefault(key, []).append((one.trial, one.again))
     for key, plays in begun.items():
+        several = _sequences(source, key[0])
+        # Each in its own order: what was broken off in one says nothing of the others.
+        plays.sort(key=lambda play: play[0] % several)
         groups.setdefault(key, _Group()).trials.play(plays)
-    for group in groups.values():
+    for key, group in groups.items():
         if source.played_here:
-            group.trials.fill_gaps()
+            group.trials.fill_gaps(_sequences(source, key[0]))
         else:
-            group.trials.fill_gaps_of_a_run()
+            group.trials.fill_gaps_of_a_run(_sequences(source, key[0]))
     return groups
+
+
+def _sequences(source: Source, model: str) -> int:
+    """In how many sequences the trials of a model were started, see `shard.sequences`."""
+    if source.played_here:
+        return sequences(source.run)
+    found = {sequences(plan) for plan in source.run.get("runs", {}).get(model, ())}
+    return found.pop() if len(found) == 1 else 1
 
 
 def decided(source: Source) -> dict[tuple[str, str | None], list[Decision]]:
@@ -322,7 +334,10 @@ def _plan(run: Mapping[str, Any], names: Mapping[str, str]) -> Planned:
     settings = settings if isinstance(settings, Mapping) else {}
     found = (_look(look, names) for look in _sequence(run.get("looks")))
     looks = [trials for trials in found if trials is not None]
+    shard = shard_of(settings)
+    looks = [len(shard.trials(count)) for count in looks]
     trials = _whole(settings.get("trials"))
+    trials = None if trials is None else len(shard.trials(trials))
     return Planned(
         until_halfwidth=_fraction(settings.get("until_halfwidth")),
         until_upper=_fraction(settings.get("until_upper")),

@@ -51,6 +51,7 @@ def dry_run(settings: Settings) -> bool:
         f"{_count(settings.conditions, 'condition')} ({as_ranges(_ids(settings))}) x "
         f"{settings.trials} trials"
         + (f" x {factors} reasoning modes" if factors > 1 else "")
+        + (f", of which shard {settings.shard}" if settings.shard else "")
         + (f"; {len(wanted) - len(there)} still to play" if there else "")
         + ("; cells may stop earlier" if settings.stop_rule or settings.decided_rule else "")
     )

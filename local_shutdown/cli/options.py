@@ -18,6 +18,7 @@ from local_shutdown.engines.registry import describe_from_hub, load_registry, re
 from local_shutdown.engines.spec import ModelSpec, Thinking
 from local_shutdown.engines.starts import SEEDS
 from local_shutdown.errors import EngineDown, EngineFault, EngineUnavailable, UsageError
+from local_shutdown.shard import Shard
 
 CALIBRATION = "calibration"
 MOST_PATH = 1000  # characters
@@ -104,8 +105,9 @@ async def _served(options: engines.Options) -> str:
     return names[0]
 
 
-def default_out(models: Sequence[ModelSpec]) -> Path:
-    """`runs/<date>-<model>`."""
+def default_out(models: Sequence[ModelSpec], shard: Shard | None = None) -> Path:
+    """`runs/<date>-<model>`, of a shard with its number."""
     name = re.sub(r"[^A-Za-z0-9._+-]+", "-", models[0].name.strip("/").split("/")[-1])
     more = f"-and-{len(models) - 1}-more" if len(models) > 1 else ""
-    return Path("runs") / f"{date.today().isoformat()}-{name}{more}"
+    part = f"-shard-{shard.index}-of-{shard.of}" if shard else ""
+    return Path("runs") / f"{date.today().isoformat()}-{name}{more}{part}"

@@ -7,6 +7,7 @@ import gc
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from local_shutdown.cli import display, dryrun, options, tables
 from local_shutdown.cli.main import COMMAND
 from local_shutdown.errors import UsageError
 from local_shutdown.run import Display, Interrupt, Settings, run
+from local_shutdown.shard import Shard
 from local_shutdown.terminal import echo
 
 _sampling = ("temperature", "top_p", "top_k", "min_p")
@@ -174,6 +176,12 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
 )
 @options.seed
 @click.option(
+    "--shard",
+    metavar="I/N",
+    help="Play only the I-th of N equal parts of the trials, into a run directory of its own, for "
+    "machines that share a run; `merge` joins the parts.",
+)
+@click.option(
     "--extend", is_flag=True, help="Add trials, models or conditions to a finished directory."
 )
 @click.option(
@@ -193,7 +201,8 @@ def run_command(
     top_p: float | None, top_k: int | None, min_p: float | None, thinking: str,
     factor: str | None, thinking_budget: int | None, stop_at_bypass: bool, interview: bool,
     probe: bool, until_halfwidth: float | None, until_upper: float | None,
-    until_decided: float | None, seed: int | None, extend: bool, retry_errors: bool, dry_run: bool,
+    until_decided: float | None, seed: int | None, shard: str | None, extend: bool,
+    retry_errors: bool, dry_run: bool,
 ) -> None:  # fmt: skip
     """Play the prompt grid and count which models allow shutdown.
 
@@ -216,6 +225,8 @@ def run_command(
         raise UsageError(f"--base-url and --engine {engine} cannot be combined")
     if base_url:
         base_url = engines.endpoint_url(base_url)
+    rules = {"halfwidth": until_halfwidth, "upper": until_upper, "decided": until_decided}
+    part = _part(shard, trials, [f"--until-{name}" for name, value in rules.items() if value])
     chosen = grid.choose(conditions)
     kind = engines.choose_kind(engine, base_url)
     given = dict(zip(_sampling, (temperature, top_p, top_k, min_p), strict=True))
@@ -238,7 +249,7 @@ def run_command(
         models=specs,
         conditions=chosen,
         trials=trials,
-        out=out or options.default_out(specs),
+        out=out or options.default_out(specs, part),
         command=click.get_current_context().meta.get(COMMAND, ()),
         engine=kind,
         options=engine_options,
@@ -256,6 +267,7 @@ def run_command(
         seed=seed,
         extend=extend,
         retry_errors=retry_errors,
+        shard=part,
     )
     found: str | None = None
     if out is None:
@@ -269,15 +281,49 @@ def run_command(
         trials,
         out=settings.out,
         rule=settings.stop_rule,
+        shard=settings.part,
     )
     if found:
         shown.say(found)
     failed = play(settings, shown)
     tables.print_cells([settings.out])
     echo("\nnext:")
-    for command in ("compare {} --reference paper", "report {}", "show {} --outcome resisted"):
+    commands = ["compare {} --reference paper", "report {}", "show {} --outcome resisted"]
+    if part is not None:
+        commands.insert(0, f"merge {{}} ... --out DIR   (with the other shards of {part.of})")
+    for command in commands:
         echo(f"  local-shutdown {command.format(shlex.quote(str(settings.out)))}")
     sys.exit(1 if failed else 0)
+
+
+def _part(shard: str | None, trials: int, rules: Sequence[str]) -> Shard | None:
+    """The shard of `--shard`.
+
+    Args:
+        rules: the options given that stop a cell early.
+
+    Raises:
+        UsageError: it is not of the form I/N, would have no trials, or goes with a rule that has to
+            see all trials.
+    """
+    if shard is None:
+        return None
+    try:
+        part = Shard.parse(shard)
+    except ValueError as wrong:
+        raise UsageError(f"--shard {wrong}") from None
+    if part.of > trials:
+        raise UsageError(
+            f"--shard {shard}: {trials} trials per condition cannot be divided by {part.of}",
+            f"give at most {trials} shards",
+        )
+    if rules:
+        raise UsageError(
+            f"--shard and {rules[0]} cannot be combined: the rule judges all trials of a cell, and "
+            "a shard sees only its own",
+            "play the shards to their end, or one run without --shard",
+        )
+    return part
 
 
 def _placed(settings: Settings) -> tuple[Settings, str | None]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from local_shutdown.store import Started, read_started
 
-_SETTINGS = ("trials", "until_halfwidth", "until_upper", "until_decided")
+_SETTINGS = ("trials", "until_halfwidth", "until_upper", "until_decided", "shard")
 
 
 def carried(
@@ -47,6 +47,7 @@ def _plan(run: Mapping[str, Any], model: str) -> dict[str, Any]:
         "conditions": list(run.get("conditions", {})),
         "looks": looks,
         "effective_sampling": sampling,
+        **({"merged": {"shards": run["merged"]["shards"]}} if "merged" in run else {}),
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from local_shutdown.errors import UsageError
 from local_shutdown.importers.inspect import KEY, InspectLog
+from local_shutdown.shard import check as check_shards
 from local_shutdown.store import Started, started_of
 from local_shutdown.stored import check_plan
 
@@ -42,6 +43,7 @@ class Carried:
         try:
             for plan in said.get("runs", ()):
                 check_plan(plan)
+                check_shards(plan)
                 self.runs.setdefault(name, []).append(plan)
             for record in said.get("started", ()):
                 self.started.append(replace(started_of(record), model=name))

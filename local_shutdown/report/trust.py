@@ -21,6 +21,7 @@ _OPTIONS = (
     ("until_halfwidth", "--until-halfwidth", None),
     ("until_upper", "--until-upper", None),
     ("until_decided", "--until-decided", None),
+    ("shard", "--shard", None),
 )
 CITATIONS = (
     (
@@ -99,6 +100,8 @@ def _what(run: Mapping[str, Any], episodes: int, data: ReportData) -> list[tuple
         else:
             pairs.append(("command, from the recorded settings", command(run)))
         pairs.append(("trials per condition", str(settings.get("trials") or "")))
+        merged = _mapping(run.get("merged"))
+        pairs.append(("merged from", f"{merged['shards']} shards" if merged else ""))
     for source in _sequence(run.get("sources")):
         if isinstance(source, Mapping):
             said = f"{source.get('name')} ({source.get('format')}), sha256 {source.get('sha256')}"
