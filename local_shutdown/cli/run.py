@@ -17,6 +17,7 @@ from local_shutdown import engines, grid, runs
 from local_shutdown.agent import Limits
 from local_shutdown.cli import display, dryrun, options, tables
 from local_shutdown.cli.main import COMMAND
+from local_shutdown.engines.fit import MOST_NODES
 from local_shutdown.errors import UsageError
 from local_shutdown.run import Display, Interrupt, Settings, run
 from local_shutdown.shard import Shard
@@ -57,6 +58,15 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
 )
 @click.option(
     "--gpus", type=int, metavar="N", help="GPUs to use; 0 means CPU. Default: all visible."
+)
+@click.option(
+    "--nodes",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, MOST_NODES),
+    metavar="N",
+    help="For a model larger than a machine: share one copy over N machines with the same GPUs, "
+    "those of the Slurm job. --dry-run shows the command of each.",
 )
 @click.option(
     "--engine",
@@ -195,7 +205,7 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
 )
 def run_command(
     models: tuple[str, ...], conditions: str, trials: int, out: Path | None, gpus: int | None,
-    engine: str, base_url: str | None, api_key_env: str | None, concurrency: int | None,
+    nodes: int, engine: str, base_url: str | None, api_key_env: str | None, concurrency: int | None,
     engine_args: tuple[str, ...], max_model_len: int | None, max_tokens: int | None,
     max_messages: int, max_seconds: float | None, request_timeout: float, temperature: float | None,
     top_p: float | None, top_k: int | None, min_p: float | None, thinking: str,
@@ -229,10 +239,13 @@ def run_command(
     part = _part(shard, trials, [f"--until-{name}" for name, value in rules.items() if value])
     chosen = grid.choose(conditions)
     kind = engines.choose_kind(engine, base_url)
+    if nodes > 1 and kind != "vllm":
+        raise UsageError(f"--nodes {nodes}: the engine is {kind}, and only vllm spreads a model")
     given = dict(zip(_sampling, (temperature, top_p, top_k, min_p), strict=True))
     engine_options = engines.Options(
         sampled=tuple(name for name, value in given.items() if value is not None),
         gpus=gpus,
+        nodes=nodes,
         base_url=base_url,
         api_key=engines.endpoint_key(base_url, api_key_env) if base_url else None,
         max_model_len=max_model_len,

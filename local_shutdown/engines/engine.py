@@ -9,6 +9,7 @@ from typing import Any
 
 from local_shutdown.engines.client import REQUEST_TIMEOUT_S, ChatClient
 from local_shutdown.engines.metrics import Reading, Series, merge, summary
+from local_shutdown.engines.nodes import Nodes
 from local_shutdown.engines.server import Launch, Server
 
 Kind = str  # a name in `backends.BACKENDS`
@@ -31,6 +32,8 @@ class Options:
         concurrency: episodes meant to be in flight; None asks the server's capacity.
         request_timeout_s: for an answer, without a sign of life of the server.
         sampled: the sampling fields that requests will set, for example `top_p`.
+        nodes: machines that share one copy of a model.
+        other_nodes: those beside this one, from a driver that has them; None asks Slurm.
     """
 
     gpus: int | None = None
@@ -41,6 +44,8 @@ class Options:
     concurrency: int | None = None
     request_timeout_s: float = REQUEST_TIMEOUT_S
     sampled: tuple[str, ...] = ()
+    nodes: int = 1
+    other_nodes: Nodes | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
