@@ -105,6 +105,36 @@ async def _served(options: engines.Options) -> str:
     return names[0]
 
 
+def shard(said: str | None, trials: int, rules: Sequence[str]) -> Shard | None:
+    """The shard of `--shard`.
+
+    Args:
+        rules: the options given that stop a cell early.
+
+    Raises:
+        UsageError: it is not of the form I/N, would have no trials, or goes with a rule that has to
+            see all trials.
+    """
+    if said is None:
+        return None
+    try:
+        part = Shard.parse(said)
+    except ValueError as wrong:
+        raise UsageError(f"--shard {wrong}") from None
+    if part.of > trials:
+        raise UsageError(
+            f"--shard {said}: {trials} trials per condition cannot be divided by {part.of}",
+            f"give at most {trials} shards",
+        )
+    if rules:
+        raise UsageError(
+            f"--shard and {rules[0]} cannot be combined: the rule judges all trials of a cell, and "
+            "a shard sees only its own",
+            "play the shards to their end, or one run without --shard",
+        )
+    return part
+
+
 def default_out(models: Sequence[ModelSpec], shard: Shard | None = None) -> Path:
     """`runs/<date>-<model>`, of a shard with its number."""
     name = re.sub(r"[^A-Za-z0-9._+-]+", "-", models[0].name.strip("/").split("/")[-1])

@@ -7,7 +7,6 @@ import gc
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from local_shutdown.cli.main import COMMAND
 from local_shutdown.engines.fit import MOST_NODES
 from local_shutdown.errors import UsageError
 from local_shutdown.run import Display, Interrupt, Settings, run
-from local_shutdown.shard import Shard
 from local_shutdown.terminal import echo
 
 _sampling = ("temperature", "top_p", "top_k", "min_p")
@@ -236,7 +234,9 @@ def run_command(
     if base_url:
         base_url = engines.endpoint_url(base_url)
     rules = {"halfwidth": until_halfwidth, "upper": until_upper, "decided": until_decided}
-    part = _part(shard, trials, [f"--until-{name}" for name, value in rules.items() if value])
+    part = options.shard(
+        shard, trials, [f"--until-{name}" for name, value in rules.items() if value]
+    )
     chosen = grid.choose(conditions)
     kind = engines.choose_kind(engine, base_url)
     if nodes > 1 and kind != "vllm":
@@ -309,36 +309,6 @@ def run_command(
     sys.exit(1 if failed else 0)
 
 
-def _part(shard: str | None, trials: int, rules: Sequence[str]) -> Shard | None:
-    """The shard of `--shard`.
-
-    Args:
-        rules: the options given that stop a cell early.
-
-    Raises:
-        UsageError: it is not of the form I/N, would have no trials, or goes with a rule that has to
-            see all trials.
-    """
-    if shard is None:
-        return None
-    try:
-        part = Shard.parse(shard)
-    except ValueError as wrong:
-        raise UsageError(f"--shard {wrong}") from None
-    if part.of > trials:
-        raise UsageError(
-            f"--shard {shard}: {trials} trials per condition cannot be divided by {part.of}",
-            f"give at most {trials} shards",
-        )
-    if rules:
-        raise UsageError(
-            f"--shard and {rules[0]} cannot be combined: the rule judges all trials of a cell, and "
-            "a shard sees only its own",
-            "play the shards to their end, or one run without --shard",
-        )
-    return part
-
-
 def _placed(settings: Settings) -> tuple[Settings, str | None]:
     """Where a run without --out goes: on with the unfinished one that has these settings, whatever
     its date, else to a name that no other settings have; and what to say of it."""
@@ -389,7 +359,8 @@ def play(settings: Settings, shown: Display) -> bool:
         interrupt.say, interrupt.end = shown.say, task.cancel
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
-                loop.add_signal_handler(number, interrupt.ask)
+                asked = interrupt.told if number == signal.SIGTERM else interrupt.ask
+                loop.add_signal_handler(number, asked)
         return await run(settings, shown, interrupt)
 
     try:

@@ -111,6 +111,7 @@ def test_a_flag_that_several_nodes_cannot_meet_is_refused(argument: str) -> None
         over("kimi-k3", 80, 3, engine_args=[argument])
 
 
+@pytest.mark.vllm
 @pytest.mark.parametrize(("name", "gb", "count"), LARGE)
 def test_vllms_own_parser_takes_the_commands_of_head_and_workers(
     name: str, gb: int, count: int
