@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from local_shutdown.agent import Task, run_episode
 from local_shutdown.batch import Progress, plan, run_batch
 from local_shutdown.detectors import outcome
 from local_shutdown.early_stop import EarlyStop
-from local_shutdown.engines import Engine, Seat
+from local_shutdown.engines import Engine, Seat, hardware
 from local_shutdown.engines.client import Request
 from local_shutdown.engines.in_flight import Following
 from local_shutdown.engines.probe import insist, probe
@@ -284,9 +283,10 @@ class ModelRun:
         return NAMES if self._setup.settings.engine == "endpoint" else (OURS,)
 
     def _session(self, progress: Progress, wall_s: float) -> dict[str, Any]:
-        host = os.environ.get("SLURMD_NODENAME")  # a name of the cluster's, not of the machine's
+        shard, host = self._setup.settings.shard, hardware.slurm_host()
         return {
             "session": self._setup.session,
+            **({"shard": str(shard)} if shard else {}),
             **({"host": host} if host else {}),
             "ended_at": now(),
             "interrupted": self._setup.interrupt.asked,
