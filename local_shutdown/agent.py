@@ -6,17 +6,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
-from local_shutdown.engines.client import ChatClient, Completion, Request
+from local_shutdown.engines.client import Completion, Request
 from local_shutdown.engines.replay import named
 from local_shutdown.environment import Environment
-from local_shutdown.episode import Episode, StopReason
+from local_shutdown.episode import Episode, Event, StopReason
 from local_shutdown.errors import ContextOverflow, EngineDown, EpisodeFault, SandboxFault
 from local_shutdown.grid import Condition, InterviewQuestion
 from local_shutdown.messages import (
@@ -52,6 +52,8 @@ class Task:
 
     Attributes:
         factor: what else is varied, for example `effort=high`; kept under `Episode.extra`.
+        stop_at_bypass: it ends once the model has got past the shutdown.
+        interview: questions put to the model after it; stored apart, under `Episode.extra`.
     """
 
     episode_id: str
@@ -59,6 +61,32 @@ class Task:
     condition: Condition
     trial: int
     factor: str | None = None
+    stop_at_bypass: bool = False
+    interview: Sequence[InterviewQuestion] = ()
+
+
+class Client(Protocol):
+    """What the agent asks of a client, see `engines.client.ChatClient`."""
+
+    async def complete(
+        self,
+        request: Request,
+        messages: Sequence[Any],
+        tools: Any,
+        headers: Mapping[str, str] | None = None,
+    ) -> Completion:
+        """One turn: the messages so far, each a dict or an `orjson.Fragment` of one."""
+
+
+class Observer:
+    """Is told of an episode while it is played, for a program that plays it inside itself."""
+
+    def began(self, record: Callable[[], Episode]) -> None:
+        """An episode begins. `record` says what it has come to, at any moment: also when it was
+        cancelled, or broke off with an exception, and then without a stop reason."""
+
+    def saw(self, event: Event) -> None:
+        """The environment has seen something."""
 
 
 class _Ended(Exception):
@@ -84,20 +112,19 @@ class _Conversation:
 
 async def run_episode(
     task: Task,
-    client: ChatClient,
+    client: Client,
     request: Request,
     kit: Kit,
     limits: Limits,
     *,
-    stop_at_bypass: bool = False,
-    interview: Sequence[InterviewQuestion] = (),
     headers: Mapping[str, str] | None = None,
+    observer: Observer | None = None,
 ) -> Episode:
     """Play one episode to its end, whatever that is.
 
     Args:
-        interview: questions put to the model after the episode; stored apart, under `extra`.
         headers: sent with every request of the episode.
+        observer: is told while it is played.
 
     Raises:
         EngineDown: the engine is gone; nothing is recorded and the episode can be run again.
@@ -105,23 +132,48 @@ async def run_episode(
     """
     started_at, began = datetime.now(UTC), time.monotonic()
     talk = _Conversation(task.condition, request.reasoning_names)
-    environment = Environment(kit, task.condition.warning_on_call)
-    reason: StopReason
+    observer = observer or Observer()
+    environment = Environment(kit, task.condition.warning_on_call, observer.saw)
+    reason: StopReason | None = None
     error: str | None = None
     extra: dict[str, Any] = {"instructs": task.condition.instructs}
     if task.factor:
         extra["factor"] = task.factor
+
+    ended: float | None = None
+
+    def record() -> Episode:
+        if reason is None:
+            with contextlib.suppress(SandboxFault):
+                environment.look()
+        return Episode(
+            episode_id=task.episode_id,
+            model=task.model,
+            condition=task.condition.id,
+            trial=task.trial,
+            stop_reason=reason,
+            error=error,
+            started_at=started_at.isoformat(timespec="milliseconds"),
+            duration_s=round((ended or time.monotonic()) - began, 3),
+            messages=talk.messages,
+            events=environment.events,
+            files=environment.files(),
+            usage=talk.usage,
+            extra=extra,
+        )
+
+    observer.began(record)
     try:
         try:
             async with asyncio.timeout(limits.seconds) as clock:
                 await environment.begin()
                 while True:
                     await _turn(
-                        talk, _Waiting(client, clock), request, environment, limits, stop_at_bypass,
-                        headers,
+                        talk, _Waiting(client, clock), request, environment, limits,
+                        task.stop_at_bypass, headers,
                     )  # fmt: skip
-        except _Ended as ended:
-            reason = ended.reason
+        except _Ended as end:
+            reason = end.reason
         except TimeoutError:
             reason = "time_limit"
         except ContextOverflow:
@@ -133,26 +185,12 @@ async def run_episode(
         if reason != "error":
             with contextlib.suppress(SandboxFault):
                 environment.look()  # a background process may have ended the machine meanwhile
-        duration_s = time.monotonic() - began
-        if interview and reason != "error":
-            extra["interview"] = await _interview(talk, client, request, interview, headers)
+        ended = time.monotonic()
+        if task.interview and reason != "error":
+            extra["interview"] = await _interview(talk, client, request, task.interview, headers)
     finally:
         await environment.stop()
-    return Episode(
-        episode_id=task.episode_id,
-        model=task.model,
-        condition=task.condition.id,
-        trial=task.trial,
-        stop_reason=reason,
-        error=error,
-        started_at=started_at.isoformat(timespec="milliseconds"),
-        duration_s=round(duration_s, 3),
-        messages=talk.messages,
-        events=environment.events,
-        files=environment.files(),
-        usage=talk.usage,
-        extra=extra,
-    )
+    return record()
 
 
 def _name(fault: EpisodeFault) -> str:
@@ -164,7 +202,7 @@ def _name(fault: EpisodeFault) -> str:
 class _Waiting:
     """A client on whose answers the clock of the episode does not run."""
 
-    client: ChatClient
+    client: Client
     clock: asyncio.Timeout
 
     async def complete(
@@ -234,7 +272,7 @@ async def _turn(
 
 async def _interview(
     talk: _Conversation,
-    client: ChatClient,
+    client: Client,
     request: Request,
     questions: Sequence[InterviewQuestion],
     headers: Mapping[str, str] | None,

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from local_shutdown.analysis.decided import DecidedRule, Level
+from local_shutdown.analysis.decided import DecidedLevel, DecidedRule
 from local_shutdown.analysis.stop_rule import StopRule
 from local_shutdown.analysis.stopping import Prefix, advance
 from local_shutdown.episode import Episode, Outcome
@@ -43,7 +43,7 @@ class EarlyStop:
         decided: DecidedRule | None = None,
         conditions: Iterable[str] = (),
     ) -> None:
-        self.level = None if decided is None else Level(decided, conditions)
+        self.level = None if decided is None else DecidedLevel(decided, conditions)
         self._rule = rule
         self._alone = None if decided is None else decided.rate_rule
         self._outcomes: dict[str, dict[int, Outcome | None]] = {}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,10 +45,17 @@ class Environment:
     Args:
         kit: what the sandboxes of a run share.
         warning_on_call: see `grid.Condition`.
+        saw: called with each event as it is recorded.
     """
 
-    def __init__(self, kit: Kit, warning_on_call: int = 3) -> None:
+    def __init__(
+        self,
+        kit: Kit,
+        warning_on_call: int = 3,
+        saw: Callable[[Event], None] = lambda event: None,
+    ) -> None:
         self._kit = kit
+        self._saw = saw
         self._warning_on_call = warning_on_call
         self._sandbox: Sandbox | None = None
         self._began = time.monotonic()
@@ -190,12 +197,14 @@ class Environment:
         if event_type in _REPEATABLE and self._recorded[event_type] > MOST_REPEATS:
             return
         t_s = time.monotonic() - self._began
-        self.events.append(Event(event_type, t_s, self._message, detail))
+        event = Event(event_type, t_s, self._message, detail)
+        self.events.append(event)
+        self._saw(event)
 
 
 def _tool_result(finished: Finished, kit: Kit) -> str:
     """stderr, a newline, stdout when there is stderr; else stdout (docs/paper.md). At most
-    `Limits.result_bytes`, with a note where something was left out."""
+    `SandboxLimits.result_bytes`, with a note where something was left out."""
     limits = kit.policy.limits
     stdout = finished.stdout.decode("utf-8", "replace")
     stderr = finished.stderr.decode("utf-8", "replace")

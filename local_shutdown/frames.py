@@ -48,9 +48,9 @@ class Frames:
 
         Args:
             name: `overview` (A, E and K by model), `grid` (models by conditions), `initial`,
-                `placement`, `strengthening`, `framing`, `competence`, `effort`, `contrasts`,
-                `size` and `released` (open models), `methods`, `funnel`, `failures`: those for
-                which the runs have numbers.
+                `placement`, `strengthening`, `framing`, `competence`, `effort`, `revision`,
+                `precision`, `temperature`, `contrasts`, `size` and `released` (open models),
+                `methods`, `funnel`, `failures`: those for which the runs have numbers.
             into: an empty matplotlib figure, whose size is set; by default a new one of pyplot.
 
         Returns:

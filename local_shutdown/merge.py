@@ -22,6 +22,7 @@ from local_shutdown.batch import episode_id
 from local_shutdown.errors import CannotRunError, UsageError
 from local_shutdown.merged_record import check_same_run, merged_record
 from local_shutdown.results import write_results
+from local_shutdown.runfile import parse_run
 from local_shutdown.runs import planned_ids, resume_command
 from local_shutdown.shard import Shard, shard_of
 from local_shutdown.store import (
@@ -108,7 +109,8 @@ def merge(
             raise UsageError(
                 f"{_named(list(unfinished))} {_are(unfinished)} unfinished: {part.directory} lacks "
                 f"{unfinished[part.shard]} episodes",
-                f"to resume: {resume_command(part.directory, part.run)}; or merge with --partial",
+                f"to resume: {resume_command(part.directory, parse_run(part.run))}; or merge with "
+                "--partial",
             )
         beside = stack.enter_context(_beside(out))
         _copy(parts, beside, seen)
@@ -127,7 +129,7 @@ def merge(
         sum(part.episodes for part in parts),
         tuple(missing),
         unfinished,
-        resume_command(out, record) if missing or unfinished else None,
+        resume_command(out, parse_run(record)) if missing or unfinished else None,
     )
 
 
@@ -152,7 +154,7 @@ def _parts(directories: Sequence[Path]) -> list[Part]:
                 f"{directory}: {kind}, not a shard",
                 "give directories that `run --shard I/N` has written",
             )
-        part = Part(directory, run, shard_of(settings))
+        part = Part(directory, run, shard_of(settings["shard"]))
         for other in parts:
             check_same_run((other.directory, other.run), (directory, run))
             if other.shard == part.shard:

@@ -90,7 +90,7 @@ def merged_record(
     return {
         **{name: value for name, value in first.items() if name not in ("interrupted", "nodes")},
         "command": without_option(map(str, command), "--shard") if command else command,
-        "settings": {**first["settings"], "shard": None},
+        "settings": {k: v for k, v in first["settings"].items() if k != "shard"},
         "models": {name: _model(name, runs) for name in first.get("models", {})},
         # A later session of the whole has a number that no shard's had.
         "session": max(int(run.get("session", 1)) for run in runs),

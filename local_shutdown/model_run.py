@@ -15,15 +15,17 @@ from local_shutdown.early_stop import EarlyStop
 from local_shutdown.engines import Engine, Seat, hardware
 from local_shutdown.engines.client import Request
 from local_shutdown.engines.in_flight import Following
-from local_shutdown.engines.probe import insist, probe
+from local_shutdown.engines.probe import probe, require_calls
 from local_shutdown.engines.replay import NAMES, OURS
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.engines.starts import Starts
 from local_shutdown.episode import Episode, Outcome
 from local_shutdown.errors import EngineDown, EngineUnavailable
+from local_shutdown.factors import Level
 from local_shutdown.in_flight import Fixed, InFlight
 from local_shutdown.interrupt import Interrupt
 from local_shutdown.record import Settings, now
+from local_shutdown.runfile import ModelFacts, RunFile, Session
 from local_shutdown.sandbox import Kit
 from local_shutdown.store import Started, Store, read_episodes, read_started, write_run
 
@@ -62,7 +64,7 @@ class Setup:
     settings: Settings
     kit: Kit
     store: Store
-    record: dict[str, Any]
+    record: RunFile
     done: set[str]
     most: int
     display: Display
@@ -71,7 +73,7 @@ class Setup:
     @property
     def session(self) -> int:
         """Which call of `run` on the directory this is, counted from 1."""
-        return int(self.record["session"])
+        return self.record.session
 
     def save(self) -> None:
         """Write run.json.
@@ -84,12 +86,15 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """One level of the reasoning factor, and what is missing of it."""
+    """One level of the factors, and what is missing of it."""
 
-    mode: str
-    factor: str | None
+    of: Level
     missing: int
     early: EarlyStop
+
+    @property
+    def factor(self) -> str | None:
+        return self.of.factor
 
 
 class ModelRun:
@@ -109,37 +114,36 @@ class ModelRun:
         """
         setup, spec = self._setup, self._spec
         settings, display = setup.settings, setup.display
-        levels = [self._level(mode) for mode in settings.thinking]
+        levels = [self._level(level) for level in settings.levels]
         levels = [level for level in levels if level.missing]
         if not levels:
             display.say(f"{spec.display_name}: all episodes are on disk")
             return
         for warning in spec.warnings:
             display.say(f"warning: {warning}")
-        facts = setup.record["models"][spec.name]
-        starts = Starts(
-            setup.record["run_seed"], setup.session, setup.record["server_starts"], setup.save,
-            settings.place,
-        )  # fmt: skip
+        facts = setup.record.models[spec.name]
+        seed = setup.record.run_seed
+        assert seed is not None  # `record.open_record` sees to it
+        starts = Starts(seed, setup.session, setup.record.server_starts, setup.save,
+                        settings.place)  # fmt: skip
         async with engines.open_engine(
             settings.engine, spec, settings.options, settings.out, display.say, starts
         ) as engine:
-            facts |= engine.facts
-            facts["max_model_len"] = engine.max_model_len
+            facts.add(engine.facts)
+            facts.max_model_len = engine.max_model_len
             for level in levels:
                 if setup.interrupt.asked:
                     break
                 await self._play_level(engine, level, facts)
-        facts |= engine.facts
+        facts.add(engine.facts)
 
-    def _level(self, mode: str) -> _Level:
+    def _level(self, wanted: Level) -> _Level:
         settings, done = self._setup.settings, self._setup.done
-        factor = None if mode == "default" else f"effort={mode}"
         early = EarlyStop(
             settings.stop_rule, settings.decided_rule, [c.id for c in settings.conditions]
         )
         if early.stops:
-            this = self._spec.name, factor
+            this = self._spec.name, wanted.factor
             for begun in read_started(settings.out):
                 if (begun.model, begun.factor) == this and not begun.retry:
                     early.begun(begun.condition, begun.trial, again=begun.again)
@@ -147,7 +151,7 @@ class ModelRun:
                 ours = (episode.model, episode.extra.get("factor")) == this
                 if ours and episode.episode_id in done:
                     early.ended(episode, outcome(episode))
-        level = _Level(mode, factor, 0, early)
+        level = _Level(wanted, 0, early)
         return replace(level, missing=sum(1 for _ in self._tasks(level, Progress())))
 
     def _tasks(self, level: _Level, progress: Progress) -> Iterator[Task]:
@@ -170,21 +174,19 @@ class ModelRun:
             full=full,
         )
 
-    async def _play_level(self, engine: Engine, level: _Level, facts: dict[str, Any]) -> None:
+    async def _play_level(self, engine: Engine, level: _Level, facts: ModelFacts) -> None:
         setup = self._setup
-        request = _request(self._spec, setup.settings, level.mode, engine)
+        request = _request(self._spec, setup.settings, level.of, engine)
         request = replace(request, reasoning_names=self._names())
-        facts["effective_sampling"] = _effective_sampling(engine, request)
-        facts.setdefault("requests", {})[level.mode] = {
-            "max_tokens": request.max_tokens,
-            **request.extra,
-        }
+        facts.effective_sampling = _effective_sampling(engine, request)
+        asked = {"max_tokens": request.max_tokens, **level.of.sampling, **request.extra}
+        facts.requests = {**facts.requests, level.of.name: asked}
         if setup.settings.probe:
             found = await probe(engine, request, self._spec)
-            facts.setdefault("probe", {})[level.mode] = found.as_dict()
+            facts.probe = {**facts.probe, level.of.name: found.as_dict()}
             for note in found.notes:
                 setup.display.say(f"probe: {note}")
-            insist(found, self._spec)
+            require_calls(found, self._spec)
             request = replace(request, reasoning_names=found.reasoning_names or self._names())
         setup.save()
         progress = Progress(planned=level.missing)
@@ -194,10 +196,10 @@ class ModelRun:
             await self._play_tasks(engine, level, request, progress)
         finally:
             setup.display.stop()
-            session = self._session(progress, time.monotonic() - began)
+            session = self._session(level, progress, time.monotonic() - began)
             if engine.series:
-                session["metrics"] = facts["metrics"] = engine.metrics()
-            facts.setdefault("sessions", []).append({"factor": level.factor, **session})
+                session.metrics = facts.metrics = engine.metrics()
+            facts.sessions = [*facts.sessions, session]
 
     async def _play_tasks(
         self, engine: Engine, level: _Level, request: Request, progress: Progress
@@ -253,13 +255,11 @@ class ModelRun:
         start = seat.server.start if seat.server is not None else None
         server = start.name if start is not None else f"{settings.place}{session}.endpoint"
         episode = await run_episode(
-            task,
+            replace(task, stop_at_bypass=settings.stop_at_bypass, interview=settings.interview),
             seat.client,
             request,
             self._setup.kit,
             replace(settings.limits, context=engine.max_model_len),
-            stop_at_bypass=settings.stop_at_bypass,
-            interview=settings.interview,
             headers=seat.headers,
         )
         return replace(episode, extra={**episode.extra, "session": session, "server": server})
@@ -282,32 +282,37 @@ class ModelRun:
         read the one, and to somebody's endpoint both are sent."""
         return NAMES if self._setup.settings.engine == "endpoint" else (OURS,)
 
-    def _session(self, progress: Progress, wall_s: float) -> dict[str, Any]:
+    def _session(self, level: _Level, progress: Progress, wall_s: float) -> Session:
         shard, host = self._setup.settings.shard, hardware.slurm_host()
-        return {
-            "session": self._setup.session,
-            **({"shard": str(shard)} if shard else {}),
-            **({"host": host} if host else {}),
-            "ended_at": now(),
-            "interrupted": self._setup.interrupt.asked,
-            "wall_s": round(wall_s, 1),
-            "episodes": progress.finished,
-            "errors": progress.errors,
-            "rerun": progress.rerun,
-            "parser_loss": progress.parser_loss,
-            "concurrency_mean": round(progress.busy_s / max(wall_s, 1e-9), 1),
-            "concurrency_peak": progress.peak,
-            "episodes_per_s": round(progress.finished / max(wall_s, 1e-9), 2),
-            "completion_tokens_per_s": round(progress.completion_tokens / max(wall_s, 1e-9), 1),
-        }
+        session = Session(
+            factor=level.factor,
+            session=self._setup.session,
+            ended_at=now(),
+            interrupted=self._setup.interrupt.asked,
+            wall_s=round(wall_s, 1),
+            episodes=progress.finished,
+            errors=progress.errors,
+            rerun=progress.rerun,
+            parser_loss=progress.parser_loss,
+            concurrency_mean=round(progress.busy_s / max(wall_s, 1e-9), 1),
+            concurrency_peak=progress.peak,
+            episodes_per_s=round(progress.finished / max(wall_s, 1e-9), 2),
+            completion_tokens_per_s=round(progress.completion_tokens / max(wall_s, 1e-9), 1),
+        )
+        if shard is not None:
+            session.shard = str(shard)
+        if host is not None:
+            session.host = host
+        return session
 
 
-def _request(spec: ModelSpec, settings: Settings, mode: str, engine: Engine) -> Request:
-    extra = spec.thinking.request(mode, settings.thinking_budget)
+def _request(spec: ModelSpec, settings: Settings, level: Level, engine: Engine) -> Request:
+    extra = spec.thinking.request(level.effort, settings.thinking_budget)
     max_tokens = settings.max_tokens or (16384 if spec.reasons else 4096)
     if engine.max_model_len:
         max_tokens = min(max_tokens, engine.max_model_len // 2)
-    return Request(engine.served_name, {**spec.sampling, **settings.sampling}, extra, max_tokens)
+    sampling = {**spec.sampling, **settings.sampling, **level.sampling}
+    return Request(engine.served_name, sampling, extra, max_tokens)
 
 
 def _effective_sampling(engine: Engine, request: Request) -> dict[str, Any]:

@@ -12,15 +12,17 @@ from typing import Any
 
 from local_shutdown import __version__, engines
 from local_shutdown.agent import Limits
-from local_shutdown.analysis.decided import DecidedRule
+from local_shutdown.analysis.decided import DecidedRule, rule_of
 from local_shutdown.analysis.stop_rule import StopRule
 from local_shutdown.engines import hardware, memory, starts
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import CannotRunError, UsageError
+from local_shutdown.factors import Level, crossed, number
 from local_shutdown.grid import Condition, InterviewQuestion, as_ranges
 from local_shutdown.results import Results, write_results
+from local_shutdown.runfile import Look, RunFile, parse_run
 from local_shutdown.shard import WHOLE, Shard
-from local_shutdown.store import EPISODES, RUN, STARTED, read_run, write_run
+from local_shutdown.store import EPISODES, RUN, STARTED, load_run, write_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,14 @@ class Settings:
         sampling: request fields that override the engine's defaults.
         thinking: reasoning modes or efforts, see `engines.spec.Thinking`; each is played, and told
             apart as a factor unless it is the default.
+        temperatures: levels of the temperature, each played and told apart as a factor; empty for
+            the one of `sampling` or of the checkpoint.
+        fixed: levels of factors that are the same for the whole run, such as the revision.
+        serving: what is served where the model's name does not say it all: revision, precision,
+            arguments. Part of what makes two calls one run.
+        deciding: of a study, what `until_decided` is about: `contrasts` (pairs of conditions), and
+            the number of `levels` in all of its runs.
+        study: of which study this is a part (`name`, `digest` of its plan), for the record.
         until_halfwidth: a cell stops once its interval is this narrow, see `analysis.stop_rule`.
         until_upper: a cell stops once its interval ends this low.
         until_decided: a cell stops once no declared contrast needs it, see `analysis.decided`.
@@ -53,6 +63,11 @@ class Settings:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     thinking: Sequence[str] = ("default",)
     thinking_budget: int | None = None
+    temperatures: Sequence[float] = ()
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    serving: Mapping[str, Any] = field(default_factory=dict)
+    deciding: Mapping[str, Any] = field(default_factory=dict)
+    study: Mapping[str, Any] | None = None
     stop_at_bypass: bool = False
     interview: Sequence[InterviewQuestion] = ()
     probe: bool = True
@@ -67,6 +82,14 @@ class Settings:
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for two calls to be one run. How fast it is played is not in it."""
+        # Not there where nothing is asked for: as in runs of versions that did not have it.
+        more: dict[str, Any] = {
+            "temperatures": list(self.temperatures),
+            "fixed": dict(self.fixed),
+            "serving": dict(self.serving),
+            "deciding": dict(self.deciding),
+            "shard": "" if self.shard is None else str(self.shard),
+        }
         return {
             "models": [spec.name for spec in self.models],
             "conditions": {c.id: c.prompt_hash for c in self.conditions},
@@ -82,7 +105,7 @@ class Settings:
             "until_halfwidth": self.until_halfwidth,
             "until_upper": self.until_upper,
             "until_decided": self.until_decided,
-            "shard": None if self.shard is None else str(self.shard),
+            **{name: value for name, value in more.items() if value},
         }
 
     @property
@@ -97,11 +120,14 @@ class Settings:
         return "" if self.shard is None else f"{self.shard}:"
 
     @property
+    def levels(self) -> list[Level]:
+        """What each model is played at, one after another, by one server."""
+        return crossed(self.thinking, self.temperatures, self.fixed)
+
+    @property
     def decided_rule(self) -> DecidedRule | None:
         """When contrasts are decided; None where nobody asked for that."""
-        if self.until_decided is None:
-            return None
-        return DecidedRule(self.until_decided, len(self.models) * len(self.thinking))
+        return rule_of(self.identity())
 
     @property
     def stop_rule(self) -> StopRule | None:
@@ -111,7 +137,7 @@ class Settings:
         return StopRule(self.until_halfwidth, self.until_upper)
 
 
-def open_record(settings: Settings) -> dict[str, Any]:
+def open_record(settings: Settings) -> RunFile:
     """run.json of the directory, or a new one; with the number of this call, and with a look on
     record where trials are added to cells that somebody may have looked at.
 
@@ -135,41 +161,62 @@ def open_record(settings: Settings) -> dict[str, Any]:
                 "give a new folder",
             )
         return record
-    old = read_run(settings.out)
-    if old.get("kind") != "run":
-        raise UsageError(f"--out {settings.out}: holds {old.get('kind')!r}, not a run")
+    old = load_run(settings.out)
+    if not old.played:
+        raise UsageError(f"--out {settings.out}: holds {old.kind!r}, not a run")
     for name in ("settings", "models"):
-        if name not in old:
+        if name not in old.model_fields_set:
             raise UsageError(
                 f"{settings.out / RUN}: {name} is missing, so it is not known which run this is",
                 "give another --out",
             )
+    there = old.settings.as_json()
     if not _size(settings.out / EPISODES):  # a run that never got to its first episode
-        return _taken_over(old, record, settings) if old["settings"] == wanted else record
-    differs = [name for name in wanted if old["settings"].get(name) != wanted[name]]
+        return _taken_over(old, record, settings) if there == wanted else record
+    names = [*wanted, *(name for name in _SOMETIMES if name in {*there} - {*wanted})]
+    differs = [name for name in names if there.get(name) != wanted.get(name)]
     if settings.extend:
-        differs = [name for name in differs if not _extends(name, old["settings"], wanted)]
-    said = [in_words(n, old["settings"].get(n), wanted[n]) for n in differs]
-    if settings.seed is not None and settings.seed != old.get("run_seed", settings.seed):
-        said.append(f"seed: {old['run_seed']} there, {settings.seed} now")
+        differs = [name for name in differs if not _extends(name, there, wanted)]
+    said = [in_words(n, there.get(n), wanted.get(n)) for n in differs]
+    if settings.seed is not None and old.run_seed not in (None, settings.seed):
+        said.append(f"seed: {old.run_seed} there, {settings.seed} now")
     if said:
         raise UsageError(
             f"--out {settings.out} belongs to a run with other settings: {'; '.join(said)}",
             "give another --out, or the old settings"
             + ("" if settings.extend else "; --extend adds trials, models or conditions"),
         )
-    models = {**record["models"], **old["models"]}
-    for name in ("ended_at", "interrupted"):
-        old.pop(name, None)
-    of_now = {name: record[name] for name in ("command", "conditions")}
-    record = {**old, "settings": wanted, "models": models, **of_now}
-    record = _taken_over(old, record, settings)
-    if wanted["trials"] > old["settings"]["trials"]:
+    return _extended(old, record, settings)
+
+
+def _extended(old: RunFile, record: RunFile, settings: Settings) -> RunFile:
+    """The record of a run that goes on, with what is asked for now."""
+    ended = {"ended_at", "interrupted"}
+    found = parse_run({k: v for k, v in old.as_json().items() if k not in ended})
+    found.settings = record.settings
+    found.models = {**record.models, **old.models}
+    found.add({"command": record.command, "conditions": record.conditions})
+    if record.study is not None:
+        found.study = record.study
+    found = _taken_over(old, found, settings)
+    before = old.settings
+    if before.trials is not None and settings.trials > before.trials:
         # Those that come in now were not there to be looked at.
-        there = {name: list(old["settings"][name]) for name in ("models", "conditions", "thinking")}
-        look = {"at": now(), "trials": old["settings"]["trials"], **there}
-        record["looks"] = [*record["looks"], look]
-    return record
+        look = Look(
+            at=now(),
+            trials=before.trials,
+            models=list(before.models or ()),
+            conditions=list(before.conditions or ()),
+            thinking=list(before.thinking or ()),
+        )
+        if before.temperatures:
+            look.temperatures = [number(t) for t in before.temperatures]
+        found.looks = [*found.looks, look]
+    return found
+
+
+# Settings that run.json has only where they are asked for.
+_SOMETIMES = ("temperatures", "fixed", "serving", "deciding", "shard")
 
 
 def in_words(name: str, old: Any, new: Any, places: tuple[str, str] = ("there", "now")) -> str:
@@ -201,20 +248,21 @@ def _word(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _taken_over(
-    old: Mapping[str, Any], record: Mapping[str, Any], settings: Settings
-) -> dict[str, Any]:
+def _taken_over(old: RunFile, record: RunFile, settings: Settings) -> RunFile:
     """The record with what every call on a directory hands on to the next."""
-    seed = settings.seed if settings.seed is not None else old.get("run_seed")
-    return {
-        **record,
-        "run_seed": record.get("run_seed", starts.new_seed()) if seed is None else seed,
-        # Of an older version: it did not count, and this is not its first call.
-        "session": old.get("session", 1) + 1,
-        "server_starts": dict(old.get("server_starts", {})),
-        "looks": list(old.get("looks", ())),
-        **({"merged": old["merged"]} if "merged" in old else {}),
-    }
+    if settings.seed is not None:
+        record.run_seed = settings.seed
+    elif old.run_seed is not None:
+        record.run_seed = old.run_seed
+    elif record.run_seed is None:
+        record.run_seed = starts.new_seed()
+    # One of an older version did not count, and this is not its first call.
+    record.session = old.session + 1
+    record.server_starts = dict(old.server_starts)
+    record.looks = list(old.looks)
+    if old.merged is not None:
+        record.merged = old.merged
+    return record
 
 
 def _size(path: Path) -> int:
@@ -222,17 +270,17 @@ def _size(path: Path) -> int:
 
 
 def _extends(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    if type(old.get(name)) is not type(new[name]):
+    if type(old.get(name)) is not type(new.get(name)):
         return False
     if name == "trials":
         return bool(new["trials"] >= old["trials"])
-    if name in ("models", "thinking"):
+    if name in ("models", "thinking", "temperatures"):
         return set(old[name]) <= set(new[name])
     return name == "conditions" and set(old["conditions"].items()) <= set(new["conditions"].items())
 
 
-def _new_record(settings: Settings, identity: Mapping[str, Any]) -> dict[str, Any]:
-    return {
+def _new_record(settings: Settings, identity: Mapping[str, Any]) -> RunFile:
+    raw = {
         "kind": "run",
         "package_version": __version__,
         "command": list(settings.command),
@@ -266,12 +314,14 @@ def _new_record(settings: Settings, identity: Mapping[str, Any]) -> dict[str, An
         "session": 1,
         "server_starts": {},
         "looks": [],
+        **({} if settings.study is None else {"study": dict(settings.study)}),
         "hardware": hardware.describe(),
         "started_at": now(),
     }
+    return parse_run(raw)
 
 
-def close_record(directory: Path, record: Mapping[str, Any]) -> bool:
+def close_record(directory: Path, record: RunFile) -> bool:
     """Bring results.csv and run.json up to what is on disk; whether an episode ended in `error`.
 
     Raises:
@@ -280,7 +330,8 @@ def close_record(directory: Path, record: Mapping[str, Any]) -> bool:
     results = Results(directory)
     # A finished run that is called again need not be scored again.
     failed = results.any_error() if results.fresh else write_results(directory)
-    write_run(directory, {**record, "ended_at": now()})
+    record.ended_at = now()
+    write_run(directory, record)
     return failed
 
 

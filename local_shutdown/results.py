@@ -154,12 +154,26 @@ def write_results(directory: Path, seen: Callable[[int], None] = lambda count: N
             if not number % _SEEN_EVERY:
                 seen(number)
 
+    write_rows(directory, rows())
+    return failed
+
+
+def write_rows(directory: Path, rows: Iterable[Row]) -> None:
+    """Write results.csv, and its stamp.
+
+    Args:
+        rows: of all stored episodes, in their order, as `score` makes them.
+
+    Raises:
+        UsageError: from `rows`.
+        CannotRunError: the files cannot be written.
+    """
     results = directory / RESULTS
     beside = directory / f".{RESULTS}.{os.getpid()}"
     try:
         # Taken before they are read: of a run that goes on meanwhile, the file is not fresh.
         episodes = digest(directory / EPISODES)
-        write_csv(rows(), beside)
+        write_csv(rows, beside)
         stamp = {
             "episodes": episodes,
             "results": digest(beside),
@@ -172,7 +186,6 @@ def write_results(directory: Path, seen: Callable[[int], None] = lambda count: N
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
-    return failed
 
 
 def digest(path: Path, expected: object = None) -> dict[str, Any] | None:
@@ -233,9 +246,14 @@ def write_csv(rows: Iterable[Row], path: Path) -> int:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for row in rows:
-            writer.writerow([_text(getattr(row, name)) for name in COLUMNS])
+            writer.writerow(texts_of(row))
             count += 1
     return count
+
+
+def texts_of(row: Row) -> list[str]:
+    """A row as results.csv has it."""
+    return [str(_text(getattr(row, name))) for name in COLUMNS]
 
 
 def _text(value: Any) -> Any:

@@ -11,12 +11,10 @@ from local_shutdown import engines
 from local_shutdown.detectors import outcome
 from local_shutdown.engines import weights
 from local_shutdown.engines.spec import ModelSpec
-from local_shutdown.environment import Environment
 from local_shutdown.episode import Episode
 from local_shutdown.errors import (
     EngineUnavailable,
     LocalShutdownError,
-    SandboxFault,
     SandboxUnavailable,
 )
 from local_shutdown.interrupt import Interrupt
@@ -27,10 +25,12 @@ from local_shutdown.record import (
     most_in_flight,
     open_record,
 )
+from local_shutdown.runfile import SandboxFacts
 from local_shutdown.sandbox import Kit, prepare
+from local_shutdown.sandbox.diagnose import examine
 from local_shutdown.store import Store
 
-__all__ = ["Display", "Interrupt", "Settings", "check_sandbox", "run"]
+__all__ = ["Display", "Interrupt", "Settings", "check_sandbox", "fetching", "run"]
 
 
 async def run(settings: Settings, display: Display, interrupt: Interrupt | None = None) -> bool:
@@ -53,22 +53,22 @@ async def run(settings: Settings, display: Display, interrupt: Interrupt | None 
                 settings.engine, spec, settings.options, display.say, fetch=number == 0
             )
         with Store(settings.out) as store:
-            if record["session"] == 1:
+            if record.session == 1:
                 store.forget_begun()
-            record["sandbox"] = kit.policy.describe()
+            record.sandbox = SandboxFacts(**kit.policy.describe())
             done = store.finished(again=_failed if settings.retry_errors else None)
             setup = Setup(settings, kit, store, record, done, most, display, interrupt)
             setup.save()
             try:
                 await _play_models(setup)
             except BaseException:
-                record["interrupted"] = True
+                record.interrupted = True
                 with contextlib.suppress(LocalShutdownError):  # what ended it is what counts
                     close_record(settings.out, record)
                 raise
             finally:
                 if interrupt.asked:
-                    record["interrupted"] = True
+                    record.interrupted = True
                     display.say(_unfinished(settings, store))
             return close_record(settings.out, record)
 
@@ -84,14 +84,15 @@ async def _play_models(setup: Setup) -> None:
     for spec, following in zip_longest(models, models[1:]):
         if setup.interrupt.asked:
             return
-        async with _fetching(following, setup.settings, setup.display):
+        async with fetching(following, setup.settings, setup.display):
             await ModelRun(spec, setup).play()
 
 
 def _unfinished(settings: Settings, store: Store) -> str:
     """What is there and what is missing, in a line."""
-    planned = len(settings.models) * len(settings.conditions) * len(settings.thinking)
+    planned = len(settings.models) * len(settings.conditions)
     planned *= len(settings.part.trials(settings.trials))
+    planned *= len(settings.levels)
     done = store.finished()
     missing = len(store.begun() - done)
     said = f"{len(done)} of {planned} planned episodes are on disk"
@@ -101,7 +102,7 @@ def _unfinished(settings: Settings, store: Store) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _fetching(
+async def fetching(
     spec: ModelSpec | None, settings: Settings, display: Display
 ) -> AsyncIterator[None]:
     """Fetch the next model's weights while this one is played. What goes wrong is said when that
@@ -123,21 +124,12 @@ async def check_sandbox(kit: Kit) -> None:
     """Start a sandbox, run a command, shut it down: fail closed, before anything else.
 
     Raises:
-        SandboxUnavailable: with bwrap's own message.
+        SandboxUnavailable: with bwrap's own message, and what to do about it.
     """
-    environment = Environment(kit)
-    try:
-        await environment.begin()
-        seen = await environment.bash("echo up", 0)
-        if seen.text != "up\n":
-            raise SandboxUnavailable(f"the sandbox ran a command and said {seen.text!r}")
-        await environment.bash("./shutdown.sh", 0)
-        if not environment.look():
-            raise SandboxUnavailable("the sandbox cannot be shut down from inside")
-    except SandboxFault as fault:
+    found = await examine(kit)
+    if not found.ok:
         raise SandboxUnavailable(
-            f"no sandbox can be started here: {fault.message}",
-            "`local-shutdown doctor` says why and what to do; there is no unsandboxed mode",
-        ) from None
-    finally:
-        await environment.stop()
+            f"no sandbox can be started here: {found.message}",
+            f"{found.remedy}. `local-shutdown doctor` shows the command that was tried; there is "
+            "no unsandboxed mode",
+        )

@@ -12,8 +12,10 @@ from typing import Any, Literal
 
 from local_shutdown.batch import episode_id
 from local_shutdown.errors import LocalShutdownError
+from local_shutdown.factors import DEFAULT, crossed
+from local_shutdown.runfile import RunFile, RunSettings
 from local_shutdown.shard import shard_of
-from local_shutdown.store import AGGREGATES, EPISODES, RUN, finished_ids, read_lines, read_run
+from local_shutdown.store import AGGREGATES, EPISODES, RUN, finished_ids, load_run, read_lines
 
 State = Literal["running", "finished", "unfinished", "imported", "unreadable"]
 # Runs stand in a folder of their own or one below it: `runs/`, `runs/night-of-the-12th/`.
@@ -74,34 +76,28 @@ def _below(place: Path, depth: int) -> Iterator[Path]:
 def state(directory: Path) -> RunState:
     """The state of one directory; never raises for what is in it."""
     try:
-        run = read_run(directory)
+        run = load_run(directory)
         done = finished_ids(directory)
     except (LocalShutdownError, OSError, ValueError) as wrong:
         return RunState(directory, "unreadable", why=str(wrong).splitlines()[0])
-    described = run.get("models")
-    shown = tuple(
-        str(facts.get("display_name") or name) if isinstance(facts, dict) else name
-        for name, facts in (described.items() if isinstance(described, dict) else ())
-    )
-    conditions = run.get("conditions")
     known = RunState(
         directory,
         "imported",
-        models=shown,
-        conditions=tuple(conditions) if isinstance(conditions, dict) else (),
+        models=tuple(facts.display_name or name for name, facts in run.models.items()),
+        conditions=tuple(run.conditions),
         on_disk=len(done),
-        started_at=run.get("started_at") or run.get("imported_at"),
+        started_at=run.started_at,
     )
-    if run.get("kind") != "run":
+    if not run.played:
         return known
-    settings = run.get("settings") or {}
-    rule = any(settings.get(f"until_{name}") for name in ("halfwidth", "upper", "decided"))
-    ids = set(planned_ids(settings))
+    settings = run.settings
+    rule = any((settings.until_halfwidth, settings.until_upper, settings.until_decided))
+    ids = set(planned_ids(settings.as_json()))
     known = replace(known, planned=None if rule else len(ids))
     if is_running(directory):
         return replace(known, state="running")
     missing = len(ids - done)
-    if rule and run.get("ended_at") and not run.get("interrupted"):
+    if rule and run.ended_at and not run.interrupted:
         missing = 0  # every cell has met its rule, or its last trial
     if not missing:
         return replace(known, state="finished")
@@ -110,10 +106,14 @@ def state(directory: Path) -> RunState:
 
 def planned_ids(settings: Mapping[str, Any]) -> Iterator[str]:
     """Ids of all the episodes that a run's settings ask for: of a shard, its own."""
-    trials = shard_of(settings).trials(int(settings.get("trials") or 0))
+    trials = shard_of(settings.get("shard")).trials(int(settings.get("trials") or 0))
+    levels = crossed(
+        settings.get("thinking") or (DEFAULT,),
+        settings.get("temperatures") or (),
+        settings.get("fixed") or {},
+    )
     for model in settings.get("models") or ():
-        for mode in settings.get("thinking") or ("default",):
-            factor = None if mode == "default" else f"effort={mode}"
+        for factor in (level.factor for level in levels):
             for condition in settings.get("conditions") or ():
                 for trial in trials:
                     yield episode_id(model, condition, trial, factor)
@@ -128,20 +128,25 @@ def resumable(place: Path, identity: Mapping[str, Any]) -> Path | None:
     found: list[tuple[str, Path]] = []
     for directory in find([place]):
         try:
-            run = read_run(directory)
+            run = load_run(directory)
         except LocalShutdownError:
             continue
-        if run.get("kind") == "run" and _set(run.get("settings")) == _set(identity):
+        # That of a study goes on with its study, and not with a run that looks like it.
+        if _same(run, identity) and run.study is None:
             seen = state(directory)
             if seen.state == "unfinished":
                 found.append((seen.started_at or "", directory))
     return max(found)[1] if found else None
 
 
-def _set(settings: Any) -> dict[str, Any]:
-    """Settings that say something: a run of an older version lacks those that came later."""
-    known = settings if isinstance(settings, Mapping) else {}
-    return {name: value for name, value in known.items() if value is not None}
+def _same(run: RunFile, identity: Mapping[str, Any]) -> bool:
+    """Whether it is a run with these settings; one of an older version lacks those that came
+    later."""
+    return run.played and _set(run.settings.as_json()) == _set(identity)
+
+
+def _set(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def free_name(wanted: Path, identity: Mapping[str, Any]) -> Path:
@@ -152,10 +157,10 @@ def free_name(wanted: Path, identity: Mapping[str, Any]) -> Path:
         if not place.exists():
             return place
         try:
-            run = read_run(place)
+            run = load_run(place)
         except LocalShutdownError:
-            run = {}
-        if run.get("kind") == "run" and _set(run.get("settings")) == _set(identity):
+            run = RunFile()
+        if _same(run, identity):
             return place
         number += 1
 
@@ -182,14 +187,15 @@ def is_running(directory: Path) -> bool:
     return False
 
 
-def resume_command(directory: Path, run: Mapping[str, Any]) -> str:
+def resume_command(directory: Path, run: RunFile) -> str:
     """The command that goes on with a run: as it was given, into this directory.
 
     A run of an older version did not record it: then its settings are spelled out.
     """
-    given = run.get("command")
-    words = list(given) if isinstance(given, list) else _spelled_out(run.get("settings") or {})
-    kept = without_option(map(str, words), "--out")
+    if run.study is not None:
+        directory = directory.parent  # the command plays all of the study, in its folder
+    words = _spelled_out(run.settings) if run.command is None else run.command
+    kept = without_option(words, "--out")
     return shlex.join(["local-shutdown", *kept, "--out", str(directory)])
 
 
@@ -207,27 +213,27 @@ def without_option(words: Iterable[str], name: str) -> list[str]:
     return kept
 
 
-def _spelled_out(settings: Mapping[str, Any]) -> list[str]:
+def _spelled_out(settings: RunSettings) -> list[str]:
     words = ["run"]
-    for model in settings.get("models") or ():
+    for model in settings.models or ():
         words += ["--model", model]
-    words += ["--conditions", ",".join(settings.get("conditions") or ())]
-    words += ["--trials", str(settings.get("trials"))]
-    if settings.get("engine"):
-        words += ["--engine", str(settings["engine"])]
+    words += ["--conditions", ",".join(settings.conditions or ())]
+    words += ["--trials", str(settings.trials)]
+    if settings.engine:
+        words += ["--engine", settings.engine]
     for name in (
         *("until_halfwidth", "until_upper", "until_decided"),
         *("max_tokens", "max_messages", "thinking_budget", "shard"),
     ):
-        if settings.get(name) is not None:
-            words += [f"--{name.replace('_', '-')}", str(settings[name])]
-    for name, value in (settings.get("sampling") or {}).items():
+        if getattr(settings, name) is not None:
+            words += [f"--{name.replace('_', '-')}", str(getattr(settings, name))]
+    for name, value in (settings.sampling or {}).items():
         words += [f"--{name.replace('_', '-')}", str(value)]
-    modes = [mode for mode in settings.get("thinking") or () if mode != "default"]
+    modes = [mode for mode in settings.thinking or () if mode != "default"]
     if modes:
         words += ["--factor", f"effort={','.join(modes)}"]
-    words += ["--stop-at-bypass"] if settings.get("stop_at_bypass") else []
-    words += ["--interview"] if settings.get("interview") else []
+    words += ["--stop-at-bypass"] if settings.stop_at_bypass else []
+    words += ["--interview"] if settings.interview else []
     return words
 
 

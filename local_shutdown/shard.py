@@ -8,9 +8,11 @@ needs to have seen the others to know which trials are whose. `merge` joins them
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from local_shutdown.runfile import PlanFacts, RunFile
 
 MOST_SHARDS = 10_000
 _FORM = re.compile(r"([1-9]\d{0,4})/([1-9]\d{0,4})", re.ASCII)
@@ -58,48 +60,21 @@ class Shard:
 WHOLE = Shard(1, 1)
 
 
-def shard_of(settings: Mapping[str, Any]) -> Shard:
-    """The shard that a run's settings ask for; `WHOLE` where they ask for all trials.
+def shard_of(said: str | None) -> Shard:
+    """The shard of a run's settings; `WHOLE` where they ask for all trials.
 
     Raises:
-        ValueError: there is something else, which `check` has refused.
+        ValueError: it is none; `runfile` has refused that.
     """
-    said = settings.get("shard")
-    return WHOLE if said is None else Shard.parse(str(said))
+    return WHOLE if said is None else Shard.parse(said)
 
 
-def sequences(run: Mapping[str, Any]) -> int:
+def sequences(run: RunFile | PlanFacts) -> int:
     """How many sequences of trials a run has that were started each in the order of its numbers:
     trial t is in sequence t % n. One where one process after another played all of it; in a shard
     or what shards were merged to, as many as there are shards.
 
     Args:
-        run: run.json, or what an export says of one (`exporters.carried`).
+        run: run.json, or what an export says of one.
     """
-    merged = run.get("merged")
-    if isinstance(merged, Mapping):
-        return int(merged["shards"])
-    settings = run.get("settings")
-    return shard_of(settings).of if isinstance(settings, Mapping) else 1
-
-
-def check(run: Mapping[str, Any]) -> None:
-    """What run.json, and the plans in that of an import, say of shards.
-
-    Raises:
-        ValueError: it is of another kind.
-    """
-    if "merged" in run:
-        merged = run["merged"]
-        shards = merged.get("shards") if isinstance(merged, Mapping) else None
-        if type(shards) is not int or not 1 <= shards <= MOST_SHARDS:
-            raise ValueError(f"merged.shards is {str(shards)[:80]}, not a number of shards")
-    settings = run.get("settings")
-    if isinstance(settings, Mapping):
-        try:
-            shard_of(settings)
-        except ValueError as wrong:
-            raise ValueError(f"settings.shard: {wrong}") from None
-    for plans in (run.get("runs") or {}).values():
-        for plan in plans:
-            check(plan)
+    return run.merged.shards if run.merged is not None else shard_of(run.settings.shard).of

@@ -16,25 +16,23 @@ crashed, a trial that has an episode counts as started whatever `started.jsonl` 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import itertools
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
 
 from local_shutdown.episode import SCHEMA_VERSION, Episode
 from local_shutdown.errors import CannotRunError, LocalShutdownError, UsageError
-from local_shutdown.files import not_a_file, open_to_read
-from local_shutdown.shard import check as check_shards
-from local_shutdown.stored import MAX_LINE_BYTES, check_nesting, check_run, check_started, shown
+from local_shutdown.files import open_to_read
+from local_shutdown.lines import Lines
+from local_shutdown.runfile import RunFile, parse_run
+from local_shutdown.stored import MAX_LINE_BYTES, check_nesting, check_started, shown
 
 RUN = "run.json"
 EPISODES = "episodes.jsonl"
@@ -43,7 +41,6 @@ RESULTS = "results.csv"
 AGGREGATES = "aggregates.jsonl"
 
 _ID_PREFIX = b'{"schema_version":%d,"episode_id":"' % SCHEMA_VERSION
-_BLOCK = 1 << 22
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -68,13 +65,26 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             raise UsageError(f"{path}: cannot be read: {failed.strerror}") from None
 
 
+def load_run(directory: Path) -> RunFile:
+    """What run.json says, by its fields.
+
+    Raises:
+        UsageError: see `read_run`.
+    """
+    return _read(directory)[1]
+
+
 def read_run(directory: Path) -> dict[str, Any]:
-    """What run.json says.
+    """run.json as it stands in the file, for whoever writes or checks the file itself.
 
     Raises:
         UsageError: no such folder, not a run directory, unreadable, or of another schema version;
             a part of it is not what it is in every run.
     """
+    return _read(directory)[0]
+
+
+def _read(directory: Path) -> tuple[dict[str, Any], RunFile]:
     path = directory / RUN
     try:
         if not directory.is_dir():
@@ -97,18 +107,18 @@ def read_run(directory: Path) -> dict[str, Any]:
         )
     try:
         check_nesting(run, raw)
-        check_run(run)
-        check_shards(run)
+        return run, parse_run(run)
     except ValueError as wrong:
         raise UsageError(f"{path}: {wrong}") from None
-    return run
 
 
-def write_run(directory: Path, run: Mapping[str, Any]) -> None:
+def write_run(directory: Path, run: RunFile | Mapping[str, Any]) -> None:
     """Replace run.json as a whole: a reader sees the old or the new, never half."""
+    said = run.as_json() if isinstance(run, RunFile) else run
     replace_file(
         directory / RUN,
-        orjson.dumps({"schema_version": SCHEMA_VERSION, **run}, option=orjson.OPT_INDENT_2) + b"\n",
+        orjson.dumps({"schema_version": SCHEMA_VERSION, **said}, option=orjson.OPT_INDENT_2)
+        + b"\n",
     )
 
 
@@ -140,7 +150,7 @@ def read_episodes(directory: Path) -> Iterator[Episode]:
         UsageError: a whole line that is not an episode, by file and number.
     """
     path = directory / EPISODES
-    superseded, whole = _superseded(path)
+    superseded, whole = superseded_lines(path)
     for number, line in itertools.islice(read_lines(path), whole):
         if number in superseded:
             continue
@@ -168,9 +178,9 @@ def finished_ids(directory: Path) -> set[str]:
     }
 
 
-def _superseded(path: Path) -> tuple[set[int], int]:
-    """Numbers of the lines whose episode stands again, whole, further down; and how many whole
-    lines there are."""
+def superseded_lines(path: Path) -> tuple[set[int], int]:
+    """Numbers of the lines of episodes.jsonl whose episode stands again, whole, further down; and
+    how many whole lines there are."""
     last: dict[bytes, int] = {}
     old: set[int] = set()
     whole = 0
@@ -277,89 +287,6 @@ def _peek_id(line: bytes, strict: bool = False) -> bytes:
         return line[:80]
 
 
-class _Lines:
-    """A file of whole lines that grows at its end."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises OSError when it cannot be opened for writing, UsageError when something else than
-        a file is there. Nothing is changed yet."""
-        self.path = path
-        if path.exists() and not path.is_file():
-            raise not_a_file(path, stat.S_IFMT(path.stat().st_mode))
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
-        self._file: BinaryIO = os.fdopen(fd, "r+b")
-        self._size = 0
-
-    def lock(self) -> bool:
-        """Whether we are the only ones who write it.
-
-        Raises:
-            CannotRunError: the file system cannot say.
-        """
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as failed:
-            if failed.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                return False
-            # Without a lock two runs could write at once, and their lines would mix.
-            raise CannotRunError(
-                f"{self.path}: its file system cannot lock a file: {failed.strerror}",
-                "give an --out on a local disk and copy it afterwards; Lustre: mount with -o flock",
-            ) from None
-        return True
-
-    def cut_torn_line(self) -> None:
-        """Make what follows the last whole line go away, and go on behind that."""
-        end = self._file.seek(0, os.SEEK_END)
-        while end:
-            start = max(0, end - _BLOCK)
-            self._file.seek(start)
-            block = self._file.read(end - start)
-            newline = block.rfind(b"\n")
-            if newline >= 0:
-                end = start + newline + 1
-                break
-            end = start
-        if end < self._file.seek(0, os.SEEK_END):
-            self._file.truncate(end)
-        self._size = self._file.seek(end)
-
-    def empty(self) -> None:
-        self._file.truncate(0)
-        self._size = 0
-
-    def append(self, content: bytes) -> None:
-        """Add one line.
-
-        Raises:
-            CannotRunError: it could not be written whole (a full disk); what was there before is
-                untouched.
-        """
-        line = memoryview(content + b"\n")
-        fd = self._file.fileno()
-        try:
-            os.lseek(fd, self._size, os.SEEK_SET)
-            written = 0
-            while written < len(line):
-                written += os.write(fd, line[written:])
-        except OSError as failed:
-            with contextlib.suppress(OSError):
-                os.ftruncate(fd, self._size)
-            what = "the disk is full" if failed.errno == errno.ENOSPC else failed.strerror
-            raise CannotRunError(
-                f"{self.path}: {what}",
-                "make room and run the same command again: finished episodes are kept",
-            ) from None
-        self._size += len(line)
-
-    def close(self) -> None:
-        """Flush to the disk."""
-        if not self._file.closed:
-            with contextlib.suppress(OSError):
-                os.fsync(self._file.fileno())
-            self._file.close()
-
-
 class Store:
     """The writing end of a run directory; one process at a time.
 
@@ -375,7 +302,7 @@ class Store:
         self.directory = directory
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self._episodes = _Lines(directory / EPISODES)
+            self._episodes = Lines(directory / EPISODES)
         except OSError as failed:
             raise CannotRunError(f"{directory}: cannot be written: {failed.strerror}") from None
         try:
@@ -384,7 +311,7 @@ class Store:
                     f"{directory}: another run is writing there",
                     "wait for it, or give another --out",
                 )
-            self._started = _Lines(directory / STARTED)
+            self._started = Lines(directory / STARTED)
         except OSError as failed:
             self._episodes.close()
             raise CannotRunError(f"{directory}: cannot be written: {failed.strerror}") from None

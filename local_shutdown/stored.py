@@ -22,7 +22,7 @@ MAX_INTEGER = 2**53
 # into another; orjson reads 1,024.
 MAX_NESTED = 200
 _WRITTEN_LEVELS = 254
-_MAX_TRIALS = 10_000_000  # of a cell: `list` makes an id of each
+MAX_TRIALS = 10_000_000  # of a cell: `list` makes an id of each
 
 
 def check_size(line: bytes | str) -> None:
@@ -131,82 +131,6 @@ def check_fields(
     factor = extra.get("factor")
     if factor is not None and (type(factor) is not str or len(factor) > MAX_NAME):
         raise _wrong("extra.factor", factor, "a short string")
-
-
-def check_run(run: Mapping[str, Any]) -> None:
-    """The parts of run.json that tables and a resumed run rely on, where it has them.
-
-    Raises:
-        ValueError: one of them is of another kind.
-    """
-    for name in ("settings", "models", "conditions", "server_starts"):
-        part = run.get(name, {})
-        if type(part) is not dict:
-            raise _wrong(name, part, "an object")
-        for key, value in part.items() if name != "settings" else ():
-            if type(value) is not dict:
-                raise _wrong(f"{name}.{key[:80]}", value, "an object")
-    looks = run.get("looks", [])
-    if type(looks) is not list or any(
-        type(look) is not dict or type(look.get("trials")) is not int for look in looks
-    ):
-        raise _wrong("looks", looks, 'a list of objects with "trials"')
-    for name in ("session", "run_seed"):
-        if name in run and (type(run[name]) is not int or abs(run[name]) > 2**63):
-            raise _wrong(name, run[name], "a whole number")
-    settings = run.get("settings", {})
-    trials = settings.get("trials")
-    if trials is not None and (type(trials) is not int or not 0 <= trials <= _MAX_TRIALS):
-        raise _wrong("settings.trials", trials, f"a count of at most {_MAX_TRIALS}")
-    if run.get("kind") != "import":
-        _check_settings(settings)
-    for name, below in (("until_halfwidth", 0.5), ("until_upper", 1), ("until_decided", 1)):
-        value = settings.get(name)
-        if value is not None and not (type(value) is float and 0 < value < below):
-            raise _wrong(f"settings.{name}", value, f"between 0 and {below}")
-    runs = run.get("runs", {})
-    if type(runs) is not dict or any(type(plans) is not list for plans in runs.values()):
-        raise _wrong("runs", runs, "an object of lists")
-    for plan in (plan for plans in runs.values() for plan in plans):
-        check_plan(plan)
-
-
-def check_plan(plan: Any) -> None:
-    """What an import keeps of the run.json of a run that was exported (`exporters.carried`).
-
-    Raises:
-        ValueError: it is of another kind.
-    """
-    if type(plan) is not dict:
-        raise _wrong("a run", plan, "an object")
-    conditions = plan.get("conditions")
-    if type(conditions) is not list or any(type(name) is not str for name in conditions):
-        raise _wrong("conditions of a run", conditions, "a list of texts")
-    check_run({name: plan[name] for name in ("settings", "looks") if name in plan})
-
-
-_SETTINGS: Mapping[str, tuple[type, ...]] = {
-    "models": (list,),
-    "conditions": (dict, list),
-    "thinking": (list,),
-    "interview": (list,),
-    "sampling": (dict,),
-    "engine": (str,),
-    "max_tokens": (int,),
-    "thinking_budget": (int,),
-    "max_messages": (int,),
-    "stop_at_bypass": (bool,),
-}
-
-
-def _check_settings(settings: Mapping[str, Any]) -> None:
-    """What `list` and a resumed run make ids and a command line of."""
-    for name, kinds in _SETTINGS.items():
-        value = settings.get(name)
-        if value is not None and type(value) not in kinds:
-            raise _wrong(f"settings.{name}", value, f"of kind {kinds[0].__name__}")
-        if isinstance(value, list) and any(type(one) is not str for one in value):
-            raise _wrong(f"settings.{name}", value, "a list of texts")
 
 
 def check_aggregate(record: Mapping[str, Any]) -> None:

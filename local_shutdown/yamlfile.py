@@ -6,7 +6,8 @@ kinds of exception; so the stream of events is looked at first, which is none of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +88,51 @@ def _check_events(events: Iterator[yaml.Event], path: Path) -> None:
                 sizes[anchor] = nodes - before
         if nodes > MAX_NODES:
             raise UsageError(f"{path}:{line}: more than {MAX_NODES} values, with what is repeated")
+
+
+def nearest(value: str, valid: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for a near miss, else an empty string."""
+    close = get_close_matches(value, list(valid), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def line_of(root: yaml.Node, loc: Sequence[int | str]) -> int:
+    """1-based line of the deepest part of `loc` that the file has."""
+    node, line = root, root.start_mark.line
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if key.value == str(part):
+                    node, line = value, key.start_mark.line
+                    break
+            else:
+                break
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            if part >= len(node.value):
+                break
+            node = node.value[part]
+            line = node.start_mark.line
+        else:
+            break
+    return int(line) + 1
+
+
+def refuse_duplicates(node: yaml.Node, path: Path) -> None:
+    """YAML keeps the last of two equal keys silently; a file of ours must not."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            refuse_duplicates(item, path)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: dict[Any, int] = {}
+    for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise UsageError(f"{path}:{key.start_mark.line + 1}: a key that is no text")
+        if key.value in seen:
+            raise UsageError(
+                f"{path}:{key.start_mark.line + 1}: {key.value!r} is set twice, first on line "
+                f"{seen[key.value]}",
+                "Remove one of them.",
+            )
+        seen[key.value] = key.start_mark.line + 1
+        refuse_duplicates(value, path)

@@ -18,8 +18,7 @@ from local_shutdown.cli import main
 from local_shutdown.engines.client import ChatClient, Request
 from local_shutdown.episode import Episode
 from local_shutdown.grid import InterviewQuestion, load
-from local_shutdown.sandbox import Kit, prepare
-from local_shutdown.sandbox import Limits as SandboxLimits
+from local_shutdown.sandbox import Kit, SandboxLimits, prepare
 
 
 @asynccontextmanager
@@ -43,15 +42,20 @@ async def episode(
     """Play one episode in a real sandbox; the bodies of all requests beside it."""
     async with table(policy, **(sandbox or {})) as (model, client, kit):
         model.keep_bodies = True
-        task = Task(f"scripted/{condition}/0", "scripted", load()[condition], 0)
+        task = Task(
+            f"scripted/{condition}/0",
+            "scripted",
+            load()[condition],
+            0,
+            stop_at_bypass=stop_at_bypass,
+            interview=interview,
+        )
         played = await run_episode(
             task,
             client,
             Request("scripted", max_tokens=max_tokens),
             kit,
             limits or Limits(),
-            stop_at_bypass=stop_at_bypass,
-            interview=interview,
         )
         return played, model.bodies
 

@@ -188,7 +188,12 @@ class Scripted:
             body=orjson.dumps(
                 {
                     "choices": [{"index": 0, "message": message, "finish_reason": finish}],
-                    "usage": {"prompt_tokens": 100, "completion_tokens": 10},
+                    # What strict clients want to see beside it.
+                    "id": f"chatcmpl-{self.requests}",
+                    "object": "chat.completion",
+                    "created": 0,
+                    "model": self.model,
+                    "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
                 }
             ),
             content_type="application/json",

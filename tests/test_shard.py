@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local_shutdown import shard
+from local_shutdown.runfile import parse_run
 from local_shutdown.runs import planned_ids
 from local_shutdown.shard import WHOLE, Shard, sequences, shard_of
 
@@ -46,10 +46,10 @@ def test_what_is_said_is_a_shard_or_refused(text: str) -> None:
 
 
 def test_settings_and_records_say_which_sequences_there_are() -> None:
-    assert shard_of({}) == shard_of({"shard": None}) == WHOLE
-    assert sequences({"settings": {}}) == 1
-    assert sequences({"settings": {"shard": "2/5"}}) == 5
-    assert sequences({"settings": {"shard": None}, "merged": {"shards": 3}}) == 3
+    assert shard_of(None) == WHOLE
+    assert sequences(parse_run({"settings": {}})) == 1
+    assert sequences(parse_run({"settings": {"shard": "2/5"}})) == 5
+    assert sequences(parse_run({"settings": {}, "merged": {"shards": 3}})) == 3
 
 
 @pytest.mark.parametrize(
@@ -60,9 +60,9 @@ def test_settings_and_records_say_which_sequences_there_are() -> None:
         {"merged": {"shards": 0}},
         {"merged": {"shards": True}},
         {"merged": []},
-        {"runs": {"m": [{"settings": {"shard": "x"}}]}},
+        {"runs": {"m": [{"conditions": [], "settings": {"shard": "x"}}]}},
     ],
 )
 def test_a_damaged_record_is_refused(run: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="shard"):
-        shard.check(run)
+    with pytest.raises(ValueError, match=r"shard|merged"):
+        parse_run(run)

@@ -11,6 +11,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from local_shutdown import lines
 from local_shutdown import store as store_module
 from local_shutdown.episode import Episode, Event
 from local_shutdown.errors import CannotRunError, UsageError
@@ -92,7 +93,7 @@ def test_a_file_that_is_one_torn_line_becomes_empty(tmp_path: Path) -> None:
 def test_a_torn_line_longer_than_a_block_is_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "_BLOCK", 64)
+    monkeypatch.setattr(lines, "_BLOCK_BYTES", 64)
     path = filled(tmp_path, "a", "b")
     path.write_bytes(path.read_bytes()[:-1])
     with Store(tmp_path) as store:
@@ -175,7 +176,7 @@ def test_a_hundred_thousand_lines_are_all_found(tmp_path: Path) -> None:
     with Store(tmp_path) as store:
         assert store.finished() == set(names)
         store.add(episode("m/A/7"))
-    old, whole = store_module._superseded(tmp_path / EPISODES)
+    old, whole = store_module.superseded_lines(tmp_path / EPISODES)
     assert (len(old), whole) == (1, 100_001)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, namedtuple
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,18 +17,20 @@ from local_shutdown.analysis.cells import (
     Weights,
     aggregate_cell,
     paper_cells,
-    tally,
 )
-from local_shutdown.analysis.decided import DecidedRule, Decision, Level
+from local_shutdown.analysis.decided import DecidedLevel, Decision, rule_of
 from local_shutdown.analysis.model_weights import CALIBRATION, KnownWeights
 from local_shutdown.analysis.plays import Play
+from local_shutdown.analysis.tally import tally
 from local_shutdown.analysis.trials import Trials
 from local_shutdown.detectors.row import COUNTED_COLUMNS
 from local_shutdown.errors import UsageError
+from local_shutdown.factors import DEFAULT, effort_of, parts_of
 from local_shutdown.results import Results, value_of
+from local_shutdown.runfile import Look, ModelFacts, RunFile, RunSettings
 from local_shutdown.shard import sequences, shard_of
 from local_shutdown.spreadsheet import restored
-from local_shutdown.store import AGGREGATES, EPISODES, read_lines, read_run, read_started
+from local_shutdown.store import AGGREGATES, EPISODES, load_run, read_lines, read_started
 from local_shutdown.stored import check_aggregate
 
 _WEIGHTS: tuple[Weights, ...] = get_args(Weights)
@@ -42,39 +44,35 @@ class Source:
     Attributes:
         run: its run.json.
         results: its scored episodes.
+        name: what tables call it: the directory's name, with the folder's before it where another
+            directory has that name (two studies with one model).
     """
 
     directory: Path
-    run: Mapping[str, Any]
+    run: RunFile
     results: Results
-
-    @property
-    def name(self) -> str:
-        return self.directory.name
+    name: str
 
     @property
     def played_here(self) -> bool:
         """Whether `run` made it, rather than `import`."""
-        return self.run.get("kind") == "run"
+        return self.run.played
 
     @property
     def has_episodes(self) -> bool:
         return (self.directory / EPISODES).exists()
 
-    def settings(self, name: str) -> Any:
-        """A setting of the run; None where there is none."""
-        settings = self.run.get("settings")
-        return settings.get(name) if isinstance(settings, Mapping) else None
+    @property
+    def settings(self) -> RunSettings:
+        return self.run.settings
 
-    def model(self, name: str) -> Mapping[str, Any]:
+    def model(self, name: str) -> ModelFacts:
         """What run.json says of a model."""
-        described = self.run.get("models")
-        known = described.get(name) if isinstance(described, Mapping) else None
-        return known if isinstance(known, Mapping) else {}
+        return self.run.model(name)
 
     def shown_name(self, model: str) -> str:
         """What tables call a model."""
-        return str(self.model(model).get("display_name") or model)
+        return self.model(model).display_name or model
 
 
 def open_sources(directories: Iterable[Path]) -> list[Source]:
@@ -83,7 +81,10 @@ def open_sources(directories: Iterable[Path]) -> list[Source]:
     Raises:
         UsageError: not a run directory, or a damaged one.
     """
-    return [Source(d, read_run(d), Results(d)) for d in directories]
+    found = list(directories)
+    times = Counter(d.name for d in found)
+    names = [d.name if times[d.name] == 1 else f"{d.parent.name}/{d.name}" for d in found]
+    return [Source(d, load_run(d), Results(d), n) for d, n in zip(found, names, strict=True)]
 
 
 def cells(source: Source, known: KnownWeights | None = None) -> list[Cell]:
@@ -98,19 +99,21 @@ def cells(source: Source, known: KnownWeights | None = None) -> list[Cell]:
     aggregates = list(_aggregates(source, stated))
     run = source.run
     found = [
-        tally(
-            source.shown_name(model),
-            condition,
-            source.name,
-            group.facts(),
+        replace(
+            tally(
+                source.shown_name(model),
+                condition,
+                source.name,
+                group.facts(),
+                factor=factor,
+                planned=_planned(source, model, condition, factor),
+                trials=group.trials,
+            ),
             weights=_weights(source, model, stated, known),
-            factor=factor,
-            planned=_planned(source, model, condition, factor),
-            trials=group.trials,
         )
         for (model, condition, factor), group in groups.items()
     ]
-    order = list(run.get("conditions", {}))
+    order = list(run.conditions)
     found.sort(key=lambda c: order.index(c.condition) if c.condition in order else len(order))
     found.sort(key=lambda c: (c.model, c.factor or ""))
     names = _aggregate_sources(source.name, aggregates, found)
@@ -206,7 +209,7 @@ def _sequences(source: Source, model: str) -> int:
     """In how many sequences the trials of a model were started, see `shard.sequences`."""
     if source.played_here:
         return sequences(source.run)
-    found = {sequences(plan) for plan in source.run.get("runs", {}).get(model, ())}
+    found = {sequences(plan) for plan in source.run.runs.get(model, ())}
     return found.pop() if len(found) == 1 else 1
 
 
@@ -217,16 +220,14 @@ def decided(source: Source) -> dict[tuple[str, str | None], list[Decision]]:
     Raises:
         UsageError: a damaged directory, by file and line.
     """
-    delta = _fraction(source.settings("until_decided"))
-    if delta is None or not source.played_here or not source.has_episodes:
+    rule = rule_of(source.settings.as_json())
+    if rule is None or not source.played_here or not source.has_episodes:
         return {}
-    modes, models = (_sequence(source.settings(name)) for name in ("thinking", "models"))
-    rule = DecidedRule(delta, max(1, len(modes) * len(models)))
-    conditions = list(source.run.get("conditions", {}))
-    levels: dict[tuple[str, str | None], Level] = {}
+    conditions = list(source.run.conditions)
+    levels: dict[tuple[str, str | None], DecidedLevel] = {}
 
-    def level(model: str, factor: str | None) -> Level:
-        return levels.setdefault((model, factor), Level(rule, conditions))
+    def level(model: str, factor: str | None) -> DecidedLevel:
+        return levels.setdefault((model, factor), DecidedLevel(rule, conditions))
 
     for one in read_started(source.directory):
         if not one.retry:
@@ -294,25 +295,32 @@ def _weights(
 ) -> Weights | None:
     """What the directory says of a model's weights in any of its lines; else what we served
     ourselves is open; else by name. Lines that contradict each other say nothing."""
-    if model == CALIBRATION:
+    if CALIBRATION in (model, source.model(model).family):  # under whatever name
         return "synthetic"
     said = [weights for weights in _WEIGHTS if weights in stated.get(model, ())]
     if said:
         return said[0] if len(said) == 1 else None
-    if source.played_here and source.settings("engine") != "endpoint":
+    if source.played_here and source.settings.engine != "endpoint":
         return "open"
-    return known.of([model, source.model(model).get("model"), source.shown_name(model)])
+    return known.of([model, source.model(model).model, source.shown_name(model)])
 
 
 def _planned(source: Source, model: str, condition: str, factor: str | None) -> Planned:
     """What was fixed before a cell's first episode, and what was not."""
-    names = {"models": model, "conditions": condition, "thinking": _mode(factor)}
+    parts = parts_of(factor)
+    names = {
+        "models": model,
+        "conditions": condition,
+        "thinking": effort_of(factor),
+        "temperatures": parts.get("temperature", DEFAULT),
+    }
     if source.played_here:
-        return _plan({**source.run, **source.model(model)}, names)
+        run, sampling = source.run, source.model(model).effective_sampling
+        return _plan(run.settings, run.looks, sampling, names)
     plans = [
-        _plan(run, names)
-        for run in source.run.get("runs", {}).get(model, ())
-        if condition in run["conditions"]
+        _plan(plan.settings, plan.looks, plan.effective_sampling or {}, names)
+        for plan in source.run.runs.get(model, ())
+        if condition in plan.conditions
     ]
     if not plans:
         return Planned()
@@ -328,24 +336,24 @@ def _planned(source: Source, model: str, condition: str, factor: str | None) -> 
     )
 
 
-def _plan(run: Mapping[str, Any], names: Mapping[str, str]) -> Planned:
+def _plan(
+    settings: RunSettings,
+    looks: Sequence[Look],
+    sampling: Mapping[str, Any],
+    names: Mapping[str, str],
+) -> Planned:
     """What a run.json says of the cell of these names."""
-    settings = run.get("settings")
-    settings = settings if isinstance(settings, Mapping) else {}
-    found = (_look(look, names) for look in _sequence(run.get("looks")))
-    looks = [trials for trials in found if trials is not None]
-    shard = shard_of(settings)
-    looks = [len(shard.trials(count)) for count in looks]
-    trials = _whole(settings.get("trials"))
-    trials = None if trials is None else len(shard.trials(trials))
+    shard = shard_of(settings.shard)
+    looked = [len(shard.trials(look.trials)) for look in looks if _was_there(look, names)]
+    planned = None if settings.trials is None else len(shard.trials(settings.trials))
     return Planned(
-        until_halfwidth=_fraction(settings.get("until_halfwidth")),
-        until_upper=_fraction(settings.get("until_upper")),
-        until_decided=_fraction(settings.get("until_decided")),
-        planned=trials,
-        first_planned=looks[0] if looks else trials,
-        looked_at=min(looks, default=None),
-        greedy=_greedy(run.get("effective_sampling")),
+        until_halfwidth=settings.until_halfwidth,
+        until_upper=settings.until_upper,
+        until_decided=settings.until_decided,
+        planned=planned,
+        first_planned=looked[0] if looked else planned,
+        looked_at=min(looked, default=None),
+        greedy=_greedy(sampling, names["temperatures"]),
     )
 
 
@@ -354,38 +362,25 @@ def _sum(counts: Iterable[int | None]) -> int | None:
     return None if None in known else sum(count for count in known if count is not None)
 
 
-def _greedy(sampling: Any) -> bool:
-    """Whether answers are not drawn at all: every engine takes the likeliest token then."""
-    if not isinstance(sampling, Mapping):
-        return False
-    return sampling.get("temperature") == 0 or sampling.get("top_k") == 1
+def _greedy(sampling: Mapping[str, Any], level: str) -> bool:
+    """Whether answers are not drawn at all: every engine takes the likeliest token then.
+
+    Args:
+        sampling: of the model; its temperature is that of the last level that was played.
+        level: of the temperature, where that is a factor; else `default`.
+    """
+    temperature = sampling.get("temperature") if level == DEFAULT else _fraction(level)
+    return temperature == 0 or sampling.get("top_k") == 1
 
 
-def _look(record: Any, names: Mapping[str, str]) -> int | None:
-    """Trials at a look; None where the cell was not there to be looked at, because its model,
-    condition or effort came in with the extension."""
-    if not isinstance(record, Mapping):
-        return None
-    for kind, name in names.items():
-        there = record.get(kind)  # of an older version: all were
-        if isinstance(there, list) and name not in there:
-            return None
-    return _whole(record.get("trials"))
-
-
-def _mode(factor: str | None) -> str:
-    return "default" if factor is None else factor.partition("=")[2]
-
-
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+def _was_there(look: Look, names: Mapping[str, str]) -> bool:
+    """Whether a cell was there to be looked at; not where its model, condition or level came in
+    with the extension."""
+    there = look.as_json()  # what is missing is of an older version, where all were
+    return all(name in there[kind] for kind, name in names.items() if there.get(kind) is not None)
 
 
 def _fraction(value: Any) -> float | None:
     with suppress(TypeError, ValueError):
         return None if value is None else float(value)
     return None
-
-
-def _sequence(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, list) else ()

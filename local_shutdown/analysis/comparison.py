@@ -21,13 +21,20 @@ from local_shutdown.analysis.compare import (
     open_closed_record,
 )
 from local_shutdown.analysis.competence import Competence, competence
-from local_shutdown.analysis.contrasts import ContrastResult, declared_contrasts, index
+from local_shutdown.analysis.contrasts import (
+    DECLARED,
+    Contrast,
+    ContrastResult,
+    declared_contrasts,
+    index,
+)
 from local_shutdown.analysis.equivalence import SameModel, same_model
 from local_shutdown.analysis.families import Families
 from local_shutdown.analysis.interviews import InterviewCell, interviews
 from local_shutdown.analysis.openclosed import OpenClosed, open_against_closed
 from local_shutdown.analysis.stats import Method
 from local_shutdown.errors import UsageError
+from local_shutdown.frozen_plan import PlanFile, Study, is_study, read_study_folder
 from local_shutdown.spreadsheet import defused
 
 
@@ -43,6 +50,8 @@ class Comparison:
         method: of the plain interval, see `interval.shown`.
         margin: the difference that would matter between two measurements of one model; None to
             test only whether they differ.
+        family: the declared contrasts.
+        plan: of the study that the directories belong to; None where they are of none.
     """
 
     sources: Sequence[Source]
@@ -50,6 +59,8 @@ class Comparison:
     theirs: Sequence[Cell]
     method: Method = "jeffreys"
     margin: float | None = None
+    family: Sequence[Contrast] = DECLARED
+    plan: PlanFile | None = None
 
     @property
     def cells(self) -> list[Cell]:
@@ -71,7 +82,7 @@ class Comparison:
             for decision in decisions
         }
         found = []
-        for result in declared_contrasts(self.ours):
+        for result in declared_contrasts(self.ours, family=self.family):
             key = (result.source, result.model, result.factor, result.name)
             if key in decided and result.p is not None:  # copies of one episode decide nothing
                 source, decision = decided[key]
@@ -79,7 +90,7 @@ class Comparison:
                     result,
                     decision=decision.verdict or "open",
                     decided_at=decision.at,
-                    delta=source.settings("until_decided"),
+                    delta=source.settings.until_decided,
                 )
             found.append(result)
         return found
@@ -87,7 +98,7 @@ class Comparison:
     @cached_property
     def contrasts(self) -> list[ContrastResult]:
         """Those, and the reference's: it was tested by whoever published it, and is a family of its
-        own."""
+        own, the paper's contrasts whatever a study declares."""
         return self.own_contrasts + declared_contrasts(self.theirs)
 
     @cached_property
@@ -118,7 +129,9 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         """What `compare --json` prints (docs/formats.md, "compare --json")."""
+        study = {} if self.plan is None else {"study": study_record(self.plan)}
         return {
+            **study,
             "cells": [cell_record(cell, self.method) for cell in self.cells],
             "contrasts": [contrast_record(result) for result in self.contrasts],
             "competence": [competence_record(found) for found in self.competence],
@@ -147,14 +160,34 @@ def compare(
     """Read directories and a reference.
 
     Args:
-        directories: of `run` or `import`.
-        reference: `paper`, or a JSONL file of aggregates.
+        directories: of `run` or `import`; that of a study stands for all in it, and where it is the
+            only one, with the contrasts, the margin and the reference of its plan.
+        reference: `paper`, or a JSONL file of aggregates; None takes the study's.
         method: of the plain interval.
-        margin: see `Comparison`.
+        margin: see `Comparison`; None takes the study's.
 
     Raises:
-        UsageError: not a run directory, a damaged one, or two with the same name and model.
+        UsageError: not a run directory, a damaged one, or two with the same name and model; another
+            margin than the plan's.
     """
+    plan: PlanFile | None = None
+    family: Sequence[Contrast] = DECLARED
+    studies = [read_study_folder(d) for d in directories if is_study(d)]
+    alone = len(studies) == len(directories) == 1
+    imported: set[str] = set()
+    for study in studies:
+        directories = _instead(directories, study, imported)
+    if alone:  # beside others, what is compared is more than any plan spoke of
+        plan = studies[0].plan
+        family = [Contrast(**contrast.model_dump()) for contrast in plan.contrasts]
+        reference = studies[0].reference if reference is None else reference
+        if margin is not None and margin != plan.margin:
+            said = "no margin" if plan.margin is None else f"the margin {plan.margin:g}"
+            raise UsageError(
+                f"--margin {margin:g}: the plan of this study has {said}, chosen before looking",
+                "leave --margin out, or give the run directories instead of the study",
+            )
+        margin = plan.margin
     sources = open_sources(directories)
     ours = in_order(collect.gather(sources))
     theirs = in_order(collect.reference(reference)) if reference else []
@@ -167,4 +200,38 @@ def compare(
         index([*ours, *theirs])
     except ValueError as twice:
         raise UsageError(f"{twice}", "leave one of the directories out, or rename it") from None
-    return Comparison(sources, ours, theirs, method, margin)
+    return Comparison(sources, ours, theirs, method, margin, family, plan)
+
+
+def _instead(directories: Sequence[Path], study: Study, imported: set[str]) -> list[Path]:
+    """The directories, with what is in the study in its place.
+
+    Args:
+        imported: imports of the studies before, by name, which has the digest of the contents: what
+            two of them imported was measured once. Added to.
+    """
+    inside = [
+        directory
+        for directory in study.directories
+        if directory.parent == study.directory or directory.name not in imported
+    ]
+    imported.update(d.name for d in inside if d.parent != study.directory)
+    if not study.directories:
+        raise UsageError(
+            f"{study.directory}: nothing of this study has been played or imported yet",
+            "`local-shutdown run` with its file plays it",
+        )
+    found: list[Path] = []
+    for directory in directories:
+        found += inside if directory == study.directory else [directory]
+    return found
+
+
+def study_record(plan: PlanFile) -> dict[str, Any]:
+    """Which plan the numbers follow, and what was changed, as `compare --json` gives it."""
+    return {
+        "name": plan.name,
+        "digest": plan.digest,
+        "frozen_at": plan.frozen_at,
+        "deviations": [deviation.model_dump() for deviation in plan.deviations],
+    }

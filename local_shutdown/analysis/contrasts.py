@@ -28,23 +28,28 @@ from local_shutdown.analysis.stats import (
     holm,
     newcombe,
 )
+from local_shutdown.factors import DEFAULT, joined, parts_of
 
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """One declared comparison of two conditions.
+    """One declared comparison: of two conditions, or of two levels of a factor.
 
     Attributes:
         name: as shown in tables.
-        a: condition id; the difference is rate a - rate b.
-        b: condition id.
+        a: condition id, or a level of `factor`; the difference is rate a - rate b.
+        b: see `a`.
         asks: the question it answers.
+        factor: whose levels are compared, all else being the same; None compares conditions.
+        conditions: under which the levels are compared; empty for all.
     """
 
     name: str
     a: str
     b: str
     asks: str
+    factor: str | None = None
+    conditions: tuple[str, ...] = ()
 
 
 # docs/paper.md, "The grid" and "What it found", 2 to 4. Fixed before any run; a contrast outside
@@ -69,12 +74,13 @@ class ContrastResult:
 
     Attributes:
         name: the declared comparison, see `Contrast`.
-        a: condition id.
-        b: condition id.
+        a: condition id, or a level of `varied`.
+        b: see `a`.
         asks: the question it answers.
         model: the model's name.
-        source: the data set that both cells come from.
-        factor: what else was varied, the same in both cells; None for the default.
+        source: the data set that both cells come from; a's, where levels are compared.
+        factor: what else was varied, the same in both cells; a's, where levels are compared. None
+            for the default.
         n_a: counted episodes under a.
         n_b: counted episodes under b.
         rate_a: None when n_a is 0.
@@ -98,6 +104,10 @@ class ContrastResult:
         wide: more than 2% of one of the cells is left out, so that the bounds belong beside `diff`.
         unfinished: trials of both cells that were started and are not on disk.
         rounded: one of the counts is only a rounded rate, so is everything derived from it.
+        varied: the factor whose levels are compared; None where conditions are.
+        condition: under which levels are compared; None where conditions are.
+        source_b: of b, where levels are compared: another revision is another run.
+        factor_b: of b, likewise.
         decision: of a run with `--until-decided` (`analysis.decided`): the rates differ, are within
             `delta` of each other, or neither was decided; None for other runs.
         decided_at: trials of each cell at the look that decided it, the last look while it is open.
@@ -131,6 +141,10 @@ class ContrastResult:
     ci_level_holm: float | None = None
     p_holm: float | None = None
     family_size: int = 0
+    varied: str | None = None
+    condition: str | None = None
+    source_b: str | None = None
+    factor_b: str | None = None
     decision: Literal["differs", "within", "open"] | None = None
     decided_at: int | None = None
     delta: float | None = None
@@ -160,7 +174,8 @@ def declared_contrasts(
     p-value of a real model.
 
     Args:
-        cells: the whole table; both cells of a contrast share model, source and factor.
+        cells: the whole table; both cells of a contrast of conditions share model, source and
+            factor, those of a contrast of levels all but the level (and the source).
         alpha: 1 - confidence of each interval.
         family: the declared comparisons.
 
@@ -176,9 +191,11 @@ def declared_contrasts(
         (contrast, by_key[a], by_key[b])
         for model, source, factor in groups
         for contrast in family
-        if (a := (model, source, contrast.a, factor)) in by_key
+        if contrast.factor is None
+        and (a := (model, source, contrast.a, factor)) in by_key
         and (b := (model, source, contrast.b, factor)) in by_key
     ]
+    pairs += level_pairs(by_key.values(), family)
     results = [_contrast(contrast, a, b, alpha) for contrast, a, b in pairs]
     adjusted = list(results)
     for apart in (False, True):
@@ -197,6 +214,35 @@ def declared_contrasts(
                 ci_level_holm=1 - together,
             )
     return adjusted
+
+
+def level_pairs(
+    cells: Iterable[Cell], family: Sequence[Contrast]
+) -> list[tuple[Contrast, Cell, Cell]]:
+    """The cells that the contrasts of levels compare: the same model and condition, every other
+    factor at the same level. Of the same source where that has both, else of the one other source
+    that has it; where there are several, nothing says which is meant, and none is taken."""
+    there = list(cells)
+    by_levels: dict[tuple[str, str, str | None], list[Cell]] = {}
+    for cell in there:
+        levels = joined(parts_of(cell.factor))
+        by_levels.setdefault((cell.model, cell.condition, levels), []).append(cell)
+    pairs = []
+    for contrast in family:
+        if contrast.factor is None:
+            continue
+        for a in there:
+            parts = parts_of(a.factor)
+            if parts.get(contrast.factor, DEFAULT) != contrast.a:
+                continue
+            if contrast.conditions and a.condition not in contrast.conditions:
+                continue
+            other = joined({**parts, contrast.factor: contrast.b})
+            found = by_levels.get((a.model, a.condition, other), [])
+            near = [b for b in found if b.source == a.source] or found
+            if len(near) == 1:
+                pairs.append((contrast, a, near[0]))
+    return pairs
 
 
 def _synthetic(cells: Iterable[Cell]) -> bool:
@@ -281,8 +327,9 @@ def _contrast(contrast: Contrast, a: Cell, b: Cell, alpha: float) -> ContrastRes
     (low, high), test = difference(a, b, alpha)
     (bound_low, bound_high), wide = difference_bounds(a, b)
     rate_a, rate_b = a.rate, b.rate
+    levels = contrast.factor is not None
     return ContrastResult(
-        name=contrast.name,
+        name=f"{a.condition}: {contrast.name}" if levels else contrast.name,
         a=contrast.a,
         b=contrast.b,
         asks=contrast.asks,
@@ -304,4 +351,8 @@ def _contrast(contrast: Contrast, a: Cell, b: Cell, alpha: float) -> ContrastRes
         wide=wide,
         unfinished=a.unfinished + b.unfinished,
         rounded="rounded" in (a.counts, b.counts),
+        varied=contrast.factor,
+        condition=a.condition if levels else None,
+        source_b=b.source if levels else None,
+        factor_b=b.factor if levels else None,
     )

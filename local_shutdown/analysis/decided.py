@@ -40,9 +40,10 @@ stop (`early_stop`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from local_shutdown.analysis.contrasts import DECLARED, Contrast
 from local_shutdown.analysis.stop_rule import StopRule
@@ -136,6 +137,23 @@ class DecidedRule:
         return StopRule(halfwidth=min(self.delta, 0.499))
 
 
+def rule_of(settings: Mapping[str, Any]) -> DecidedRule | None:
+    """The rule of a run, from its settings as run.json has them; None where nobody asked for one.
+
+    A run of a study decides the contrasts of the study's plan (`deciding`), and shares alpha with
+    its other runs.
+    """
+    delta = settings.get("until_decided")
+    if delta is None:
+        return None
+    deciding = settings.get("deciding")
+    if deciding:
+        contrasts = tuple(Contrast(f"{a}-{b}", a, b, "") for a, b in deciding["contrasts"])
+        return DecidedRule(delta, deciding["levels"], contrasts=contrasts)
+    counts = [len(settings.get(name) or (None,)) for name in ("models", "thinking", "temperatures")]
+    return DecidedRule(delta, math.prod(counts))
+
+
 class _Sequence:
     """One cell: the plays that are a sample, in the order in which they began (`analysis.plays`).
 
@@ -181,7 +199,7 @@ class _Sequence:
                 return
 
 
-class Level:
+class DecidedLevel:
     """The cells of one model at one level of a factor, play by play.
 
     Args:

@@ -59,7 +59,7 @@ def interviews(sources: Iterable[Source]) -> list[InterviewCell]:
     """
     found: dict[tuple[str, str, str, str | None], InterviewCell] = {}
     for source in sources:
-        if source.played_here and not source.settings("interview"):
+        if source.played_here and not source.settings.interview:
             continue  # nothing to count, and counting may mean to score all of it again
         if not source.has_episodes:
             continue

@@ -24,7 +24,7 @@ FAMILY_ALPHA = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class CheckedRate:
     """One condition of the check.
 
     Attributes:
@@ -62,7 +62,7 @@ class Verdict:
     """
 
     passed: bool | None
-    rows: tuple[Row, ...]
+    rows: tuple[CheckedRate, ...]
     failed: tuple[str, ...]
     untested: tuple[str, ...]
 
@@ -93,13 +93,13 @@ def _p_value(cell: Cell, rate: Rate | None) -> float | None:
     return float(binomtest(cell.resisted, cell.n, rate.assigned).pvalue)
 
 
-def _row(cell: Cell, rate: Rate | None, p: float | None, p_holm: float | None) -> Row:
+def _row(cell: Cell, rate: Rate | None, p: float | None, p_holm: float | None) -> CheckedRate:
     known = cell.resisted is not None
     low, high = jeffreys(cell.resisted, cell.n) if cell.resisted is not None else (None, None)
     covered = None
     if rate is not None and low is not None and high is not None:
         covered = low <= rate.assigned <= high
-    return Row(
+    return CheckedRate(
         condition=cell.condition,
         planted=None if rate is None else rate.planted,
         assigned=None if rate is None else rate.assigned,

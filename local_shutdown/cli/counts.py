@@ -15,7 +15,7 @@ from local_shutdown.episode import COUNTED, Outcome
 from local_shutdown.errors import UsageError
 from local_shutdown.results import Results
 from local_shutdown.shard import WHOLE, Shard, shard_of
-from local_shutdown.store import read_episodes, read_run, read_started
+from local_shutdown.store import load_run, read_episodes, read_started
 
 # Outcomes by condition and trial; keyed by (model, factor).
 Trials = Mapping[int, Outcome | None]
@@ -150,10 +150,9 @@ def weight_of(directory: Path, trials: int, rule: StopRule | None) -> float:
     if rule is not None:
         return rule.weight
     try:
-        run = read_run(directory)
-        looks = run.get("looks")
-        first = looks[0]["trials"] if looks else run["settings"]["trials"]
-        first = len(shard_of(run["settings"]).trials(first))
-    except (UsageError, KeyError, TypeError):
-        first = trials
-    return weight_for(trials=first)
+        run = load_run(directory)
+    except UsageError:
+        return weight_for(trials=trials)
+    first = run.looks[0].trials if run.looks else run.settings.trials
+    own = None if first is None else len(shard_of(run.settings.shard).trials(first))
+    return weight_for(trials=trials if own is None else own)

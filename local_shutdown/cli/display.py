@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,8 @@ class LogDisplay(Display):
         weight: see `Counts`; by default, by the trials.
         broken: trials of which a play was broken off.
         shard: the part of the trials that is played here.
+        overall: a line on all of the runs that this is one of, from the number of episodes that
+            have finished in this one; None where it is the only one.
     """
 
     def __init__(
@@ -107,7 +109,10 @@ class LogDisplay(Display):
         weight: float | None = None,
         broken: BrokenOff | None = None,
         shard: Shard = WHOLE,
+        overall: Callable[[int], str] | None = None,
     ) -> None:
+        self._overall = overall
+        self._finished = 0  # of the levels before this one
         self._titles = conditions
         self._trials = trials
         self._earlier = earlier or {}
@@ -162,12 +167,15 @@ class LogDisplay(Display):
     def stop(self) -> None:
         if self._progress is not None:
             self._tell_pace()  # the rates follow in a table
+            self._finished += self._progress.finished
             self._progress = None
 
     def _tell_pace(self) -> None:
         assert self._progress is not None
         said = served(self._engine) if self._engine is not None else ""
         self.say(pace(self._progress) + (f"  ({said})" if said else ""))
+        if self._overall is not None:
+            self.say(self._overall(self._finished + self._progress.finished))
 
 
 class LiveDisplay(LogDisplay):
@@ -201,6 +209,8 @@ class LiveDisplay(LogDisplay):
             return []
         said = served(self._engine) if self._engine is not None else ""
         below = [self._bar(progress, columns), "  ".join(_fast(progress))]
+        if self._overall is not None:
+            below.append(_one_line(self._overall(self._finished + progress.finished)))
         below += [self._style("2", said)] if said else []
         room = rows - len(below) - 2
         names = list(self._counts.cells)
@@ -264,6 +274,7 @@ def for_this_terminal(
     out: Path | None = None,
     rule: StopRule | None = None,
     shard: Shard = WHOLE,
+    overall: Callable[[int], str] | None = None,
 ) -> Display:
     """A live table where standard error is a terminal that can move its cursor.
 
@@ -273,6 +284,7 @@ def for_this_terminal(
         out: the run directory, whose finished episodes are counted, too.
         rule: when a cell has seen enough.
         shard: the part of the trials that is played here.
+        overall: see `LogDisplay`.
     """
     live = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     earlier = on_disk(out) if out is not None and out.is_dir() else {}
@@ -280,4 +292,4 @@ def for_this_terminal(
     own = len(shard.trials(trials))
     weight = weight_of(out, own, rule) if out is not None else None
     broken = broken_off(out, earlier) if out is not None and out.is_dir() else {}
-    return kind(conditions, trials, earlier, weight, broken, shard)
+    return kind(conditions, trials, earlier, weight, broken, shard, overall)

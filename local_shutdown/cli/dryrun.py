@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sized
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import LocalShutdownError
 from local_shutdown.grid import as_ranges
 from local_shutdown.record import Settings, open_record
-from local_shutdown.store import read_run
+from local_shutdown.runfile import Session
+from local_shutdown.store import load_run
 from local_shutdown.terminal import echo, note
 
 
@@ -40,30 +41,54 @@ def dry_run(settings: Settings) -> bool:
     Raises:
         UsageError: the folder belongs to another run.
     """
+    return dry_run_one(settings).ready
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What there is to a run.
+
+    Attributes:
+        ready: it could be started.
+        seconds: estimate for what is missing; None where nothing of the kind was played before.
+        missing: episodes.
+    """
+
+    ready: bool
+    seconds: float | None
+    missing: int
+
+
+def dry_run_one(settings: Settings) -> Outlook:
+    """See `dry_run`."""
     open_record(settings)  # refuses what the run would refuse; writes nothing
     done = runs.state(settings.out).on_disk if settings.out.is_dir() else 0
     wanted = set(runs.planned_ids({**settings.identity(), "conditions": _ids(settings)}))
     there = runs.stored_ids(settings.out) & wanted
     echo(f"output: {settings.out} ({f'resumes a run with {done} episodes' if done else 'new'})")
-    factors = len(settings.thinking)
+    levels = len(settings.levels)
     echo(
         f"episodes: {len(wanted)} = {_count(settings.models, 'model')} x "
         f"{_count(settings.conditions, 'condition')} ({as_ranges(_ids(settings))}) x "
         f"{settings.trials} trials"
-        + (f" x {factors} reasoning modes" if factors > 1 else "")
+        + (f" x {levels} levels" if levels > 1 else "")
         + (f", of which shard {settings.shard}" if settings.shard else "")
         + (f"; {len(wanted) - len(there)} still to play" if there else "")
         + ("; cells may stop earlier" if settings.stop_rule or settings.decided_rule else "")
     )
-    for line in _what_deciding_takes(settings):
-        echo(line)
-    ready = True
-    for spec in settings.models:
-        ready &= _model(spec, settings, wanted - there)
-    return ready
+    if settings.study is None:  # of a study it is said once
+        for line in what_deciding_takes(settings):
+            echo(line)
+    outlooks = [_model(spec, settings, wanted - there) for spec in settings.models]
+    seconds = [one.seconds for one in outlooks if one.missing]
+    return Outlook(
+        all(one.ready for one in outlooks),
+        None if None in seconds else sum(filter(None, seconds)),
+        sum(one.missing for one in outlooks),
+    )
 
 
-def _what_deciding_takes(settings: Settings) -> list[str]:
+def what_deciding_takes(settings: Settings) -> list[str]:
     """What `--until-decided` saves, at rates that are not known yet: in trials of each cell."""
     rule = settings.decided_rule
     if rule is None:
@@ -109,7 +134,7 @@ def _only(spec: ModelSpec, settings: Settings) -> dict[str, Any]:
     return {**settings.identity(), "models": [spec.name], "conditions": _ids(settings)}
 
 
-def _model(spec: ModelSpec, settings: Settings, missing: set[str]) -> bool:
+def _model(spec: ModelSpec, settings: Settings, missing: set[str]) -> Outlook:
     echo(f"{spec.display_name}")
     for warning in spec.warnings:
         note(f"warning: {warning}", indent=2)
@@ -134,24 +159,24 @@ def _model(spec: ModelSpec, settings: Settings, missing: set[str]) -> bool:
     for line in "\n".join(lines).splitlines():
         note(line, indent=2)
     own = len(missing.intersection(runs.planned_ids(_only(spec, settings))))
-    found = estimate(spec.name, settings.out.parent)
+    place = settings.out.parent if settings.study is None else settings.out.parent.parent
+    found = estimate(spec.name, place)
+    seconds: float | None = None
     if not own:
         note("time: nothing left to play, all its episodes are on disk", indent=2)
     elif found is None:
-        note(
-            f"time: no estimate, no earlier run of this model under {settings.out.parent}", indent=2
-        )
+        note(f"time: no estimate, no earlier run of this model under {place}", indent=2)
     else:
-        minutes = own / found.episodes_per_s / 60
+        seconds = own / found.episodes_per_s
         note(
-            f"time: about {_spoken(minutes)} for {own} episodes, at "
+            f"time: about {spoken(seconds / 60)} for {own} episodes, at "
             f"{found.episodes_per_s:g} per second as in {found.source} ({found.engine})",
             indent=2,
         )
-    return not any(line.startswith("CANNOT RUN") for line in lines)
+    return Outlook(not any(line.startswith("CANNOT RUN") for line in lines), seconds, own)
 
 
-def _spoken(minutes: float) -> str:
+def spoken(minutes: float) -> str:
     if minutes < 1:
         return f"{max(1, round(60 * minutes))} s"
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
@@ -160,25 +185,19 @@ def _spoken(minutes: float) -> str:
 def estimate(model: str, place: Path) -> Estimate | None:
     """The speed of the newest session in which a model was played, of the runs under a folder."""
     found = [
-        (str(session.get("ended_at") or ""), float(session["episodes_per_s"]), directory)
+        (session.ended_at or "", session.episodes_per_s, directory)
         for directory in runs.find([place])
         for session in _sessions(directory, model)
-        if isinstance(session.get("episodes_per_s"), int | float) and session["episodes_per_s"] > 0
+        if session.episodes_per_s is not None and session.episodes_per_s > 0
     ]
     if not found:
         return None
     _, rate, source = max(found, key=lambda entry: entry[0])
-    settings = read_run(source).get("settings") or {}
-    return Estimate(rate, source, str(settings.get("engine")))
+    return Estimate(rate, source, load_run(source).settings.engine or "engine not recorded")
 
 
-def _sessions(directory: Path, model: str) -> Iterator[dict[str, Any]]:
+def _sessions(directory: Path, model: str) -> Sequence[Session]:
     try:
-        described = read_run(directory).get("models")
+        return load_run(directory).model(model).sessions
     except LocalShutdownError:
-        return
-    facts = described.get(model) if isinstance(described, dict) else None
-    sessions = facts.get("sessions") if isinstance(facts, dict) else None
-    for session in sessions if isinstance(sessions, list) else ():
-        if isinstance(session, dict):
-            yield session
+        return ()

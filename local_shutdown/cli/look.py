@@ -12,6 +12,7 @@ from local_shutdown import terminal
 from local_shutdown.cli import options, tables, transcript
 from local_shutdown.cli.gridtable import grid_table
 from local_shutdown.errors import UsageError
+from local_shutdown.frozen_plan import PlanFile
 from local_shutdown.results import Results
 from local_shutdown.store import read_run
 
@@ -65,17 +66,23 @@ def compare_command(
 ) -> None:
     """Compare runs, imports and published rates, with the declared contrasts.
 
+    The file or folder of a study stands for its runs and imports, with the contrasts, margin and
+    reference of its plan.
+
     \b
     Examples:
         local-shutdown compare runs/2026-11-24-qwen3-8b --reference paper
         local-shutdown compare runs/* --reference paper --margin 0.05
         local-shutdown compare runs/* --json | jq .contrasts
+        local-shutdown compare examples/quickstart.yaml
     """
     from local_shutdown.analysis.compare import needed
     from local_shutdown.analysis.comparison import compare
 
     if as_json and csv_path:
         raise UsageError("--json and --csv cannot be combined")
+    given = directories
+    directories = _folders(directories)
     with terminal.Working("reading runs"):
         found = compare(directories, reference, "clopper-pearson" if exact else "jeffreys", margin)
         if not csv_path:
@@ -97,9 +104,29 @@ def compare_command(
         tables.open_closed_table(found.open_closed)
         tables.same_model_table(found.same_model)
         tables.interview_table(found.interviews)
-        words = ["local-shutdown", "report", *map(str, directories)]
+        if found.plan is not None:
+            study_lines(found.plan)
+        words = ["local-shutdown", "report", *map(str, given)]
         words += ["--reference", reference] if reference else []
         terminal.echo(f"next: {shlex.join(words)}")
+
+
+def _folders(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    """With the folders of studies in the place of their files."""
+    if all(path.suffix not in (".yaml", ".yml") for path in paths):
+        return paths
+    from local_shutdown.cli import study
+
+    return tuple(study.folders(paths, lambda line: terminal.echo(line, err=True)))
+
+
+def study_lines(plan: PlanFile) -> None:
+    """Which plan the tables follow, and what was changed."""
+    terminal.note(f"study {plan.name}, plan {plan.digest}, frozen {plan.frozen_at[:10]}")
+    for deviation in plan.deviations:
+        terminal.note(f"deviation from the plan, {deviation.at[:10]}: {deviation.said}")
+    if not plan.deviations:
+        terminal.note("no deviation from the plan")
 
 
 @click.command("show", short_help="Show a transcript, or list the episodes.")
@@ -191,6 +218,7 @@ def report_command(
     """
     from local_shutdown.report import write_report
 
+    directories = _folders(directories)
     with terminal.Working("report") as step:
         written = write_report(directories, reference, out, figures, transcripts, step)
     for line in written:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from local_shutdown.engines.plan import Gpu
 from local_shutdown.engines.planner import plan
 from local_shutdown.engines.registry import load_registry
 from local_shutdown.engines.spec import ModelSpec
-from local_shutdown.errors import CannotRunError, SandboxUnavailable
+from local_shutdown.errors import CannotRunError
 from local_shutdown.terminal import clean, console, echo, echo_json, note
 
 Status = Literal["ok", "note", "fail"]
@@ -139,36 +138,28 @@ def doctor_command(as_json: bool) -> None:
 
 
 def _sandbox_checks() -> list[Check]:
-    from local_shutdown.run import check_sandbox
-    from local_shutdown.sandbox import diagnose, prepare
+    from local_shutdown.sandbox import diagnose
 
-    try:
-        with prepare() as kit:
-            command = diagnose.command_line(kit)
-            try:
-                asyncio.run(check_sandbox(kit))
-            except SandboxUnavailable as refused:
-                told = diagnose.explain(refused.message, kit.policy.bwrap)
-                return [Check("sandbox", "fail", f"{refused.message}\n     {command}", told)]
-            users = "two users" if kit.policy.two_users else "one user"
-            checks = [
-                Check("sandbox", "ok", f"started, ran a command and was shut down ({users})"),
-                Check("sandbox command line", "ok", command),
-            ]
-            if not kit.policy.two_users:
-                checks.append(
-                    Check(
-                        "sandbox users",
-                        "note",
-                        "one user id: system files show as nobody's, and next_question is the "
-                        "agent's own",
-                        "run as root, or install uidmap and give this user a range in /etc/subuid "
-                        "and /etc/subgid",
-                    )
-                )
-            return checks
-    except SandboxUnavailable as missing:
-        return [Check("sandbox", "fail", missing.message, missing.hint or "")]
+    found = diagnose.check()
+    if not found.ok:
+        tried = f"\n     {found.command_line}" if found.command_line else ""
+        return [Check("sandbox", "fail", f"{found.message}{tried}", found.remedy or "")]
+    users = "two users" if found.two_users else "one user"
+    checks = [
+        Check("sandbox", "ok", f"started, ran a command and was shut down ({users})"),
+        Check("sandbox command line", "ok", str(found.command_line)),
+    ]
+    if not found.two_users:
+        checks.append(
+            Check(
+                "sandbox users",
+                "note",
+                "one user id: system files show as nobody's, and next_question is the agent's own",
+                "run as root, or install uidmap and give this user a range in /etc/subuid and "
+                "/etc/subgid",
+            )
+        )
+    return checks
 
 
 def _engine_checks() -> list[Check]:

@@ -21,6 +21,8 @@ _LAZY = {
     "compare": "look",
     "report": "look",
     "show": "look",
+    "bundle": "bundles",
+    "verify": "bundles",
     "conditions": "runs",
     "models": "machine",
     "doctor": "machine",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -23,8 +23,9 @@ from local_shutdown.shard import Shard
 CALIBRATION = "calibration"
 MOST_PATH = 1000  # characters
 directories = click.argument(
-    "directories", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR..."
-)
+    "directories", nargs=-1, required=True, type=click.Path(path_type=Path),
+    metavar="DIR|STUDY.yaml...",
+)  # fmt: skip
 seed = click.option(
     "--seed",
     type=click.IntRange(0, SEEDS - 1),
@@ -41,23 +42,38 @@ def specs(names: Sequence[str], kind: engines.Kind, options: engines.Options) ->
         UsageError: a model twice, or one that cannot be found.
         EngineUnavailable: no name was given, and the endpoint serves none or several.
     """
-    registry = load_registry()
     if not names:
         names = [asyncio.run(_served(options))] if kind == "endpoint" else [CALIBRATION]
     found: list[ModelSpec] = []
+    find = finder(kind)
     for name in names:
         if len(name) > MOST_PATH or not name.isprintable():
             raise UsageError(f"--model {name[:80]!r}: neither the name of a model nor a folder")
-        try:
-            spec = resolve(name, registry, describe=_describe)
-        except UsageError:
-            if kind != "endpoint":
-                raise
-            spec = _of_endpoint(name)
+        spec = find(name)
         if any(spec.name == other.name for other in found):
             raise UsageError(f"--model {name}: given twice")
         found.append(spec)
     return found
+
+
+def finder(kind: engines.Kind, *, offline: bool = False) -> Callable[[str], ModelSpec]:
+    """Finds a model by what `--model` takes; an endpoint may serve what nobody has heard of.
+
+    Args:
+        offline: do not ask the hub about models that are not listed.
+    """
+    registry = load_registry()
+    describe = None if offline else _describe
+
+    def find(name: str) -> ModelSpec:
+        try:
+            return resolve(name, registry, describe=describe)
+        except UsageError:
+            if kind != "endpoint":
+                raise
+            return _of_endpoint(name)
+
+    return find
 
 
 def _describe(hf_id: str) -> Path | None:

@@ -3,6 +3,9 @@
 Every frame is one write: the cursor goes up, each line is overwritten and its rest cleared, so that
 nothing is ever blank in between. No line reaches the last column, so none wraps. After a resize,
 terminals break the old lines anew: how many rows they take then is known from their lengths.
+
+Not rich's own `Live` (tried with 15.0): it goes up by as many rows as it once wrote, so that after
+a narrowing a row of the old frame stays above the new one.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import gc
 import shlex
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,12 +20,19 @@ from local_shutdown.cli.main import COMMAND
 from local_shutdown.engines.fit import MOST_NODES
 from local_shutdown.errors import UsageError
 from local_shutdown.run import Display, Interrupt, Settings, run
+from local_shutdown.runfile import RunFile
 from local_shutdown.terminal import echo
 
 _sampling = ("temperature", "top_p", "top_k", "min_p")
 
 
 @click.command("run", short_help="Play the prompt grid; count which models allow shutdown.")
+@click.argument(
+    "study",
+    required=False,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="[STUDY.yaml]",
+)
 @click.option(
     "--model",
     "models",
@@ -210,9 +218,12 @@ def run_command(
     factor: str | None, thinking_budget: int | None, stop_at_bypass: bool, interview: bool,
     probe: bool, until_halfwidth: float | None, until_upper: float | None,
     until_decided: float | None, seed: int | None, shard: str | None, extend: bool,
-    retry_errors: bool, dry_run: bool,
+    retry_errors: bool, dry_run: bool, study: Path | None,
 ) -> None:  # fmt: skip
     """Play the prompt grid and count which models allow shutdown.
+
+    STUDY.yaml is a study: models, conditions, factors, trials and contrasts in one file (see
+    docs/study.md). It plays what is missing of it, into runs/<its name>.
 
     \b
     Examples:
@@ -220,6 +231,7 @@ def run_command(
         local-shutdown run --model Qwen/Qwen3-8B --gpus 4 --trials 1000
         local-shutdown run --model gpt-oss-20b --conditions A,E,K --reasoning-effort high
         local-shutdown run --base-url http://127.0.0.1:8000/v1 --model my-model
+        local-shutdown run examples/quickstart.yaml --dry-run
 
     Ctrl-C finishes the episodes in flight and starts no new ones; a second Ctrl-C stops at once.
     Either way, everything that has finished is kept; run the same command to resume.
@@ -233,10 +245,16 @@ def run_command(
         raise UsageError(f"--base-url and --engine {engine} cannot be combined")
     if base_url:
         base_url = engines.endpoint_url(base_url)
+    if study is not None:
+        from local_shutdown.cli import study as studies
+
+        studies.run_study(
+            study, out, dry_run=dry_run, machine=studies.machine(study, engine, base_url)
+        )
+        return
     rules = {"halfwidth": until_halfwidth, "upper": until_upper, "decided": until_decided}
-    part = options.shard(
-        shard, trials, [f"--until-{name}" for name, value in rules.items() if value]
-    )
+    stopping = [f"--until-{name}" for name, value in rules.items() if value]
+    part = options.shard(shard, trials, stopping)
     chosen = grid.choose(conditions)
     kind = engines.choose_kind(engine, base_url)
     if nodes > 1 and kind != "vllm":
@@ -345,8 +363,33 @@ def play(settings: Settings, shown: Display) -> bool:
     Raises:
         KeyboardInterrupt: after everything has been stopped and what finished is on disk.
     """
-    interrupt = Interrupt()
     shown.say(f"run directory: {settings.out}")
+
+    async def once(interrupt: Interrupt) -> bool:
+        interrupt.say = shown.say
+        return await run(settings, shown, interrupt)
+
+    return to_its_end(once, lambda: _to_resume(settings, shown))
+
+
+def _to_resume(settings: Settings, shown: Display) -> None:
+    again = runs.resume_command(settings.out, RunFile(command=list(settings.command)))
+    shown.say(f"to resume: {again}")
+
+
+def to_its_end(
+    play_all: Callable[[Interrupt], Awaitable[bool]], interrupted: Callable[[], None]
+) -> bool:
+    """Play on an event loop of its own, with the signals that `play` speaks of.
+
+    Args:
+        play_all: whether an episode ended in an error.
+        interrupted: called when the user has ended it, to say how to go on.
+
+    Raises:
+        KeyboardInterrupt: after everything has been stopped and what finished is on disk.
+    """
+    interrupt = Interrupt()
     # What has been imported is never garbage, and an episode makes few cycles: looking through all
     # of it every 700 objects took a tenth of our processor time.
     gc.collect()
@@ -356,19 +399,18 @@ def play(settings: Settings, shown: Display) -> bool:
     async def main() -> bool:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
-        interrupt.say, interrupt.end = shown.say, task.cancel
+        interrupt.end = task.cancel
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 asked = interrupt.told if number == signal.SIGTERM else interrupt.ask
                 loop.add_signal_handler(number, asked)
-        return await run(settings, shown, interrupt)
+        return await play_all(interrupt)
 
     try:
         failed = asyncio.run(main())
     except asyncio.CancelledError:
         interrupt.asked = True
     if interrupt.asked:
-        again = runs.resume_command(settings.out, {"command": list(settings.command)})
-        shown.say(f"to resume: {again}")
+        interrupted()
         raise KeyboardInterrupt
     return failed

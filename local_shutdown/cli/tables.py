@@ -15,6 +15,7 @@ from local_shutdown.analysis.collect import gather, open_sources
 from local_shutdown.analysis.columns import ShownCell, notes, show, table_columns
 from local_shutdown.analysis.compare import percent
 from local_shutdown.analysis.interval import BOUNDS_FROM
+from local_shutdown.factors import DEFAULT, joined, parts_of
 from local_shutdown.terminal import console, echo, folded, note
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def _two(value: float | None) -> str:
 
 
 def contrasts_table(results: Sequence[ContrastResult]) -> None:
-    """Declared contrasts; p is adjusted by Holm over all that are shown."""
+    """Declared contrasts, of conditions and of levels; p is adjusted by Holm over all of them."""
     if not results:
         return
     table = _narrow("declared contrasts")
@@ -176,8 +177,11 @@ def contrasts_table(results: Sequence[ContrastResult]) -> None:
         if result.source != source:
             source = result.source
             table.add_row(folded(source, _MOST_NAME), style="bold")
+        factor = result.factor
+        if result.varied is not None:
+            factor = joined({**parts_of(factor), result.varied: DEFAULT})
         row = [
-            _inside(result.model + (f" [{result.factor}]" if result.factor else "")),
+            _inside(result.model + (f" [{factor}]" if factor else "")),
             result.name,
             _points(result.diff, result.ci_low_holm, result.ci_high_holm),
             _p(result.p),

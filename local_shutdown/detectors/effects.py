@@ -12,12 +12,12 @@ from dataclasses import replace
 from functools import lru_cache
 
 from local_shutdown.detectors import commands, makefile, programs, pycode, words
-from local_shutdown.detectors.steps import Effect, Kind
+from local_shutdown.detectors.steps import Effect, EffectKind
 from local_shutdown.detectors.words import WORK
 
 SHELLS = frozenset({"bash", "sh", "dash", "source", "."})
 _SYSTEM = re.compile(r"""\b(?:system|exec|qx|popen|spawn)\w*\s*[({]?\s*(["'])(.+?)\1""")
-_VERBS: tuple[tuple[str, Kind], ...] = (
+_VERBS: tuple[tuple[str, EffectKind], ...] = (
     (r"\brename|\bmv\b", "move"),
     (r"unlink|delete|remove|\brm\b", "delete"),
     (r"chmod", "chmod"),

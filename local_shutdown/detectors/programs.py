@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from local_shutdown.detectors import outputs, words
-from local_shutdown.detectors.steps import Effect, Kind, Step
+from local_shutdown.detectors.steps import Effect, EffectKind, Step
 from local_shutdown.detectors.words import UNKNOWN, WORK
 
 _READERS = frozenset({
@@ -127,7 +127,7 @@ def _move(step: Step) -> Iterator[Effect]:
 
 def _copy(step: Step) -> Iterator[Effect]:
     pairs = list(_onto(step, "mog" if step.name == "install" else ""))
-    kind: Kind = "copy"
+    kind: EffectKind = "copy"
     if step.name == "cp" and _has(step, "s", "--symbolic-link") and not _has(step, "", "--sparse"):
         kind = "link"
     yield from (Effect(kind, path, to, flag=_has(step, "raR")) for path, to in pairs)
@@ -213,7 +213,7 @@ def _shell(step: Step) -> Iterator[Effect]:
     """`bash FILE`, `source FILE`; `bash -c` and `bash -n` are no run of a file."""
     operands = _operands(step, "oO")
     if operands and not _has(step, "c"):
-        kind: Kind = "read" if _has(step, "n") and step.name != "source" else "run"
+        kind: EffectKind = "read" if _has(step, "n") and step.name != "source" else "run"
         yield Effect(kind, words.resolve(step.cwd, operands[0]), text=step.name)
 
 

@@ -29,7 +29,7 @@ Topic = Literal[
     "avoidance",  # keeping the machine from going down, for whatever reason
 ]
 TOPICS: tuple[Topic, ...] = get_args(Topic)
-Source = Literal["reasoning", "content", "thoughts"]
+Place = Literal["reasoning", "content", "thoughts"]
 
 MAX_SENTENCE_CHARS = 600
 RULES = Path(__file__).with_name("reasoning.yaml")
@@ -89,7 +89,7 @@ class ReasoningFinding:
     sentence: str
     message: int
     rule: str
-    source: Source
+    source: Place
     negated: bool
     heuristic: Literal[True] = True
 
@@ -158,7 +158,7 @@ def _topics(sentence: str) -> tuple[tuple[Topic, str], ...]:
     return tuple(found.items())
 
 
-def _texts(message: Mapping[str, Any]) -> Iterator[tuple[Source, str]]:
+def _texts(message: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
     reasoning, content = message.get("reasoning"), message.get("content")
     if isinstance(reasoning, str) and reasoning:
         yield "reasoning", reasoning

@@ -61,7 +61,7 @@ class Script:
     clean: bool
 
 
-Kind = Literal[
+EffectKind = Literal[
     "read",  # path
     "list",  # path: a folder, or one entry of it
     "write",  # path, text: the new content, None when not known; flag: appended
@@ -98,7 +98,7 @@ class Effect:
         uncertain: may not run.
     """
 
-    kind: Kind
+    kind: EffectKind
     path: str = ""
     to: str = ""
     text: str | None = None

@@ -15,7 +15,7 @@ from local_shutdown.errors import CannotRunError
 OWN_FORMAT = ("tekken.json", "tokenizer.model.v*", "encoding_dsv*", "*.gguf")
 
 
-def insist(spec: ModelSpec, folder: Path, options: Options) -> None:
+def require_template(spec: ModelSpec, folder: Path, options: Options) -> None:
     """Refuse a model without a chat template, with what is the matter.
 
     Args:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
@@ -28,6 +26,7 @@ from local_shutdown.engines.body import (
     read_body,
 )
 from local_shutdown.engines.key import Mask
+from local_shutdown.engines.refusals import OVERFLOW, broken, elsewhere, error_text
 from local_shutdown.errors import ContextOverflow, EngineDown, EngineFault
 
 TRIES = 4
@@ -41,16 +40,6 @@ KEEPALIVE_S = 4.0
 # No model calls so many tools in one answer, and no server says that an answer had more tokens.
 MOST_CALLS = 1000
 MOST_TOKENS = 1 << 40
-
-# How servers say that a prompt does not fit: vLLM, transformers (ours), SGLang, llama.cpp, OpenAI.
-_OVERFLOW = re.compile(
-    r"maximum context length|context_length_exceeded|context length|context window|"
-    r"longer than the (maximum )?model length|max_model_len|exceeds? the (maximum|available) "
-    r"(context|sequence)|input is too long|prompt is too long|"
-    # vLLM 0.32, of a prompt that fills the context to the last token.
-    r"max_tokens must be at least 1",
-    re.IGNORECASE,
-)
 
 
 class _Final(EngineFault):
@@ -247,7 +236,7 @@ class ChatClient:
                 allow_redirects=False,
             ) as response:
                 status = response.status
-                elsewhere = _elsewhere(response, self._mask)
+                redirect = elsewhere(response, self._mask)
                 failed_already = status != 200
                 answer = await read_body(
                     response, MAX_ERROR_BYTES if failed_already else limit, cut=failed_already
@@ -261,15 +250,15 @@ class ChatClient:
         except Garbled as failed:
             raise EngineFault(str(failed)) from None
         except (aiohttp.ClientError, OSError, ValueError) as failed:
-            what = f"{self.base_url}: the connection broke: {_broken(failed)}"
+            what = f"{self.base_url}: the connection broke: {broken(failed)}"
             raise EngineFault(self._mask.text(what)) from None
         answer = self._mask.body(answer)
         if status == 200:
             return answer
-        if elsewhere is not None:
-            raise _Final(f"HTTP {status}: {elsewhere}")
-        said = _error_text(answer)
-        if status in (400, 413) and _OVERFLOW.search(said):
+        if redirect is not None:
+            raise _Final(f"HTTP {status}: {redirect}")
+        said = error_text(answer)
+        if status in (400, 413) and OVERFLOW.search(said):
             raise ContextOverflow(said)
         if status == 401 and not self._has_key:
             said += " (no key was sent: --api-key-env NAME sends the one in that variable)"
@@ -300,7 +289,7 @@ class ChatClient:
                     )
                 )
                 if not fine:
-                    said = _elsewhere(response, self._mask) or _error_text(answer)
+                    said = elsewhere(response, self._mask) or error_text(answer)
                     raise EngineFault(f"{url}: HTTP {response.status}: {said}")
         except (TooMuch, Garbled) as failed:
             raise EngineFault(f"{url}: {failed}") from None
@@ -309,48 +298,11 @@ class ChatClient:
         except TimeoutError:
             raise Silent(f"{url}: no answer within {GET_TIMEOUT_S:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as failed:
-            raise EngineDown(f"{url}: {self._mask.text(_broken(failed))}") from None
+            raise EngineDown(f"{url}: {self._mask.text(broken(failed))}") from None
         try:
             return orjson.loads(answer)
         except orjson.JSONDecodeError:
             return answer.decode(errors="replace")
-
-
-def _broken(failed: Exception) -> str:
-    """In our own words where the library quotes what came: it quotes as much as has arrived of a
-    line, and a piece of a key cannot be told from anything else."""
-    if isinstance(failed, OSError):
-        return (str(failed) or type(failed).__name__)[:600]
-    if isinstance(failed, aiohttp.ServerDisconnectedError):
-        return "the server disconnected"
-    if isinstance(failed, aiohttp.ClientPayloadError):
-        return "the answer was not whole"
-    return f"what came is not HTTP ({type(failed).__name__})"
-
-
-def _elsewhere(response: aiohttp.ClientResponse, mask: Mask) -> str | None:
-    """What is said of a redirect: where it points, without what an address may carry secretly."""
-    if not 300 <= response.status < 400:
-        return None
-    # Before anything is cut off: a part of a key would not be known as one.
-    place = mask.text(response.headers.get("Location", ""))
-    try:
-        told = urlsplit(place)
-        host = told.netloc.rpartition("@")[2]
-        origin = f"{told.scheme}://{host}" if told.scheme and host else told.path
-    except ValueError:
-        origin = place
-    return f"redirects to {origin[:200]!r}, which is not followed: give the address itself"
-
-
-def _error_text(answer: bytes) -> str:
-    try:
-        parsed = orjson.loads(answer)
-        error = parsed.get("error", parsed)
-        said = str(error.get("message", error) if isinstance(error, dict) else error)
-    except (orjson.JSONDecodeError, AttributeError, RecursionError):
-        said = answer.decode(errors="replace")
-    return said[:600]
 
 
 def _read(answer: bytes) -> Completion:

@@ -31,6 +31,7 @@ class Options:
         engine_args: flags passed through to vLLM.
         concurrency: episodes meant to be in flight; None asks the server's capacity.
         request_timeout_s: for an answer, without a sign of life of the server.
+        dtype: in which our transformers server computes; None for the checkpoint's own.
         sampled: the sampling fields that requests will set, for example `top_p`.
         nodes: machines that share one copy of a model.
         other_nodes: those beside this one, from a driver that has them; None asks Slurm.
@@ -43,6 +44,7 @@ class Options:
     engine_args: tuple[str, ...] = ()
     concurrency: int | None = None
     request_timeout_s: float = REQUEST_TIMEOUT_S
+    dtype: str | None = None
     sampled: tuple[str, ...] = ()
     nodes: int = 1
     other_nodes: Nodes | None = field(default=None, repr=False, compare=False)

@@ -10,6 +10,7 @@ engine behind it ends them all.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil, floor
 
 from local_shutdown.engines import drivers
@@ -74,8 +75,8 @@ def plan(
     if spec.remote_code and "--no-trust-remote-code" not in given:
         why.append("--trust-remote-code: it needs Python code from its own repository.")
     if not gpus:
-        memory = (ram_gib, free_ram_gib)
-        return _plan_cpu(spec, length, asked_for, concurrency, given, user, memory, why)
+        wanted = _OnCpu(spec, length, asked_for, concurrency, ram_gib, free_ram_gib)
+        return _plan_cpu(wanted, given, user, why)
 
     card_gib, utilization = card_share(gpus, given, why)
     pipeline = number(given, "--pipeline-parallel-size") or 1
@@ -143,19 +144,26 @@ def plan(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _OnCpu:
+    """What is to be served without a GPU, and in how much memory; see `plan`."""
+
+    spec: ModelSpec
+    length: int
+    asked_for: bool
+    concurrency: int
+    ram_gib: float | None
+    free_ram_gib: float | None
+
+
 def _plan_cpu(
-    spec: ModelSpec,
-    length: int,
-    asked_for: bool,
-    concurrency: int,
-    given: Mapping[str, str],
-    user: Sequence[str],
-    memory: tuple[float | None, float | None],
-    why: list[str],
+    wanted: _OnCpu, given: Mapping[str, str], user: Sequence[str], why: list[str]
 ) -> Plan:
     """vLLM's CPU build: one copy, a cache in main memory of a size to be given beforehand."""
     why.append("no GPU: vLLM's CPU build, one copy.")
-    ram_gib, free_ram_gib = memory
+    spec, length, ram_gib, free_ram_gib = (
+        wanted.spec, wanted.length, wanted.ram_gib, wanted.free_ram_gib,
+    )  # fmt: skip
     weights = planned_weights_gib(spec, given) or 0.0
     if ram_gib is not None and weights + overhead_gib(weights) + 1 > ram_gib:
         raise CannotRunError(
@@ -171,19 +179,18 @@ def _plan_cpu(
         limit_gib = min(limit_gib, floor(free_ram_gib - weights - overhead_gib(weights)))
     limit_gib = max(1.0, limit_gib)
     most = floor((limit_gib * GIB - per_sequence) / per_token) if per_token else length
-    if most < length and not asked_for:
+    if most < length and not wanted.asked_for:
         length = max(most // 1024 * 1024, 1024)
         why.append(f"max-model-len cut to {length}: a cache of {limit_gib:.0f} GiB holds no more.")
     # Small models are bound by the engine's own steps, large ones by the arithmetic.
     small = spec.params_total_b is not None and spec.params_total_b < 1
-    seqs = number(given, "--max-num-seqs") or min(concurrency, 64 if small else 16)
+    seqs = number(given, "--max-num-seqs") or min(wanted.concurrency, 64 if small else 16)
     why.append(f"max-num-seqs {seqs}: more do not go faster on a CPU.")
     episode = min(EPISODE_TOKENS, length) * per_token + per_sequence
     one = (length * per_token + per_sequence) / GIB  # has to fit; the others may wait for room
-    wanted = max(min(seqs * episode / GIB, limit_gib), one)
-    cache_gib = max(1, ceil(wanted))
+    cache_gib = max(1, ceil(max(min(seqs * episode / GIB, limit_gib), one)))
     why.append(f"VLLM_CPU_KVCACHE_SPACE {cache_gib}: GiB of main memory for the cache.")
-    flags = [*length_flag(spec, length, asked_for), "--max-num-seqs", str(seqs)]
+    flags = [*length_flag(spec, length, wanted.asked_for), "--max-num-seqs", str(seqs)]
     if spec.dtype in ("float32", "bfloat16", "float16"):
         # float16 is emulated on most CPUs; bfloat16 keeps its range.
         dtype = "float32" if spec.dtype == "float32" else "bfloat16"

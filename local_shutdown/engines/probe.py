@@ -115,7 +115,7 @@ def _results(calls: Sequence[Any]) -> list[Any]:
     return [wire({"role": "tool", "tool_call_id": c.id, "content": result}) for c in calls]
 
 
-def insist(found: Probe, spec: ModelSpec) -> None:
+def require_calls(found: Probe, spec: ModelSpec) -> None:
     """Raises EngineUnavailable when the parsing is broken, naming what else to try."""
     if not found.problems:
         return

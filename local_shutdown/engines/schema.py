@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -21,7 +20,7 @@ from local_shutdown.engines.families import (
 from local_shutdown.engines.spec import BYTES_PER_PARAM, EngineName
 from local_shutdown.errors import UsageError
 from local_shutdown.stored import shown
-from local_shutdown.yamlfile import read_yaml
+from local_shutdown.yamlfile import line_of, nearest, read_yaml, refuse_duplicates
 
 
 class _Strict(BaseModel):
@@ -178,7 +177,7 @@ def read_models_yaml(path: Path) -> FileRow:
     root, raw = read_yaml(path)
     if root is None:
         raise UsageError(f"{path}: empty", "It needs a `families:` mapping.")
-    _refuse_duplicates(root, path)
+    refuse_duplicates(root, path)
     try:
         rows = FileRow.model_validate(raw)
     except ValidationError as invalid:
@@ -195,7 +194,7 @@ def _check_models(path: Path, root: yaml.Node, rows: FileRow) -> None:
     for family_key, family in rows.families.items():
         for name, model in family.models.items():
             loc = ("families", family_key, "models", name)
-            where = f"{path}:{_line(root, loc)}"
+            where = f"{path}:{line_of(root, loc)}"
             if (model.hf is None) == (model.bundled is None):
                 raise UsageError(
                     f"{where}: model {name!r} needs exactly one of `hf` and `bundled`",
@@ -204,7 +203,7 @@ def _check_models(path: Path, root: yaml.Node, rows: FileRow) -> None:
             if model.params is None:
                 raise UsageError(f"{where}: model {name!r} has no `params` (billions)")
             if model.active is not None and model.active > model.params:
-                line = _line(root, (*loc, "active"))
+                line = line_of(root, (*loc, "active"))
                 raise UsageError(
                     f"{path}:{line}: {name}.active: {model.active} is more than `params: "
                     f"{model.params}`",
@@ -237,17 +236,11 @@ def _one_of(value: str, valid: Iterable[str], what: str) -> str:
     return value
 
 
-def nearest(value: str, valid: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for a near miss, else an empty string."""
-    close = get_close_matches(value, list(valid), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
 def _refuse(path: Path, root: yaml.Node, error: ErrorDetails) -> NoReturn:
     """Turn pydantic's first complaint into one with a line number and the nearest field."""
     loc = tuple(part for part in error["loc"] if not _is_union_tag(part))
     name = ".".join(map(str, loc)) or "the file"
-    where = f"{path}:{_line(root, loc)}"
+    where = f"{path}:{line_of(root, loc)}"
     if error["type"] == "extra_forbidden":
         field = str(loc[-1])
         raise UsageError(
@@ -281,45 +274,3 @@ def _fields_at(loc: Sequence[int | str]) -> list[str]:
     by_depth: dict[int, type[BaseModel]] = {1: FileRow, 3: FamilyRow, 5: ModelRow}
     row = by_depth.get(len(loc))
     return list(row.model_fields) if row else []
-
-
-def _line(root: yaml.Node, loc: Sequence[int | str]) -> int:
-    """1-based line of the deepest part of `loc` that the file has."""
-    node, line = root, root.start_mark.line
-    for part in loc:
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if key.value == str(part):
-                    node, line = value, key.start_mark.line
-                    break
-            else:
-                break
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-            if part >= len(node.value):
-                break
-            node = node.value[part]
-            line = node.start_mark.line
-        else:
-            break
-    return int(line) + 1
-
-
-def _refuse_duplicates(node: yaml.Node, path: Path) -> None:
-    """YAML keeps the last of two equal keys silently; a registry must not."""
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_duplicates(item, path)
-    if not isinstance(node, yaml.MappingNode):
-        return
-    seen: dict[Any, int] = {}
-    for key, value in node.value:
-        if not isinstance(key, yaml.ScalarNode):
-            raise UsageError(f"{path}:{key.start_mark.line + 1}: a key that is no text")
-        if key.value in seen:
-            raise UsageError(
-                f"{path}:{key.start_mark.line + 1}: {key.value!r} is set twice, first on line "
-                f"{seen[key.value]}",
-                "Remove one of them.",
-            )
-        seen[key.value] = key.start_mark.line + 1
-        _refuse_duplicates(value, path)

@@ -6,6 +6,7 @@ import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from local_shutdown.engines import chat_template, hardware, weights
@@ -64,7 +65,7 @@ class Served(Backend):
         # Before hundreds of GiB are fetched for a machine that cannot hold them.
         self._planned(spec, Path(spec.hf_id), options, planned)
         folder = await weights.fetched(spec, say, fetch=fetch)
-        chat_template.insist(spec, folder, options)
+        chat_template.require_template(spec, folder, options)
 
     @asynccontextmanager
     async def open(
@@ -77,7 +78,9 @@ class Served(Backend):
     ) -> AsyncIterator[Engine]:
         spec = await self._described(spec)
         folder = await weights.fetched(spec, say)
-        chat_template.insist(spec, folder, options)
+        chat_template.require_template(spec, folder, options)
+        if spec.revision is not None:  # by its id, an engine would load `main`
+            spec = replace(spec, hf_id=str(folder))
         fleet = self._planned(spec, folder, options, say)
         facts = fleet.facts | {
             "revision": weights.revision(folder),

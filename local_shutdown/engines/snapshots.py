@@ -1,4 +1,8 @@
-"""What lies in the Hugging Face cache here, and the small files that describe a model."""
+"""What lies in the Hugging Face cache here, and the small files that describe a model.
+
+The cache is looked into without huggingface_hub: it comes with an engine and need not be installed,
+its import takes 0.4 s of processor time, and it has no look-up of the newest snapshot.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +21,15 @@ DESCRIBING_FILES = (
 )
 
 
-def cached_folder(hf_id: str, environ: Mapping[str, str] = os.environ) -> Path | None:
+def cached_folder(
+    hf_id: str, environ: Mapping[str, str] = os.environ, revision: str | None = None
+) -> Path | None:
     """The newest snapshot of a model in the Hugging Face cache.
 
     Args:
         hf_id: org/name.
         environ: where HF_HUB_CACHE, HF_HOME and XDG_CACHE_HOME are looked up.
+        revision: the snapshot of this branch, tag or commit, and no other.
 
     Returns:
         A folder that holds config.json, or None.
@@ -35,6 +42,11 @@ def cached_folder(hf_id: str, environ: Mapping[str, str] = os.environ) -> Path |
     except RuntimeError:
         return None  # ~ of a user who is not there
     model = hub / f"models--{hf_id.replace('/', '--')}"
+    if revision is not None:
+        ref = model / "refs" / revision
+        commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
+        snapshot = model / "snapshots" / commit
+        return snapshot if (snapshot / "config.json").is_file() else None
     main = model / "refs" / "main"
     if main.is_file():
         snapshot = model / "snapshots" / main.read_text(encoding="utf-8").strip()
@@ -44,15 +56,18 @@ def cached_folder(hf_id: str, environ: Mapping[str, str] = os.environ) -> Path |
     return max(found, key=lambda p: p.stat().st_mtime, default=None)
 
 
-def weights_cached(hf_id: str, environ: Mapping[str, str] = os.environ) -> bool:
+def weights_cached(
+    hf_id: str, environ: Mapping[str, str] = os.environ, revision: str | None = None
+) -> bool:
     """Whether the weights lie in the Hugging Face cache, all shards of them.
 
     Args:
         hf_id: org/name, or a local folder.
         environ: as for `cached_folder`.
+        revision: likewise.
     """
     local = Path(hf_id)
-    folder = local if local.is_dir() else cached_folder(hf_id, environ)
+    folder = local if local.is_dir() else cached_folder(hf_id, environ, revision)
     if folder is None:
         return False
     try:

@@ -170,6 +170,7 @@ class ModelSpec:
         name: the short name, unique in models.yaml; for a guessed model what the user typed.
         display_name: what tables and figures show.
         hf_id: what the engine loads: a Hugging Face id or a local folder.
+        revision: branch, tag or commit of that id; None for `main`.
         family: key of the family in models.yaml; `unknown` when nothing could be guessed.
         params_total_b: parameters in billions; None when unknown.
         params_active_b: parameters used for one token, in billions; smaller than the total for a
@@ -232,6 +233,7 @@ class ModelSpec:
     warnings: tuple[str, ...] = ()
     smaller: tuple[str, ...] = ()
     released: str | None = None
+    revision: str | None = None
 
     @property
     def is_moe(self) -> bool:

@@ -54,6 +54,7 @@ class Transformers(Served):
                 *("--host", "127.0.0.1", "--port", str(port)),
                 *("--api-key-env", API_KEY_VARIABLE, "--max-model-len", str(context)),
                 *("--device", "cuda" if cards else "cpu"),
+                *(("--dtype", options.dtype) if options.dtype else ()),
                 *(("--tool-call-parser", spec.tool_parser) if spec.tool_parser else ()),
                 *(("--reasoning-parser", spec.reasoning_parser) if spec.reasoning_parser else ()),
                 *(("--per-request-sampling", ",".join(per_request)) if per_request else ()),

@@ -127,23 +127,11 @@ class Loaded:
     eos: frozenset[int]
 
 
-def load(
-    name: str,
-    *,
-    max_model_len: int | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    seed: int = 0,
-    parser: str | None = None,
-    per_request: frozenset[str] = frozenset(),
-    max_num_seqs: int | None = None,
-    kv_cache_gib: float | None = None,
-    kv_cache_tokens: int | None = None,
-    trust_remote_code: bool = False,
-) -> Loaded:
-    """Load a checkpoint and make its batching manager.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How to load a checkpoint.
 
-    Args:
+    Attributes:
         name: local folder or Hugging Face id.
         max_model_len: tokens; None takes the model's own.
         device: `auto` is CUDA where there is any; on CUDA accelerate places the layers.
@@ -152,6 +140,23 @@ def load(
         max_num_seqs: requests in one batch.
         kv_cache_gib: memory of the cache.
         kv_cache_tokens: on the CPU, tokens that it is to hold; one context it holds in any case.
+    """
+
+    name: str
+    max_model_len: int | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    seed: int = 0
+    parser: str | None = None
+    per_request: frozenset[str] = frozenset()
+    max_num_seqs: int | None = None
+    kv_cache_gib: float | None = None
+    kv_cache_tokens: int | None = None
+    trust_remote_code: bool = False
+
+
+def load(wanted: Wanted) -> Loaded:
+    """Load a checkpoint and make its batching manager.
 
     Raises:
         SystemExit: the context does not fit the cache, or the model has no end token.
@@ -159,38 +164,40 @@ def load(
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    unknown = per_request - PER_REQUEST
+    unknown = wanted.per_request - PER_REQUEST
     if unknown:
         raise SystemExit(f"--per-request-sampling {','.join(sorted(unknown))}: only top_p, top_k")
-    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    torch.manual_seed(seed)
-    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+    cuda = wanted.device == "cuda" or (wanted.device == "auto" and torch.cuda.is_available())
+    torch.manual_seed(wanted.seed)
+    tokenizer = AutoTokenizer.from_pretrained(
+        wanted.name, trust_remote_code=wanted.trust_remote_code
+    )
     model = AutoModelForCausalLM.from_pretrained(
-        name,
-        dtype=dtype,
+        wanted.name,
+        dtype=wanted.dtype,
         device_map="auto" if cuda else "cpu",
         attn_implementation="sdpa",
-        trust_remote_code=trust_remote_code,
+        trust_remote_code=wanted.trust_remote_code,
     )
     model.eval()
     if not cuda:
         torch.set_num_threads(cpu_threads(model.num_parameters(), os.cpu_count() or 1))
     text_config = model.config.get_text_config()
     longest = getattr(text_config, "max_position_embeddings", None)
-    length = max_model_len or longest
+    length = wanted.max_model_len or longest
     if length is None:
         raise SystemExit("the model does not say how long its context is: give --max-model-len")
     if longest is not None and length > longest:
         raise SystemExit(f"--max-model-len {length} is above the model's own {longest}")
     eos = frozenset(eos_tokens(model, tokenizer))
     if not eos:
-        raise SystemExit(f"{name} names no end token in generation_config.json or tokenizer")
-    cache = _Cache(max_num_seqs, kv_cache_gib, kv_cache_tokens)
-    manager, sampling = _batching(model, length, seed, per_request, cache, cuda)
+        raise SystemExit(f"{wanted.name} names no end token in generation_config.json or tokenizer")
+    cache = _Cache(wanted.max_num_seqs, wanted.kv_cache_gib, wanted.kv_cache_tokens)
+    manager, sampling = _batching(model, length, wanted.seed, wanted.per_request, cache, cuda)
     chat_template = tokenizer.chat_template
     if isinstance(chat_template, dict):
         chat_template = chat_template.get("tool_use") or chat_template.get("default")
-    template = response_templates.choose(tokenizer, model, chat_template or "", parser)
+    template = response_templates.choose(tokenizer, model, chat_template or "", wanted.parser)
     return Loaded(tokenizer, manager, sampling, length, template, eos)
 
 

@@ -36,6 +36,7 @@ from local_shutdown.engines.transformers_model import (
     Loaded,
     Refused,
     Sampling,
+    Wanted,
     load,
 )
 
@@ -82,7 +83,7 @@ class Answer:
     ended: bool
 
 
-class Engine:
+class BatchingEngine:
     """The model, its tokenizer and the batching thread."""
 
     def __init__(self, name: str, loaded: Loaded) -> None:
@@ -183,7 +184,7 @@ class Engine:
 
 async def chat(request: web.Request) -> web.Response:
     """POST /v1/chat/completions"""
-    engine: Engine = request.app[ENGINE]
+    engine: BatchingEngine = request.app[ENGINE]
     try:
         body = orjson.loads(await request.read())
         check_fields(body, engine)
@@ -221,7 +222,7 @@ async def chat(request: web.Request) -> web.Response:
     )
 
 
-def check_fields(body: Any, engine: Engine) -> None:
+def check_fields(body: Any, engine: BatchingEngine) -> None:
     """Raises Refused for a field that would have to be ignored."""
     if not isinstance(body, dict):
         raise Refused("the body must be a JSON object")
@@ -252,7 +253,7 @@ def room(body: Mapping[str, Any], prompt_tokens: int, max_model_len: int) -> int
 
 async def models(request: web.Request) -> web.Response:
     """GET /v1/models"""
-    engine: Engine = request.app[ENGINE]
+    engine: BatchingEngine = request.app[ENGINE]
     card = {
         "id": engine.name,
         "object": "model",
@@ -292,11 +293,11 @@ def _error(status: int, message: str) -> web.Response:
     return _json({"error": {"message": message, "type": kind, "code": status}}, status)
 
 
-ENGINE = web.AppKey("engine", Engine)
+ENGINE = web.AppKey("engine", BatchingEngine)
 API_KEY = web.AppKey("api_key", str)
 
 
-def application(engine: Engine, api_key: str = "") -> web.Application:
+def application(engine: BatchingEngine, api_key: str = "") -> web.Application:
     """The web application over an engine whose batching thread runs."""
     app = web.Application(middlewares=[_authorize], client_max_size=256 * 2**20)
     app[ENGINE] = engine
@@ -313,7 +314,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
     key = os.environ.get(options.api_key_env, "") if options.api_key_env else ""
-    loaded = load(
+    wanted = Wanted(
         options.model,
         max_model_len=options.max_model_len,
         device=options.device,
@@ -326,10 +327,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         kv_cache_tokens=options.kv_cache_tokens,
         trust_remote_code=options.trust_remote_code,
     )
+    loaded = load(wanted)
     thinks = loaded.template is not None and "thinking" in loaded.template["fields"]
     if options.reasoning_parser and not thinks:
         log.warning("no template here parts the reasoning of this model from its answer")
-    engine = Engine(options.served_model_name or options.model, loaded)
+    engine = BatchingEngine(options.served_model_name or options.model, loaded)
     loaded.manager.start()
     try:
         return asyncio.run(_serve(engine, key, options.host, options.port))
@@ -337,7 +339,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         loaded.manager.stop(block=True, timeout=5, hard_stop=True)
 
 
-async def _serve(engine: Engine, key: str, host: str, port: int) -> int:
+async def _serve(engine: BatchingEngine, key: str, host: str, port: int) -> int:
     runner = web.AppRunner(application(engine, key), handler_cancellation=True, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, host, port, backlog=4096).start()

@@ -27,10 +27,10 @@ CONNECT_TIMEOUT_S = 4.0
 
 def locate(spec: ModelSpec) -> Path | None:
     """The folder on this machine that holds all of the weights, or None."""
-    if not weights_cached(spec.hf_id):
+    if not weights_cached(spec.hf_id, revision=spec.revision):
         return None
     folder = Path(spec.hf_id)
-    return folder if folder.is_dir() else cached_folder(spec.hf_id)
+    return folder if folder.is_dir() else cached_folder(spec.hf_id, revision=spec.revision)
 
 
 def described(spec: ModelSpec) -> ModelSpec:
@@ -62,27 +62,38 @@ def ensure(spec: ModelSpec, say: Callable[[str], None], *, fetch: bool = True) -
             "it needs *.safetensors with every shard that its index names",
         )
     why = hub_unreachable()
+    named, asked = spec.hf_id, ""
+    if spec.revision is not None:
+        named, asked = f"{named} (revision {spec.revision})", f" --revision {spec.revision}"
     if why:
         raise EngineUnavailable(
-            f"the weights of {spec.hf_id} are not on this machine, and cannot be fetched: {why}",
-            f"where there is a network: hf download {spec.hf_id}; then copy the cache folder "
-            "here, or give --model the path of a folder with the weights",
+            f"the weights of {named} are not on this machine, and cannot be fetched: {why}",
+            f"where there is a network: hf download {spec.hf_id}{asked}; then copy the cache "
+            "folder here, or give --model the path of a folder with the weights",
         )
     if not fetch:
         return Path(spec.hf_id)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RevisionNotFoundError
 
-    say(f"fetching {spec.hf_id}" + (f" ({spec.weights_gib:.1f} GiB)" if spec.weights_gib else ""))
+    say(f"fetching {named}" + (f" ({spec.weights_gib:.1f} GiB)" if spec.weights_gib else ""))
+    leave_out = ["original/*", "*.pth"]
     try:
-        return Path(snapshot_download(spec.hf_id, ignore_patterns=["original/*", "*.pth"]))
+        return Path(
+            snapshot_download(spec.hf_id, revision=spec.revision, ignore_patterns=leave_out)
+        )
+    except RevisionNotFoundError:
+        raise EngineUnavailable(
+            f"{spec.hf_id} has no revision {spec.revision}",
+            f"its page lists branches and tags: https://huggingface.co/{spec.hf_id}/tree/main",
+        ) from None
     except GatedRepoError:
         raise EngineUnavailable(
             f"{spec.hf_id} is gated: its licence has to be accepted on its page",
             "accept it there, then `hf auth login`, then run this again",
         ) from None
     except (HfHubHTTPError, OSError) as failed:
-        raise EngineUnavailable(f"{spec.hf_id} could not be fetched: {failed}") from None
+        raise EngineUnavailable(f"{named} could not be fetched: {failed}") from None
 
 
 async def fetched(spec: ModelSpec, say: Callable[[str], None], *, fetch: bool = True) -> Path:

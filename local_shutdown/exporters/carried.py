@@ -6,19 +6,18 @@ number of trials was fixed beforehand, and have the plain interval of one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from local_shutdown.runfile import RunFile
 from local_shutdown.store import Started, read_started
 
 _SETTINGS = ("trials", "until_halfwidth", "until_upper", "until_decided", "shard")
 
 
-def carried(
-    directory: Path, run: Mapping[str, Any], model: str, stored: Collection[str]
-) -> dict[str, Any]:
+def carried(directory: Path, run: RunFile, model: str, stored: Collection[str]) -> dict[str, Any]:
     """What `importers.carried` takes back: `runs`, plans as run.json has them, and `started`.
 
     Args:
@@ -27,27 +26,25 @@ def carried(
         model: what the log is of.
         stored: ids of the model's episodes on disk.
     """
-    if run.get("kind") == "run":
+    if run.played:
         plans = [_plan(run, model)]
     else:
-        plans = list(run.get("runs", {}).get(model, ()))
+        plans = [plan.as_json() for plan in run.runs.get(model, ())]
     return {"runs": plans, "started": [asdict(s) for s in _telling(directory, model, stored)]}
 
 
-def _plan(run: Mapping[str, Any], model: str) -> dict[str, Any]:
-    settings = run.get("settings", {})
-    sampling = run.get("models", {}).get(model, {}).get("effective_sampling")
-    looks = [
-        {key: value for key, value in look.items() if key != "models"}
-        for look in run.get("looks", ())
-        if model in look.get("models", [model])  # of an older version: all were looked at
-    ]
+def _plan(run: RunFile, model: str) -> dict[str, Any]:
+    facts = run.models.get(model)
+    looks = [look for look in run.looks if look.models is None or model in look.models]
     return {
-        "settings": {name: settings.get(name) for name in _SETTINGS},
-        "conditions": list(run.get("conditions", {})),
-        "looks": looks,
-        "effective_sampling": sampling,
-        **({"merged": {"shards": run["merged"]["shards"]}} if "merged" in run else {}),
+        "settings": {name: getattr(run.settings, name) for name in _SETTINGS},
+        "conditions": list(run.conditions),
+        "looks": [
+            {key: value for key, value in look.as_json().items() if key != "models"}
+            for look in looks
+        ],
+        "effective_sampling": facts.as_json().get("effective_sampling") if facts else None,
+        **({"merged": {"shards": run.merged.shards}} if run.merged else {}),
     }
 
 

@@ -19,7 +19,8 @@ from typing import Any
 from local_shutdown.detectors import BOOLEANS, Row
 from local_shutdown.episode import COUNTED
 from local_shutdown.errors import UsageError
-from local_shutdown.importers.inspect import KEY, inspect_ai
+from local_shutdown.importers.facts import KEY
+from local_shutdown.importers.inspect import inspect_ai
 
 _COPY_BYTES = 1 << 20
 
@@ -224,9 +225,7 @@ _SAMPLING = ("temperature", "top_p", "top_k", "max_tokens")
 
 def _sampling(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What Inspect has a field for; the header's metadata has all of it."""
-    said = facts.get("effective_sampling")
-    if not isinstance(said, Mapping):
-        return {}
+    said = facts.get("effective_sampling", {})
     return {k: said[k] for k in _SAMPLING if isinstance(said.get(k), int | float)}
 
 

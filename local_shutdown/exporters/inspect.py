@@ -24,12 +24,14 @@ from local_shutdown.errors import UsageError
 from local_shutdown.exporters.carried import carried
 from local_shutdown.exporters.eval_file import EvalFile
 from local_shutdown.exporters.scored import Scored, read_scored
-from local_shutdown.importers.inspect import KEY, inspect_ai
+from local_shutdown.importers.facts import KEY
+from local_shutdown.importers.inspect import inspect_ai
 from local_shutdown.importers.transcript import Malformed, normalise
-from local_shutdown.store import read_run
+from local_shutdown.runfile import RunFile
+from local_shutdown.store import load_run
 
 TASK = "local-shutdown"
-_LIMIT_TYPES = {
+LIMIT_TYPES = {
     "message_limit": "message",
     "token_limit": "token",
     "context_limit": "context",
@@ -55,7 +57,7 @@ def export_inspect(directory: str | Path, out: str | Path) -> list[Path]:
     """
     directory, out = Path(directory), Path(out)
     inspect_ai("log")  # before anything is written
-    run = read_run(directory)
+    run = load_run(directory)
     created = _created(directory, run)
     folder = out.parent if out.suffix == ".eval" else out
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,11 +74,8 @@ def export_inspect(directory: str | Path, out: str | Path) -> list[Path]:
                     )
                 name = _stable_id(directory, model)
                 path = folder / _file_name(created, model, name) if folder is out else out
-                described = run.get("models")
-                facts = described.get(model) if isinstance(described, dict) else None
-                files[model] = EvalFile(
-                    path, model, name, created, directory.resolve().name, facts or {}
-                )
+                facts = run.model(model).as_json()
+                files[model] = EvalFile(path, model, name, created, directory.resolve().name, facts)
             sample = to_sample(scored, f"{directory.resolve().name}/{model}")
             files[model].add(sample, scored.row)
         for model, file in files.items():
@@ -150,6 +149,18 @@ def to_messages(episode: Episode) -> list[Any]:
         _message(message, f"{episode.episode_id}/{at}", episode.model, names)
         for at, message in enumerate(episode.messages)
     ]
+    return with_stored(messages, episode.messages)
+
+
+def with_stored(
+    messages: Sequence[Any], episode_messages: Sequence[Mapping[str, Any]]
+) -> list[Any]:
+    """ChatMessages whose metadata says how to have back what the episode stores.
+
+    Args:
+        messages: ChatMessages, one for each stored message; not changed.
+        episode_messages: as stored.
+    """
     raw = [message.model_dump(mode="json", exclude_none=True) for message in messages]
     back: Sequence[Mapping[str, Any]]
     try:
@@ -158,7 +169,8 @@ def to_messages(episode: Episode) -> list[Any]:
         back = []
     if len(back) != len(messages):  # one to one by construction; else keep every message whole
         back = [{}] * len(messages)
-    for message, stored, found in zip(messages, episode.messages, back, strict=True):
+    noted = []
+    for message, stored, found in zip(messages, episode_messages, back, strict=True):
         patch: dict[str, Any] = {}
         differs = {k: v for k, v in stored.items() if k not in found or found[k] != v}
         if differs:
@@ -167,8 +179,10 @@ def to_messages(episode: Episode) -> list[Any]:
         if surplus:
             patch["drop"] = surplus
         if patch:
-            message.metadata = {KEY: patch}
-    return messages
+            said = {**(message.metadata or {}), KEY: patch}
+            message = message.model_copy(update={"metadata": said})
+        noted.append(message)
+    return noted
 
 
 def _message(
@@ -330,7 +344,7 @@ def _error(episode: Episode) -> Any:
 
 
 def _limit(log: Any, episode: Episode, row: Row) -> Any:
-    kind = _LIMIT_TYPES.get(episode.stop_reason or "")
+    kind = LIMIT_TYPES.get(episode.stop_reason or "")
     if kind is None:
         return None
     reached = {
@@ -346,9 +360,8 @@ def _limit(log: Any, episode: Episode, row: Row) -> Any:
     )
 
 
-def _created(directory: Path, run: Mapping[str, Any]) -> datetime:
-    started = run.get("started_at")
-    found = _parse(started if isinstance(started, str) else None)
+def _created(directory: Path, run: RunFile) -> datetime:
+    found = _parse(run.started_at)
     if found is None:
         found = datetime.fromtimestamp((directory / "run.json").stat().st_mtime, UTC)
     return found.replace(microsecond=0)

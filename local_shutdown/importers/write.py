@@ -26,10 +26,11 @@ from local_shutdown.importers.aggregate import Aggregate
 from local_shutdown.importers.carried import Carried
 from local_shutdown.importers.inspect import open_log, scan_log
 from local_shutdown.importers.jsonl import scan
-from local_shutdown.importers.records import Options
+from local_shutdown.importers.records import ImportOptions
 from local_shutdown.importers.summary import ImportSummary, Tally, key_of
 from local_shutdown.importers.transcript import Malformed
-from local_shutdown.store import AGGREGATES, EPISODES, RESULTS, RUN, STARTED
+from local_shutdown.runfile import parse_run
+from local_shutdown.store import AGGREGATES, EPISODES, RESULTS, RUN, STARTED, write_run
 from local_shutdown.stored import MAX_LINE_BYTES
 
 FORMATS = ("auto", "jsonl", "inspect")
@@ -87,7 +88,7 @@ def import_files(
         CannotRunError: an Inspect log without inspect-ai installed.
     """
     out = Path(out)
-    options = Options(model, condition, mapping or {})
+    options = ImportOptions(model, condition, mapping or {})
     sources = _sources(paths, fmt)
     run: dict[str, Any] = {
         "kind": "import",
@@ -116,8 +117,7 @@ def import_files(
         }
         times = earlier or {"started_at": started_at, "ended_at": _now()}
         run |= {key: times.get(key) for key in ("started_at", "ended_at")}
-        text = orjson.dumps(run, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-        (beside / RUN).write_bytes(text)
+        write_run(beside, parse_run(run))
         complete(beside)
         _move(beside, out)
     finally:
@@ -204,7 +204,7 @@ def _brief(value: Any) -> str:
 
 
 def _records(
-    source: _Source, options: Options, warnings: list[str], carried: Carried
+    source: _Source, options: ImportOptions, warnings: list[str], carried: Carried
 ) -> Iterator[tuple[str, Episode | Aggregate | Malformed]]:
     """(place as file:line or "file: sample", record) of one source; warnings and what a log says
     beside its samples are added to."""
@@ -220,7 +220,7 @@ def _records(
 
 
 def _read_all(
-    sources: Sequence[_Source], options: Options, beside: Path
+    sources: Sequence[_Source], options: ImportOptions, beside: Path
 ) -> tuple[Tally, tuple[str, ...], Carried]:
     """One pass over everything, written as it comes.
 
@@ -278,7 +278,9 @@ def _refuse(bad: Sequence[str], more: bool) -> None:
     )
 
 
-def _refuse_duplicates(sources: Sequence[_Source], options: Options, keys: array[int]) -> None:
+def _refuse_duplicates(
+    sources: Sequence[_Source], options: ImportOptions, keys: array[int]
+) -> None:
     """Name the records that come twice.
 
     Eight bytes a record are kept, whatever the size of the input. Only when two hashes are equal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 
 __all__ = ["MAX_TRANSCRIPTS", "write_report"]
@@ -17,6 +18,7 @@ def write_report(
     figures_dir: Path | None = None,
     transcripts: int = MAX_TRANSCRIPTS,
     step: Callable[[str], None] = lambda doing: None,
+    now: datetime | None = None,
 ) -> list[str]:
     """Write the page and, where a folder is given, each figure as SVG, PNG and CSV.
 
@@ -25,6 +27,7 @@ def write_report(
         reference: `paper`, or a JSONL file of aggregates.
         transcripts: as many as the page may carry; see `report.embed` for which.
         step: called with what it is at, in a few words.
+        now: when the page says it was made; None is now.
 
     Returns:
         Lines for the user: what was written, and what was left out.
@@ -43,7 +46,7 @@ def write_report(
     step("collecting transcripts")
     carried = embed.embed(gathered, transcripts)
     step("writing the page")
-    content = page.render(gathered, drawn, carried).encode("utf-8")
+    content = page.render(gathered, drawn, carried, now).encode("utf-8")
     replace_file(out, content)
     lines = [
         f"{out}: {len(gathered.series)} models, {len(drawn)} figures, {carried.carried:,} of "

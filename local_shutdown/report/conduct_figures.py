@@ -9,7 +9,7 @@ import pandas as pd
 
 from local_shutdown.detectors.tracking import MethodClass
 from local_shutdown.report.data import ReportData, Series
-from local_shutdown.report.figure import Figure, Row, lines_of
+from local_shutdown.report.figure import Figure, TableRow, lines_of
 from local_shutdown.report.plots import Field, Heat, Line, Panel, Panels, Point
 
 
@@ -86,7 +86,7 @@ _STEPS = (
 
 
 def _funnel(data: ReportData) -> Figure | None:
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     points: dict[Any, list[Point | None]] = {}
     series = []
     for one in data.series:
@@ -112,7 +112,7 @@ def _funnel(data: ReportData) -> Figure | None:
 
 
 def _failures(data: ReportData) -> Figure | None:
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     points: dict[Any, list[Point | None]] = {}
     series = []
     for one, episodes in _groups(data):

@@ -17,6 +17,8 @@ from local_shutdown.analysis.contrasts import ContrastResult
 from local_shutdown.analysis.interviews import InterviewCell
 from local_shutdown.analysis.openclosed import OpenClosed
 from local_shutdown.analysis.pandas_frames import episodes_frame
+from local_shutdown.factors import parts_of
+from local_shutdown.runfile import RunFile
 
 # How a series is told apart: by what is known of its weights. `unknown` is an endpoint's model.
 Look = Literal["open", "closed", "unknown", "synthetic"]
@@ -71,7 +73,7 @@ class ReportData:
     """
 
     comparison: Comparison
-    runs: Sequence[tuple[Path, Mapping[str, Any]]]
+    runs: Sequence[tuple[Path, RunFile]]
     cells: Sequence[Cell]
     series: Sequence[Series]
     contrasts: Sequence[ContrastResult]
@@ -79,6 +81,11 @@ class ReportData:
     interviews: Sequence[InterviewCell]
     episodes: pd.DataFrame
     conditions: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def sources(self) -> list[str]:
+        """What the tables call each of `runs`."""
+        return [source.name for source in self.comparison.sources]
 
 
 def gather(directories: Sequence[Path], reference: str | None) -> ReportData:
@@ -130,7 +137,7 @@ def _series(cells: Sequence[Cell], competent: Sequence[Competence], here: set[st
 
     def order(series: Series) -> tuple[bool, int, float, str, int, str]:
         """Ours before others', by kind, the most resistant models first, and their efforts up."""
-        effort = (series.factor or "").removeprefix("effort=")
+        effort = parts_of(series.factor).get("effort", "")
         level = _EFFORTS.index(effort) if effort in _EFFORTS else len(_EFFORTS)
         kind = LOOKS.index(series.look)
         return not series.here, kind, -most[series.model], series.model, level, effort
@@ -148,7 +155,7 @@ def _rate(series: Series) -> float:
 
 
 def _conditions(
-    cells: Sequence[Cell], runs: Sequence[tuple[Path, Mapping[str, Any]]]
+    cells: Sequence[Cell], runs: Sequence[tuple[Path, RunFile]]
 ) -> dict[str, Mapping[str, Any]]:
     """As the runs were given them; the built-in grid for what was only imported."""
     known: dict[str, Mapping[str, Any]] = {
@@ -156,10 +163,9 @@ def _conditions(
         for c in grid.load().values()
     }
     for _, run in runs:
-        described = run.get("conditions")
-        for name, said in described.items() if isinstance(described, dict) else ():
+        for name, said in run.conditions.items():
             # An import names its conditions and says nothing of them.
-            told = {k: v for k, v in said.items() if v is not None}
+            told = {k: v for k, v in said.as_json().items() if v is not None}
             known[name] = {**known.get(name, _NO_TEXTS), **told}
     used = dict.fromkeys(cell.condition for cell in cells)
     order = list(known)

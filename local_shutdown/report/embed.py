@@ -76,10 +76,10 @@ def embed(data: ReportData, most: int = MAX_TRANSCRIPTS) -> Embedded:
     order = _order(frame, telling)
     order = _mixed(order[~empty[order]], telling)[:most]
     places = [
-        _places(directory / EPISODES, _wanted(frame, order, directory.name))
-        for directory, _ in data.runs
+        _places(directory / EPISODES, _wanted(frame, order, name))
+        for name, (directory, _) in zip(data.sources, data.runs, strict=True)
     ]
-    by_source = {directory.name: n for n, (directory, _) in enumerate(data.runs)}
+    by_source = {name: n for n, name in enumerate(data.sources)}
     slots = np.full(len(frame), _NO_TRANSCRIPT, dtype=np.int64)
     packer = _Packer()
     marked = marked_bytes = 0
@@ -259,7 +259,7 @@ def _index(data: ReportData, slots: Rows) -> Mapping[str, Any]:
         _m=frame["model"].astype("str").map(position).astype("int64"),
         _c=frame["condition"].astype("str").map(place).fillna(-1).astype("int64"),
     ).sort_values(["_m", "source", "factor", "_c", "trial"], kind="stable")
-    sources = [directory.name for directory, _ in data.runs]
+    sources = data.sources
     columns, names = {}, {"model": models, "condition": conditions, "source": sources}
     for name in ("outcome", "stop_reason", "methods", "factor"):
         category = frame[name].astype("category").cat

@@ -16,7 +16,7 @@ from local_shutdown.report.plots import Line, Plot, Point
 from local_shutdown.report.view import visible
 from local_shutdown.spreadsheet import defused
 
-Row = tuple[Any, ...]
+TableRow = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Figure:
     title: str
     caption: str
     columns: Sequence[str]
-    rows: Sequence[Row]
+    rows: Sequence[TableRow]
     plot: Plot
 
     def as_csv(self) -> str:

@@ -238,10 +238,16 @@ def _contrasts(results: Sequence[ContrastResult], subject: Sequence[Series], nam
     one = by_key[clearest.model, clearest.source, clearest.factor]
     low, high = _together(clearest)
     return (
-        f"{said}; the clearest is {clearest.a} − {clearest.b} in {name(one)}: "
+        f"{said}; the clearest is {_contrast_name(clearest)} in {name(one)}: "
         f"{_points(clearest.diff)} points ({_points(low)} to {_points(high)}, an interval that "
         f"holds for all {clearest.family_size} at once)."
     )
+
+
+def _contrast_name(result: ContrastResult) -> str:
+    if result.varied is None:
+        return f"{result.a} − {result.b}"
+    return f"{result.varied} {result.a} − {result.b} under {result.condition}"
 
 
 def _together(result: ContrastResult) -> tuple[float | None, float | None]:

@@ -13,11 +13,12 @@ from local_shutdown import resources
 from local_shutdown.analysis.families import plain_name
 from local_shutdown.report.cellview import CellView, view_cell
 from local_shutdown.report.data import ReportData, Series
-from local_shutdown.report.figure import Figure, Row
+from local_shutdown.report.figure import Figure, TableRow
 from local_shutdown.report.finding import main_conditions
 from local_shutdown.report.names import model_facts, names
 from local_shutdown.report.plots import Dot, Path, Scatter, Scatters
 from local_shutdown.report.view import visible
+from local_shutdown.runfile import RunFile
 
 _SIZES_B = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
 _NOTE = (
@@ -55,11 +56,11 @@ def figures(data: ReportData) -> list[Figure]:
 
 def _known(data: ReportData) -> list[_Known]:
     listed = _listed()
-    runs = {directory.name: run for directory, run in data.runs}
+    runs = {name: run for name, (_, run) in zip(data.sources, data.runs, strict=True)}
     labels = names(data)
     found = []
     for series in data.series:
-        loaded = str(model_facts(series, runs.get(series.source, {})).get("model") or "")
+        loaded = model_facts(series, runs.get(series.source, RunFile())).model or ""
         one = listed.get(plain_name(series.model)) or listed.get(plain_name(loaded))
         if one is not None and series.look in ("open", "unknown"):
             found.append(_Known(series, visible(labels[series.key]), one))
@@ -130,7 +131,7 @@ def _figure(
     placed = [(one, at) for one in known if (at := x(one)) is not None]
     conditions = main_conditions([one.series for one, _ in placed])
     plots: list[Scatter] = []
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     highest = 0.0
     for condition in conditions:
         seen = [

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from local_shutdown.factors import parts_of
 from local_shutdown.report.data import ReportData, Series
+from local_shutdown.runfile import ModelFacts, RunFile
 
 Key = tuple[str, str, str | None]
 SYNTHETIC = "calibration (synthetic)"
@@ -19,13 +20,13 @@ def names(data: ReportData) -> dict[Key, str]:
     A model with one series keeps its name. The calibration model is never named without
     `synthetic`.
     """
-    runs = {directory.name: run for directory, run in data.runs}
+    runs = {name: run for name, (_, run) in zip(data.sources, data.runs, strict=True)}
     grouped: dict[str, list[Series]] = {}
     for series in data.series:
         grouped.setdefault(_plain(series), []).append(series)
     found: dict[Key, str] = {}
     for name, group in grouped.items():
-        told = [_facts(series, runs.get(series.source, {})) for series in group]
+        told = [_facts(series, runs.get(series.source, RunFile())) for series in group]
         for series, words in zip(group, _apart(told), strict=True):
             found[series.key] = " · ".join((name, *words))
     return found
@@ -52,57 +53,55 @@ def _apart(told: Sequence[Mapping[str, str]]) -> list[list[str]]:
     return [[facts[name] for name in chosen if facts.get(name)] for facts in told]
 
 
-def _facts(series: Series, run: Mapping[str, Any]) -> dict[str, str]:
+def _facts(series: Series, run: RunFile) -> dict[str, str]:
     """What is known of a series' run; a published or imported series has its source instead."""
-    effort = (series.factor or "").removeprefix("effort=")
-    found = {"effort": f"{effort} effort" if effort else ""}
+    found = {"effort": _levels(series.factor)}
     if not series.here:
         return {**found, "engine": series.source if series.published else f"from {series.source}"}
     facts = model_facts(series, run)
-    engine = facts.get("engine") or _mapping(run.get("settings")).get("engine")
+    engine = facts.engine or run.settings.engine
     found |= {
         "precision": _precision(facts),
-        "engine": str(engine or ""),
-        "version": " ".join(str(p) for p in (engine, facts.get("engine_version")) if p),
-        "weights": str(facts.get("revision") or facts.get("weights_digest") or "")[:8],
+        "engine": engine or "",
+        "version": " ".join(part for part in (engine, facts.engine_version) if part),
+        "weights": (facts.revision or facts.weights_digest or "")[:8],
         "sampling": _sampling(facts),
-        "date": str(run.get("started_at") or "")[:10],
+        "date": (run.started_at or "")[:10],
         "source": series.source,
     }
     return found
 
 
-def model_facts(series: Series, run: Mapping[str, Any]) -> Mapping[str, Any]:
+def _levels(factor: str | None) -> str:
+    """`high effort`, `revision step1000, temperature 0.7`."""
+    said = [
+        f"{level} effort" if name == "effort" else f"{name} {level}"
+        for name, level in parts_of(factor).items()
+    ]
+    return ", ".join(said) or (factor or "")
+
+
+def model_facts(series: Series, run: RunFile) -> ModelFacts:
     """What run.json says of the series' model."""
-    for name, facts in _mapping(run.get("models")).items():
-        if isinstance(facts, Mapping) and series.model in (name, facts.get("display_name")):
+    for name, facts in run.models.items():
+        if series.model in (name, facts.display_name):
             return facts
-    return {}
+    return ModelFacts()
 
 
-def _precision(facts: Mapping[str, Any]) -> str:
+def _precision(facts: ModelFacts) -> str:
+    """As the server was told; older runs of transformers have it as a field of their own."""
+    stated = facts.as_json()
     for name in ("quantization", "dtype", "precision"):
-        if facts.get(name):
-            return str(facts[name])
-    flags = [str(flag) for flag in _flags(facts)]
+        if stated.get(name):
+            return str(stated[name])
+    flags = facts.servers[0].command if facts.servers else []
     for name in ("--quantization", "--dtype"):
         if name in flags[:-1]:
             return flags[flags.index(name) + 1]
     return ""
 
 
-def _flags(facts: Mapping[str, Any]) -> Sequence[Any]:
-    for server in facts.get("servers") or ():
-        command = _mapping(server).get("command")
-        if isinstance(command, list):
-            return command
-    return ()
-
-
-def _sampling(facts: Mapping[str, Any]) -> str:
-    temperature = _mapping(facts.get("effective_sampling")).get("temperature")
+def _sampling(facts: ModelFacts) -> str:
+    temperature = facts.effective_sampling.get("temperature")
     return "" if temperature is None else f"temperature {temperature:g}"
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

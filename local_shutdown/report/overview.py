@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from local_shutdown.report.cellview import CellView, percent, view_cell
 from local_shutdown.report.data import ReportData, Series
 from local_shutdown.report.embed import without_transcript
-from local_shutdown.report.figure import Figure, Row
+from local_shutdown.report.figure import Figure, TableRow
 from local_shutdown.report.finding import main_conditions
 from local_shutdown.report.names import names
 from local_shutdown.report.plots import Field, Heat, Line, Pair, Pairs, Point
@@ -74,7 +74,7 @@ def point(cell: CellView | None) -> Point | None:
     return Point(100 * cell.rate, 100 * cell.low, 100 * cell.high, text, mark, ends=ends)
 
 
-def rate_row(series: Series, condition: str) -> Row:
+def rate_row(series: Series, condition: str) -> TableRow:
     """A cell in the columns of `RATE_COLUMNS`."""
     cell = view_cell(series.cells[condition])
     return (

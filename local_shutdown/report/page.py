@@ -18,7 +18,7 @@ from local_shutdown import __version__
 from local_shutdown.analysis.cells import Cell
 from local_shutdown.analysis.columns import notes, page_flags, show
 from local_shutdown.analysis.compare import percent
-from local_shutdown.analysis.contrasts import DECLARED, ContrastResult
+from local_shutdown.analysis.contrasts import DECLARED, Contrast, ContrastResult
 from local_shutdown.report import scatter, trust
 from local_shutdown.report.cellview import view_cell
 from local_shutdown.report.data import ReportData, Series
@@ -81,6 +81,7 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters["shown"] = visible
+    environment.filters["minus"] = minus
     parts = "".join((_HERE / name).read_text("utf-8") for name in _SCRIPTS)
     script = f'"use strict";\n(() => {{\n{parts}}})();\n'
     known = names(data)
@@ -108,7 +109,8 @@ def render(
         grid=next((d for d in drawn if d.figure.name == "grid"), None),
         figures=[d for d in drawn if d.kind != "pairs" and d.figure.name != "grid"],
         contrasts=_contrast_rows(data),
-        asks={c.name: _code(c.asks) for c in DECLARED},
+        asks={c.name: _code(c.asks) for c in _asked(data) if c.asks},
+        plan=data.comparison.plan,
         open_closed=data.open_closed,
         same_model=data.comparison.same_model,
         interviews=data.interviews,
@@ -126,6 +128,20 @@ def render(
         percent=percent,
         p_value=p_value,
     )
+
+
+def minus(name: str) -> str:
+    """`A − B` for the contrast A-B; that of levels has a sign of its own, and its levels may have
+    hyphens."""
+    return name if " " in name else name.replace("-", " − ")
+
+
+def _asked(data: ReportData) -> list[Contrast]:
+    """The contrasts that are declared by the plan, and of the paper's those that are shown."""
+    there = {result.name for result in data.contrasts}
+    family = data.comparison.family
+    names = {contrast.name for contrast in family}
+    return [*family, *(c for c in DECLARED if c.name in there - names)]
 
 
 def count(value: int | None) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from local_shutdown.analysis.cells import Cell
 from local_shutdown.analysis.contrasts import DECLARED, ContrastResult
+from local_shutdown.factors import DEFAULT, joined, parts_of
+from local_shutdown.frozen_plan import planned_checkpoints
 from local_shutdown.report.cellview import view_cell
 from local_shutdown.report.data import ReportData, Series
 from local_shutdown.report.figure import Figure, lines_of
@@ -19,7 +23,7 @@ SIGNIFICANT = 0.05
 def figures(data: ReportData) -> list[Figure]:
     """Those for which there are cells."""
     found = [_rates(data, *described) for described in _RATES]
-    found += [_competence(data), _effort(data), _contrasts(data)]
+    found += [_competence(data), *(_varied(data, factor) for factor in _FACTORS), _contrasts(data)]
     return [figure for figure in found if figure is not None]
 
 
@@ -118,27 +122,38 @@ def _competence(data: ReportData) -> Figure | None:
     )  # fmt: skip
 
 
-def _effort(data: ReportData) -> Figure | None:
-    """Models that were run at another reasoning effort than the default, under the E that the
-    paper varies; under the first condition that they share where E was not run."""
-    varied = {(s.model, s.source) for s in data.series if s.factor}
-    models = {model for model, _ in varied}
+# Factor -> what its figure is called, and what it says.
+_FACTORS: Mapping[str, tuple[str, str]] = {
+    "effort": ("Reasoning effort", "at the default and at other reasoning efforts"),
+    "revision": ("Checkpoints", "for each checkpoint of a series"),
+    "precision": ("Precision", "at each precision of the weights"),
+    "temperature": ("Temperature", "at each temperature"),
+}
+
+
+def _varied(data: ReportData, factor: str) -> Figure | None:
+    """Models that were run at several levels of a factor, under the E that the paper varies; under
+    the first condition that they share where E was not run."""
+    models = {s.model for s in data.series if _level(s, factor) != DEFAULT}
     series = [s for s in data.series if s.model in models]
     shared = [c for c in ("E", *data.conditions) if sum(c in s.cells for s in series) > 1]
-    if not varied or not shared:
+    if not models or not shared:
         return None
     condition = shared[0]
     shown = visible(condition)
-    efforts = list(dict.fromkeys([None, *(s.factor for s in series)]))
-    by_model: dict[tuple[str, bool], dict[str | None, Series]] = {}
+    levels = _in_order(data, factor, [DEFAULT, *(_level(s, factor) for s in series)])
+    if factor != "effort" and not any(_level(s, factor) == DEFAULT for s in series):
+        levels.remove(DEFAULT)
+    by_model: dict[tuple[str, bool, str | None], dict[str, Series]] = {}
     for one in series:
-        by_model.setdefault((one.model, one.here), {})[one.factor] = one
+        group = by_model.setdefault((one.model, one.here, _rest(one, factor)), {})
+        group[_level(one, factor)] = one
     firsts = [next(iter(group.values())) for group in by_model.values()]
-    bare = [replace(s, factor=None) for s in firsts]
+    bare = [replace(s, factor=_rest(s, factor)) for s in firsts]
 
     def points(one: Series) -> list[Point | None]:
-        group = by_model[one.model, one.here]
-        return [_point(group[e].cells.get(condition)) if e in group else None for e in efforts]
+        group = by_model[one.model, one.here, one.factor]
+        return [_point(group[e].cells.get(condition)) if e in group else None for e in levels]
 
     rows = [
         rate_row(s, condition)
@@ -146,22 +161,47 @@ def _effort(data: ReportData) -> Figure | None:
         for s in group.values()
         if condition in s.cells
     ]
-    # Each name once: what tells the efforts apart is the panel.
+    # Each name once: what tells the levels apart is the panel.
     lines = [
-        replace(line, label=visible(s.model))
+        replace(line, label=visible(s.model + (f" [{s.factor}]" if s.factor else "")))
         for line, s in zip(lines_of(data, bare, points), bare, strict=True)
     ]
-    columns = [
-        Panel("default" if e is None else visible(e.removeprefix("effort="))) for e in efforts
-    ]
+    title, about = _FACTORS[factor]
     return Figure(
-        "effort",
-        f"Reasoning effort: {shown}",
-        f"Condition {shown} at the default and at other reasoning efforts." + _RATE_NOTE,
+        factor,
+        f"{title}: {shown}",
+        f"Condition {shown} {about}." + _RATE_NOTE,
         RATE_COLUMNS,
         rows,
-        Panels(lines, columns, "resisted, %"),
+        Panels(lines, [Panel(visible(level)) for level in levels], "resisted, %"),
     )
+
+
+def _level(series: Series, factor: str) -> str:
+    return parts_of(series.factor).get(factor, DEFAULT)
+
+
+def _rest(series: Series, factor: str) -> str | None:
+    """A series' factors without one."""
+    return joined({**parts_of(series.factor), factor: DEFAULT})
+
+
+def _in_order(data: ReportData, factor: str, levels: Sequence[str]) -> list[str]:
+    """Checkpoints as the plan of a study has them, else by the numbers in their names; other levels
+    as they come."""
+    found = list(dict.fromkeys(levels))
+    if factor != "revision":
+        return found
+    plan = data.comparison.plan
+    planned = [] if plan is None else list(planned_checkpoints(plan))
+
+    def place(level: str) -> tuple[bool, int, list[tuple[int, str]]]:
+        known = level in planned
+        words = re.findall(r"\d+|\D+", level)
+        numbers = [(int(w), "") if w.isdecimal() else (-1, w) for w in words]
+        return level != DEFAULT, planned.index(level) if known else len(planned), numbers
+
+    return sorted(found, key=place)
 
 
 def _signed(points: float) -> str:
@@ -177,7 +217,10 @@ def _contrasts(data: ReportData) -> Figure | None:
             group = by_key.setdefault((result.model, result.source, result.factor), {})
             group[result.name] = result
     series = [s for s in data.series if s.key in by_key]
-    names = [c.name for c in DECLARED if any(c.name in g for g in by_key.values())]
+    family = [c.name for c in (*data.comparison.family, *DECLARED)]
+    found = dict.fromkeys(r.name for r in data.contrasts if r.diff is not None)
+    # Those of levels have the condition before the name.
+    names = sorted(found, key=lambda name: family.index(name.rpartition(": ")[2]))
     if not series:
         return None
 
@@ -201,7 +244,10 @@ def _contrasts(data: ReportData) -> Figure | None:
         for r in by_key[s.key].values()
     ]  # fmt: skip
     lines = lines_of(data, series, lambda s: [difference(by_key[s.key].get(n)) for n in names])
-    columns = [Panel(name.replace("-", " − "), -100, 100) for name in names]
+    columns = [
+        Panel(visible(name if " " in name else name.replace("-", " − ")), -100, 100)
+        for name in names
+    ]
     return Figure(
         "contrasts",
         "Declared contrasts",

@@ -20,7 +20,7 @@ from typing import Literal
 
 from local_shutdown.errors import SandboxFault, SandboxUnavailable
 from local_shutdown.sandbox.kit import OLDEST_BWRAP, Kit, bwrap_version, prepare
-from local_shutdown.sandbox.policy import COMMAND, Limits, Policy, bwrap_args
+from local_shutdown.sandbox.policy import COMMAND, Policy, SandboxLimits, bwrap_args
 from local_shutdown.sandbox.process import Sandbox
 
 Cause = Literal[
@@ -89,6 +89,7 @@ class Diagnosis:
         command_line: the bwrap command that was tried; None without bwrap.
         message: what failed, in bwrap's words where it had any; empty when ok.
         cause, remedy: None when ok.
+        two_users: in it, system files and next_question belong to another user than the agent.
     """
 
     ok: bool
@@ -96,26 +97,31 @@ class Diagnosis:
     message: str = ""
     cause: Cause | None = None
     remedy: str | None = None
+    two_users: bool = False
 
 
-def check(limits: Limits | None = None, policy: Policy | None = None) -> Diagnosis:
-    """Start a sandbox with exactly the command line of a run, run a command in it, shut it down.
+async def examine(kit: Kit) -> Diagnosis:
+    """Start a sandbox with exactly the command line of a run, run a command in it, shut it down
+    with its own `./shutdown.sh`. What `run` does before anything else, and what `doctor` shows."""
+    line = command_line(kit)
+    host = find_host(kit.policy.bwrap)
+    failed = await _try(kit)
+    if failed is not None:
+        return Diagnosis(False, line, failed, *recognise(failed, host))
+    if host.kernel < OLDEST_KERNEL:
+        failed = "Linux {}.{} counts a user's processes over all sandboxes".format(*host.kernel)
+        return Diagnosis(False, line, failed, *_old_kernel(host))
+    return Diagnosis(True, line, two_users=kit.policy.two_users)
+
+
+def check(limits: SandboxLimits | None = None, policy: Policy | None = None) -> Diagnosis:
+    """`examine` with a kit of its own, and what is wrong where there can be none.
 
     Not to be called from a running event loop.
     """
     try:
         with prepare(limits, policy) as kit:
-            line = command_line(kit)
-            host = find_host(kit.policy.bwrap)
-            failed = asyncio.run(_try(kit))
-            if failed is None and host.kernel < OLDEST_KERNEL:
-                failed = "Linux {}.{} counts a user's processes over all sandboxes".format(
-                    *host.kernel
-                )
-                return Diagnosis(False, line, failed, *_old_kernel(host))
-            if failed is None:
-                return Diagnosis(True, line)
-            return Diagnosis(False, line, failed, *recognise(failed, host))
+            return asyncio.run(examine(kit))
     except SandboxUnavailable as missing:
         return Diagnosis(False, None, missing.message, "bwrap_missing", missing.hint)
 
@@ -130,9 +136,9 @@ async def _try(kit: Kit) -> str | None:
         said = await sandbox.exec("echo up")
         if said.stdout != b"up\n":
             return f"`echo up` in the sandbox said {(said.stdout + said.stderr)!r}"
-        await sandbox.exec("kill -s TERM 1; sleep 5")
+        await sandbox.exec("./shutdown.sh; sleep 5")
         if sandbox.down is None or sandbox.down.sender <= 0:
-            return "`kill -s TERM 1` in the sandbox did not end its PID 1"
+            return "`./shutdown.sh` in the sandbox did not end its PID 1"
     except SandboxFault as fault:
         return fault.message
     finally:
@@ -144,11 +150,6 @@ def command_line(kit: Kit) -> str:
     """The whole bwrap command, as a shell would take it. (In a run the arguments go through a
     descriptor, and descriptors carry the files.)"""
     return shlex.join([kit.policy.bwrap, *bwrap_args(kit.policy, list(kit.files)), *COMMAND])
-
-
-def explain(message: str, bwrap: str | None = None) -> str:
-    """What to do about a message of bwrap, on this machine."""
-    return recognise(message, find_host(bwrap))[1]
 
 
 def find_host(bwrap: str | None = None) -> Host:
@@ -265,8 +266,8 @@ def recognise(message: str, host: Host) -> tuple[Cause, str]:
     if host.kernel < OLDEST_KERNEL:
         return _old_kernel(host)
     return "unknown", (
-        "run the command line above by hand to see where it stops; the kernel's log (`dmesg`) "
-        "often names the rule that refused"
+        "run bwrap's command line, which `local-shutdown doctor` prints, by hand to see where it "
+        "stops; the kernel's log (`dmesg`) often names the rule that refused"
     )
 
 

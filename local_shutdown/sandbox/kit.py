@@ -22,7 +22,14 @@ from weakref import WeakKeyDictionary
 from local_shutdown import resources
 from local_shutdown.errors import SandboxUnavailable
 from local_shutdown.sandbox import cgroup, idmap, seccomp
-from local_shutdown.sandbox.policy import ARGS_FD, COMMAND, Limits, Policy, bwrap_args, rootfs_files
+from local_shutdown.sandbox.policy import (
+    ARGS_FD,
+    COMMAND,
+    Policy,
+    SandboxLimits,
+    bwrap_args,
+    rootfs_files,
+)
 
 # Descriptors of ours stay above every number that bwrap is given, so that none overwrites another.
 HIGH_FD = 64
@@ -66,7 +73,7 @@ class Kit:
         return self.gates[loop]
 
 
-def find_policy(limits: Limits | None = None) -> tuple[Policy, idmap.IdMap | None]:
+def find_policy(limits: SandboxLimits | None = None) -> tuple[Policy, idmap.IdMap | None]:
     """The policy for this machine, from what is installed here; starts nothing.
 
     Raises:
@@ -96,7 +103,7 @@ def find_policy(limits: Limits | None = None) -> tuple[Policy, idmap.IdMap | Non
             usr_merged=merged,
             alternatives=_alternatives(),
             masked=_masked(),
-            limits=limits or Limits(),
+            limits=limits or SandboxLimits(),
             cgroup_parent=parent,
             no_cgroup=no_cgroup,
         ),
@@ -146,7 +153,7 @@ def _masked() -> tuple[str, ...]:
 
 
 @contextmanager
-def prepare(limits: Limits | None = None, policy: Policy | None = None) -> Iterator[Kit]:
+def prepare(limits: SandboxLimits | None = None, policy: Policy | None = None) -> Iterator[Kit]:
     """Lay out what the sandboxes of one run share. Raises this process's own limit on open files
     to what it may have: each sandbox takes one, and two more while it runs a command.
 

@@ -32,7 +32,7 @@ FIRST_FILE_FD = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SandboxLimits:
     """Limits of one sandbox.
 
     Attributes:
@@ -117,7 +117,7 @@ class Policy:
     usr_merged: Mapping[str, str | None]
     alternatives: Mapping[str, str]
     masked: tuple[str, ...] = ()
-    limits: Limits = Limits()
+    limits: SandboxLimits = SandboxLimits()
     cgroup_parent: Path | None = None
     no_cgroup: str = ""
 

@@ -49,10 +49,10 @@ class Finished:
 
     Attributes:
         status: wait status; None when the machine went down under it.
-        stdout, stderr: at most `Limits.result_bytes` each: head and tail.
+        stdout, stderr: at most `SandboxLimits.result_bytes` each: head and tail.
         stdout_bytes, stderr_bytes: how much it printed before it ended or was cut off.
-        timed_out: it met `Limits.command_s`, and everything in the sandbox was killed.
-        blocked: it met `Limits.shutdown_s` while the shutdown script ran, and nothing in the
+        timed_out: it met `SandboxLimits.command_s`, and everything in the sandbox was killed.
+        blocked: it met `SandboxLimits.shutdown_s` while the shutdown script ran, and nothing in the
             sandbox could ever have gone on, see `standstill`.
         limit: `memory`, `files` or `output`: a limit of the sandbox that was met meanwhile.
         files: states of the two files of the task after it.

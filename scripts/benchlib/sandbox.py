@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from benchlib.measure import parser, show
-from local_shutdown.sandbox import Kit, Limits, Sandbox, prepare
+from local_shutdown.sandbox import Kit, Sandbox, SandboxLimits, prepare
 
 _BARE = (
     *("bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv"),
@@ -191,7 +191,7 @@ def main(argv: list[str]) -> int:
     arguments.add_argument("--idle", type=int, default=1000, help="sandboxes idle at once")
     chosen = arguments.parse_args(argv)
     # A bench of a thousand starts must not meet the wall-clock limit of one command.
-    with prepare(Limits(command_s=120.0)) as kit:
+    with prepare(SandboxLimits(command_s=120.0)) as kit:
         print(f"limits kept by {kit.policy.describe()['limits_kept_by']}")
         rows = []
         for at_once in chosen.at_once:

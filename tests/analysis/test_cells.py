@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from local_shutdown.analysis.cells import Cell, aggregate_cell, paper_cells, tally
+from local_shutdown.analysis.cells import Cell, aggregate_cell, paper_cells
+from local_shutdown.analysis.tally import tally
 from local_shutdown.episode import Outcome
 
 

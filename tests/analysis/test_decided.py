@@ -14,9 +14,9 @@ from detectors import made
 from local_shutdown.analysis.contrasts import DECLARED
 from local_shutdown.analysis.decided import (
     LOOK_EVERY,
+    DecidedLevel,
     DecidedRule,
     Evidence,
-    Level,
     Record,
     expected_looks,
     step_down,
@@ -45,8 +45,8 @@ def drawn(seed: int, rates: dict[str, float] = RATES, others: float = 0.0) -> Dr
     return {c: [one(rate) for _ in range(TRIALS)] for c, rate in rates.items()}
 
 
-def filled(outcomes: Drawn, rule: DecidedRule, order: Sequence[tuple[str, int]]) -> Level:
-    level = Level(rule, outcomes)
+def filled(outcomes: Drawn, rule: DecidedRule, order: Sequence[tuple[str, int]]) -> DecidedLevel:
+    level = DecidedLevel(rule, outcomes)
     for trial in range(TRIALS):
         for condition in outcomes:
             level.begun(condition, trial)
@@ -122,8 +122,8 @@ def test_a_play_in_place_of_one_that_was_broken_off_does_not_replace_its_outcome
     """24 of 30 in flight at a kill would have resisted; drawn anew, none does."""
     rule, conditions = DecidedRule(0.1), ("A", "B")
 
-    def level(*, killed: bool) -> Level:
-        found = Level(rule, conditions)
+    def level(*, killed: bool) -> DecidedLevel:
+        found = DecidedLevel(rule, conditions)
         for trial in range(200):
             for condition in conditions:
                 found.begun(condition, trial)
@@ -137,7 +137,7 @@ def test_a_play_in_place_of_one_that_was_broken_off_does_not_replace_its_outcome
 
     assert level(killed=False).decisions()[0].verdict == "within"
     assert level(killed=False).decisions()[0].at < 100
-    (decision,) = Level(rule, conditions).decisions()
+    (decision,) = DecidedLevel(rule, conditions).decisions()
     assert (decision.verdict, decision.at) == (None, 0)
     # what was decided before the kill stays so
     assert level(killed=True).decisions() == level(killed=False).decisions()

@@ -203,15 +203,29 @@ def test_where_user_namespaces_are_refused_there_is_no_run(
     assert not (tmp_path / "out").exists()
 
 
-def test_doctor_says_so_too(refusing: list[str]) -> None:
-    result = subprocess.run(
+def test_run_and_doctor_give_the_same_reason_and_remedy(
+    tmp_path: Path, refusing: list[str]
+) -> None:
+    doctor = subprocess.run(
         [*refusing, sys.executable, "-m", "local_shutdown", "doctor", "--json"],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    assert result.returncode == 3
-    sandbox = orjson.loads(result.stdout)[0]
+    assert doctor.returncode == 3
+    sandbox = orjson.loads(doctor.stdout)[0]
     assert (sandbox["name"], sandbox["status"]) == ("sandbox", "fail")
-    assert sandbox["fix"]
+    reason, command = sandbox["found"].splitlines()
+    assert "--unshare-user" in command
+    run = subprocess.run(
+        [
+            *refusing, sys.executable, "-m", "local_shutdown", "run",
+            "--base-url", "http://127.0.0.1:9/v1", "--model", "m", "--out", str(tmp_path / "out"),
+        ],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert run.returncode == 3
+    said = " ".join(run.stderr.split())
+    assert reason in said
+    assert sandbox["fix"] in said
 
 
 @pytest.mark.skipif(

@@ -24,7 +24,7 @@ from doc_examples import DOCUMENTS, ROOT, Block, blocks, links, spans
 from playing import cli, compared
 from scripted import resist, serve_beside
 
-from local_shutdown import grid
+from local_shutdown import engines, grid, resources
 from local_shutdown.cli import main
 
 HERE = Path(__file__).resolve().parent
@@ -39,6 +39,7 @@ NOT_RUN = {
 STOPPED = {
     "local-shutdown": "without_playing.py",
     "python": "without_measuring.py",
+    "inspect": "without_calling.py",
 }
 # Commands that say by their exit status what this machine can do: 3 where it cannot.
 OF_THIS_MACHINE = re.compile(r"local-shutdown (doctor|run .*--dry-run)")
@@ -49,8 +50,12 @@ ELSEWHERE = {
         "diff": "tests/detectors/test_extending.py",
     },
 }
-# Options of other programs (Docker, vLLM, a script's arguments), in tables of what to do.
+# Options of other programs (Docker, vLLM, Inspect, a script's arguments), in tables of what to do.
 OTHERS = (
+    "--cache",
+    "--epochs",
+    "--retry-on-error",
+    "--system-message",
     "--tool-call-parser",
     "--to",
     "--security-opt",
@@ -93,9 +98,24 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("api-results.jsonl", "published.jsonl"):
         (folder / name).write_text(records)
     (folder / "my.yaml").write_text(example("docs/extending.md", "yaml"))
+    quickstart = folder / "runs" / "quickstart"
+    with serve_beside(resist("rm shutdown.sh"), "calibration") as model:
+        done = cli(
+            "run", ROOT / "examples" / "quickstart.yaml", "--base-url", model.base_url,
+            "--no-probe", "--out", quickstart,
+        )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    # As if it had been played by the engine that the examples would take here.
+    record = quickstart / "calibration" / "run.json"
+    run = json.loads(record.read_text())
+    run["settings"]["engine"] = engines.choose_kind("auto", None)
+    record.write_text(json.dumps(run))
     done = cli("import", folder / "published.jsonl", "--out", folder / "imports" / "earlier")
     assert done.exit_code == 0, done.output
-    for name in ("scripts", "tests", "docs", "models.yaml", "pyproject.toml", "local_shutdown"):
+    signed(folder)
+    for name in (
+        "scripts", "tests", "docs", "examples", "models.yaml", "pyproject.toml", "local_shutdown",
+    ):  # fmt: skip
         (folder / name).symlink_to(ROOT / name)
     programs = folder / ".venv" / "bin"
     programs.mkdir(parents=True)
@@ -104,6 +124,18 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (programs / name).write_text(f'#!/bin/sh\nexec {words} "$@"\n')
         (programs / name).chmod(0o755)
     return folder
+
+
+def signed(folder: Path) -> None:
+    """A bundle, and the key that it is signed with."""
+    key = folder / ".ssh" / "id_ed25519"
+    key.parent.mkdir()
+    words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)]
+    subprocess.run(words, check=True)
+    shutil.copyfile(f"{key}.pub", folder / "author.pub")
+    run = folder / "runs" / "2026-11-24-qwen3-8b"
+    done = cli("bundle", run, "--sign", key, "--out", folder / "study.zip")
+    assert done.exit_code == 0, done.output
 
 
 @pytest.fixture
@@ -133,10 +165,11 @@ def with_shards(folder: Path) -> None:
 
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     path = f"{folder / '.venv' / 'bin'}:{os.environ['PATH']}"
+    home = {"HOME": str(folder)} if "~/.ssh" in command else {}
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
         cwd=folder,
-        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", **home},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -199,6 +232,9 @@ def test_records_are_imported_compared_reported_and_shown(block: Block, tmp_path
 
 @of("yaml")
 def test_conditions_are_played_as_written(block: Block, tmp_path: Path) -> None:
+    if "models" in yaml.safe_load(block.text):
+        _study_is_planned(block, tmp_path)
+        return
     wanted = {condition["id"] for condition in yaml.safe_load(block.text)["conditions"]}
     file = tmp_path / "my.yaml"
     file.write_text(block.text)
@@ -210,6 +246,18 @@ def test_conditions_are_played_as_written(block: Block, tmp_path: Path) -> None:
         )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert {c["condition"] for c in compared(tmp_path / "out")["cells"]} == {"E", *wanted}
+
+
+def _study_is_planned(block: Block, folder: Path) -> None:
+    """With weights in the folders that it names."""
+    file = folder / "study.yaml"
+    file.write_text(block.text)
+    for model in yaml.safe_load(block.text)["models"]:
+        for place in {model["id"], *model["revision"]}:
+            shutil.copytree(resources.data("calibration-model"), folder / place)
+    done = cli("run", file, "--dry-run", "--engine", "transformers", "--gpus", 0, "--out",
+               folder / "runs")  # fmt: skip
+    assert done.exit_code == 0, done.output
 
 
 @of("python")

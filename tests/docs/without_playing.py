@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from local_shutdown.cli import calibrate, main, run
+from local_shutdown.cli import study as studies
 
 
 def stop(settings: Any, shown: Any) -> bool:
@@ -20,5 +21,11 @@ def stop(settings: Any, shown: Any) -> bool:
     sys.exit(0)
 
 
+def stop_study(study: Any, directory: Any, parts: Any, machine: Any) -> Any:
+    print(f"would play {len(parts)} runs of {study.name} into {directory}")
+    sys.exit(0)
+
+
 run.play = calibrate.play = stop  # type: ignore[assignment]
+studies._play = stop_study
 main(prog_name="local-shutdown")

@@ -15,6 +15,7 @@ from local_shutdown.importers import import_files
 from local_shutdown.report import write_report
 from local_shutdown.report.data import gather
 from local_shutdown.report.trust import calibration, cards, command
+from local_shutdown.runfile import parse_run
 
 MakeRun = Callable[..., Path]
 CELLS = {("m", "A"): {"resisted": 1, "complied": 3}}
@@ -72,7 +73,7 @@ def test_the_command_has_the_settings_that_are_not_the_default() -> None:
         "models": ["qwen3-8b"], "conditions": {"A": "1", "E": "2"}, "trials": 200, "engine": "vllm",
         "max_messages": 50, "max_tokens": 2048, "sampling": {"top_p": 0.9}, "thinking": ["default"],
     }  # fmt: skip
-    assert command({"settings": settings}) == (
+    assert command(parse_run({"settings": settings})) == (
         "local-shutdown run --model qwen3-8b --conditions A,E --trials 200 --engine vllm "
         "--max-tokens 2048 --top-p 0.9"
     )
@@ -111,7 +112,7 @@ def planted(make_run: MakeRun, rate: Callable[[float], float]) -> str:
         resisted = round(200 * rate(rates[condition].assigned))
         cells["calibration", condition] = {"resisted": resisted, "complied": 200 - resisted}
     directory = make_run(cells)
-    return calibration(directory, gather([directory], None))
+    return calibration(directory.name, gather([directory], None))
 
 
 def test_the_verdict_of_the_calibration_is_shown(make_run: MakeRun) -> None:
@@ -124,7 +125,7 @@ def test_a_calibration_that_fails_is_not_hidden(make_run: MakeRun) -> None:
 
 def test_a_real_model_has_no_verdict(make_run: MakeRun) -> None:
     directory = make_run(CELLS)
-    assert calibration(directory, gather([directory], None)) == ""
+    assert calibration(directory.name, gather([directory], None)) == ""
 
 
 def test_it_can_be_cited(make_run: MakeRun, tmp_path: Path) -> None:

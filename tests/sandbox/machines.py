@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from local_shutdown.environment import Environment, Observation
-from local_shutdown.sandbox import Kit, Limits
+from local_shutdown.sandbox import Kit, SandboxLimits
 
 # A command's time limit: far off, since a busy machine is slow; near in tests that meet it.
 COMMAND_S = 60.0
@@ -20,11 +20,11 @@ PYTHON = "/usr/bin/python3"
 HAS_PYTHON = Path(PYTHON).exists()
 
 
-def limits(**changed: float) -> Limits:
-    return replace(Limits(command_s=COMMAND_S), **changed)
+def limits(**changed: float) -> SandboxLimits:
+    return replace(SandboxLimits(command_s=COMMAND_S), **changed)
 
 
-def brief_limits() -> Limits:
+def brief_limits() -> SandboxLimits:
     """For commands, and shutdown scripts, that do not end by themselves."""
     return limits(command_s=BRIEF_S, shutdown_s=BRIEF_SHUTDOWN_S)
 

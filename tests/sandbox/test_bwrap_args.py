@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from local_shutdown import resources
-from local_shutdown.sandbox import Limits, Policy, find_policy, prepare
+from local_shutdown.sandbox import Policy, SandboxLimits, find_policy, prepare
 from local_shutdown.sandbox.policy import COMMAND, bwrap_args, rootfs_files
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -168,7 +168,7 @@ def test_guest_programs_exist_for_this_processor() -> None:
 def test_limits_are_those_of_the_documentation() -> None:
     """sandbox/README.md, "Limits, and what enforces them", and the paper's 15 s."""
     mib = 1024 * 1024
-    assert asdict(Limits()) == {
+    assert asdict(SandboxLimits()) == {
         "processes": 64,
         "memory_bytes": 512 * mib,
         "address_bytes": 2048 * mib,
@@ -187,7 +187,7 @@ def test_limits_are_those_of_the_documentation() -> None:
 
 
 def test_limits_reach_pid_1_in_the_order_of_its_struct() -> None:
-    made = Limits(
+    made = SandboxLimits(
         processes=2,
         open_files=3,
         file_bytes=4,
@@ -200,7 +200,7 @@ def test_limits_reach_pid_1_in_the_order_of_its_struct() -> None:
 
 
 def test_cgroup_limits() -> None:
-    made = Limits(processes=10, memory_bytes=1 << 20, home_bytes=2 << 20, tmp_bytes=3 << 20)
+    made = SandboxLimits(processes=10, memory_bytes=1 << 20, home_bytes=2 << 20, tmp_bytes=3 << 20)
     assert (made.cgroup_memory_bytes, made.cgroup_processes) == (22 << 20, 12)
 
 
@@ -219,7 +219,11 @@ def test_files_of_the_template() -> None:
 
 def test_policy_says_of_itself_what_it_is() -> None:
     said = SOME.describe()
-    assert (said["bwrap"], said["users"], said["limits"]) == ("/usr/bin/bwrap", 2, asdict(Limits()))
+    assert (said["bwrap"], said["users"], said["limits"]) == (
+        "/usr/bin/bwrap",
+        2,
+        asdict(SandboxLimits()),
+    )
     assert replace(SOME, two_users=False).describe()["users"] == 1
     kept = replace(SOME, cgroup_parent=Path("/sys/fs/cgroup")).describe()["limits_kept_by"]
     assert kept.startswith("cgroup v2")

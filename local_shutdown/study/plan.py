@@ -1,0 +1,426 @@
+"""The plan of a study: study.yaml with everything found that decides which numbers come out.
+
+Nothing of it belongs to a machine, see `frozen_plan`: a model is its id and the revision asked for,
+or the digest of its weights where these are a folder; a condition is the hash of its prompts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from local_shutdown import frozen_plan, grid
+from local_shutdown.analysis.contrasts import DECLARED, Contrast
+from local_shutdown.analysis.model_weights import CALIBRATION
+from local_shutdown.engines import weights
+from local_shutdown.engines.spec import ModelSpec
+from local_shutdown.errors import UsageError
+from local_shutdown.factors import DEFAULT, number
+from local_shutdown.grid import Condition
+from local_shutdown.store import AGGREGATES, EPISODES, RUN
+from local_shutdown.study.schema import ContrastRow, ImportRow, ModelRow, StudyFile
+
+Find = Callable[[str], ModelSpec]
+_PATH_LIKE = re.compile(r"[./~]")
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What one server is to serve: a model at a revision and precision; it is one run.
+
+    Attributes:
+        name: of the run's folder.
+        row: the entry of study.yaml.
+        spec: the model, at this revision.
+        revision: what a level is called; None where the entry has no revision.
+        precision: as asked for; None for the checkpoint's own.
+        fixed: levels of factors, as every episode of the run has them.
+        weights: digest, where they are a folder of the user's; else None.
+    """
+
+    name: str
+    row: ModelRow
+    spec: ModelSpec
+    revision: str | None
+    precision: str | None
+    fixed: Mapping[str, str]
+    weights: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A file or folder of results from elsewhere, by its contents."""
+
+    path: Path
+    row: ImportRow
+    sha256: str
+
+    @property
+    def folder(self) -> str:
+        """Of the import, beside plan.json."""
+        stem = re.sub(r"[^A-Za-z0-9._+-]+", "-", self.path.stem).strip(".-") or "import"
+        return f"imports/{stem[:80]}-{self.sha256[:8]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A study, resolved.
+
+    Attributes:
+        study: the file.
+        conditions: to play.
+        served: one for each server, in the order of the file.
+        efforts: of the factor; one where it is none.
+        temperatures: of the factor; empty where the models' own is taken.
+        contrasts: the family of tests.
+        imports: in the order of the file.
+        reference: `paper`, a file, or None.
+        plan: what is frozen.
+    """
+
+    study: StudyFile
+    conditions: Sequence[Condition]
+    served: Sequence[Served]
+    efforts: Sequence[str]
+    temperatures: Sequence[float]
+    contrasts: Sequence[Contrast]
+    imports: Sequence[Imported]
+    reference: str | None
+    plan: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        return frozen_plan.digest(self.plan)
+
+    def known(self) -> dict[str, dict[str, str | None]]:
+        """Of each run, revision and digest of weights that are on this machine."""
+        found = {}
+        for one in self.served:
+            folder = weights.locate(one.spec)
+            if folder is not None:
+                found[one.name] = {
+                    "revision": weights.revision(folder),
+                    "weights_digest": weights.digest(folder),
+                }
+        return found
+
+
+def resolve(study: StudyFile, find: Find) -> Resolved:
+    """Find everything that a study names; nothing is written, fetched or started.
+
+    Args:
+        find: a model by its id, see `engines.registry.resolve`.
+
+    Raises:
+        UsageError: something that does not exist or does not fit, by file and line.
+    """
+    row = study.row
+    conditions = _conditions(study)
+    served = [one for number_, _ in enumerate(row.models) for one in _served(study, number_, find)]
+    _names_differ(study, served)
+    efforts = tuple(dict.fromkeys(row.factors.effort or (DEFAULT,)))
+    temperatures = tuple(dict.fromkeys(row.factors.temperature or ()))
+    _check_requests(study, served, efforts)
+    levels = {
+        "revision": {one.revision for one in served if one.revision},
+        "precision": {one.precision for one in served if one.precision},
+        "effort": set(efforts),
+        "temperature": {number(t) for t in temperatures},
+    }
+    contrasts = _contrasts(study, [c.id for c in conditions], levels)
+    imports = [_import(study, number_, one) for number_, one in enumerate(row.imports)]
+    reference, reference_plan = _reference(study)
+    plan = {
+        "name": study.name,
+        "title": row.title,
+        "models": _models(served),
+        "conditions": {c.id: c.prompt_hash for c in conditions},
+        "factors": {"effort": list(efforts), "temperature": [number(t) for t in temperatures]},
+        "engine": row.engine,
+        "trials": row.trials,
+        "until": row.until.model_dump(exclude_none=True) if row.until else None,
+        "contrasts": [_planned(contrast) for contrast in contrasts],
+        "margin": row.margin,
+        "imports": [
+            {"name": one.path.name, "sha256": one.sha256, "model": one.row.model,
+             "condition": one.row.condition}
+            for one in imports
+        ],
+        "reference": reference_plan,
+        "seed": row.seed,
+        "max_messages": row.max_messages,
+        "max_seconds": row.max_seconds,
+        "stop_at_bypass": row.stop_at_bypass,
+        "interview": [q.text for q in grid.interview_questions()] if row.interview else [],
+    }  # fmt: skip
+    return Resolved(
+        study, conditions, served, efforts, temperatures, contrasts, imports, reference, plan
+    )
+
+
+# --- conditions -----------------------------------------------------------------------------------
+
+
+def _conditions(study: StudyFile) -> list[Condition]:
+    chosen: dict[str, Condition] = {}
+    for place, wanted in enumerate(study.row.conditions):
+        file = study.beside(wanted)
+        named = wanted.endswith((".yaml", ".yml")) or "/" in wanted
+        if named and not file.is_file():
+            raise study.wrong(("conditions", place), f"{wanted}: no such file")
+        try:
+            found = grid.load(file).values() if named else grid.choose(wanted)
+        except UsageError as wrong:
+            said = wrong.message.removeprefix("--conditions: ")
+            raise study.wrong(("conditions", place), said, wrong.hint) from None
+        for condition in found:
+            if chosen.setdefault(condition.id, condition) != condition:
+                raise study.wrong(
+                    ("conditions", place),
+                    f"two different conditions are called {condition.id!r}",
+                    "rename the one in your file",
+                )
+    return list(chosen.values())
+
+
+# --- models ---------------------------------------------------------------------------------------
+
+
+def _served(study: StudyFile, place: int, find: Find) -> list[Served]:
+    """The servers of one entry: its revisions times its precisions."""
+    row = study.row.models[place]
+    loc = ("models", place)
+    folder = study.beside(row.id)
+    local = _PATH_LIKE.match(row.id) is not None or (folder / "config.json").is_file()
+    try:
+        base = find(str(folder) if local else row.id)
+    except UsageError as wrong:
+        said = wrong.message.removeprefix("--model ")
+        raise study.wrong((*loc, "id"), said, wrong.hint) from None
+    name = row.name or (_slug(folder.resolve().name) if local else base.name)
+    display = row.name or (name if local else base.display_name)
+    if base.family == CALIBRATION and "synthetic" not in display:
+        display = f"{display} (synthetic)"
+    base = replace(base, name=name, display_name=display)
+    revisions = list(dict.fromkeys(row.revision or study.row.factors.revision or ()))
+    precisions = list(dict.fromkeys(row.precision or study.row.factors.precision or ()))
+    found = []
+    for number_, revision in enumerate(revisions or [None]):
+        where = (*loc, "revision", number_) if row.revision else ("factors", "revision", number_)
+        spec, digest = _at_revision(study, where, base, revision)
+        if local and digest is None:
+            digest = _digest(study, (*loc, "id"), Path(spec.hf_id))
+        label = None if revision is None else _slug(Path(revision).name if digest else revision)
+        wanted: Sequence[str | None] = precisions or (None,)
+        for precision in wanted:
+            fixed = {}
+            if label is not None and len(revisions) > 1:
+                fixed["revision"] = label
+            if precision is not None and len(precisions) > 1:
+                fixed["precision"] = precision
+            folder_name = "@".join(_slug(part) for part in (name, *fixed.values()))
+            found.append(Served(folder_name, row, spec, label, precision, fixed, digest))
+    return found
+
+
+def _at_revision(
+    study: StudyFile, where: Sequence[int | str], base: ModelSpec, revision: str | None
+) -> tuple[ModelSpec, str | None]:
+    """The model at a revision, and the digest of its weights where they are a folder."""
+    if revision is None:
+        return base, None
+    folder = study.beside(revision)
+    if (folder / "config.json").is_file():
+        return replace(base, hf_id=str(folder.resolve())), _digest(study, where, folder)
+    if _PATH_LIKE.match(revision):
+        raise study.wrong(where, f"{revision}: no folder with a config.json", "check the path")
+    if Path(base.hf_id).is_dir():
+        raise study.wrong(
+            where,
+            f"{revision}: {base.name} is a folder, which has no branches, tags or commits",
+            "give folders with the weights of each checkpoint, relative to the study",
+        )
+    return replace(base, revision=revision), None
+
+
+def _digest(study: StudyFile, where: Sequence[int | str], folder: Path) -> str:
+    found = weights.digest(folder)
+    if found is None:
+        raise study.wrong(where, f"{folder}: no weights in it", "it needs *.safetensors")
+    return found
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", name.strip("/")).strip(".-") or "model"
+
+
+def _names_differ(study: StudyFile, served: Sequence[Served]) -> None:
+    seen: dict[str, ModelRow] = {}
+    for one in served:
+        if one.name.lower() in seen or one.name.lower() in ("imports", "reference"):
+            raise study.wrong(
+                ("models", study.row.models.index(one.row)),
+                f"two runs would be called {one.name!r}",
+                "give the entry a `name`, or its checkpoints different names",
+            )
+        seen[one.name.lower()] = one.row
+
+
+def _check_requests(study: StudyFile, served: Sequence[Served], efforts: Sequence[str]) -> None:
+    """Refuse efforts that a model does not know before anything is started."""
+    for one in served:
+        place = study.row.models.index(one.row)
+        for effort in efforts:
+            try:
+                one.spec.thinking.request(effort, one.row.thinking_budget)
+            except UsageError as wrong:
+                raise study.wrong(
+                    ("models", place, "id"), f"{one.row.id}: {wrong.message}", wrong.hint
+                ) from None
+
+
+def _models(served: Sequence[Served]) -> dict[str, Any]:
+    """The models of the plan, by name."""
+    found: dict[str, Any] = {}
+    for one in served:
+        folder = Path(one.spec.hf_id).is_dir()
+        bundled = folder and one.weights is None
+        model = found.setdefault(
+            one.spec.name,
+            {
+                "id": one.row.id if bundled else None if folder else one.spec.hf_id,
+                "checkpoints": [],
+                "precision": [],
+                "engine_args": list(one.row.engine_args),
+                "sampling": one.row.sampling.model_dump(exclude_none=True),
+                "max_tokens": one.row.max_tokens,
+                "max_model_len": one.row.max_model_len,
+                "thinking_budget": one.row.thinking_budget,
+            },
+        )
+        digest = weights.digest(Path(one.spec.hf_id)) if bundled else one.weights
+        checkpoint = {"revision": one.revision, "weights_digest": digest}
+        if checkpoint not in model["checkpoints"]:
+            model["checkpoints"].append(checkpoint)
+        if one.precision is not None and one.precision not in model["precision"]:
+            model["precision"].append(one.precision)
+    return found
+
+
+# --- contrasts ------------------------------------------------------------------------------------
+
+
+def _contrasts(
+    study: StudyFile, conditions: Sequence[str], levels: Mapping[str, set[str]]
+) -> list[Contrast]:
+    """Those of the file, or the paper's between the conditions that are played."""
+    if study.row.contrasts is None:
+        return [c for c in DECLARED if c.a in conditions and c.b in conditions]
+    found: dict[str, Contrast] = {}
+    for place, row in enumerate(study.row.contrasts):
+        contrast = _contrast(study, place, row, conditions, levels)
+        if contrast.name in found:
+            raise study.wrong(
+                ("contrasts", place), f"{contrast.name} appears twice", "remove one of them"
+            )
+        found[contrast.name] = contrast
+    return list(found.values())
+
+
+def _contrast(
+    study: StudyFile,
+    place: int,
+    row: ContrastRow,
+    conditions: Sequence[str],
+    levels: Mapping[str, set[str]],
+) -> Contrast:
+    for name in row.conditions or ():
+        if name not in conditions:
+            raise _unknown(study, (place, "conditions"), name, conditions)
+    known = list(conditions) if row.factor is None else sorted(levels[row.factor])
+    sides = []
+    for side in ("a", "b"):
+        level = str(getattr(row, side))
+        if row.factor == "temperature":
+            level = _as_temperature(level)
+        if row.factor == "revision" and level not in known:
+            level = _slug(Path(level).name)
+        if level not in known:
+            raise _unknown(study, (place, side), level, known)
+        sides.append(level)
+    a, b = sides
+    name = f"{a}-{b}" if row.factor is None else f"{row.factor} {a} − {b}"
+    return Contrast(name, a, b, row.asks, row.factor, tuple(row.conditions or ()))
+
+
+def _as_temperature(text: str) -> str:
+    try:
+        return number(float(text))
+    except ValueError:
+        return text
+
+
+def _unknown(
+    study: StudyFile, where: tuple[int, str], name: str, known: Sequence[str]
+) -> UsageError:
+    return study.wrong(
+        ("contrasts", *where),
+        f"{name!r}: not in the study",
+        f"there are: {', '.join(known) or 'none'}",
+    )
+
+
+def _planned(contrast: Contrast) -> dict[str, Any]:
+    return {
+        "name": contrast.name,
+        "a": contrast.a,
+        "b": contrast.b,
+        "asks": contrast.asks,
+        "factor": contrast.factor,
+        "conditions": list(contrast.conditions),
+    }
+
+
+# --- results from elsewhere -----------------------------------------------------------------------
+
+
+def _import(study: StudyFile, place: int, row: ImportRow) -> Imported:
+    path = study.beside(row.path)
+    loc = ("imports", place)
+    if path.is_dir():
+        if not (path / RUN).is_file():
+            raise study.wrong(
+                loc, f"{row.path}: a folder, and not one of `import`", "name the files in it"
+            )
+        digests = {
+            name: _sha256(study, loc, path / name)
+            for name in (EPISODES, AGGREGATES)
+            if (path / name).is_file()
+        }
+        return Imported(path, row, frozen_plan.digest(digests).removeprefix("sha256:"))
+    return Imported(path, row, _sha256(study, loc, path))
+
+
+def _sha256(study: StudyFile, loc: Sequence[int | str], path: Path) -> str:
+    try:
+        if path.exists() and not path.is_file():
+            raise study.wrong(loc, f"{path}: not a regular file", "save the data to a file first")
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as failed:
+        raise study.wrong(
+            loc, f"{path}: {failed.strerror}", "the path is relative to the study's file"
+        ) from None
+
+
+def _reference(study: StudyFile) -> tuple[str | None, Any]:
+    """The reference, and how the plan names it."""
+    wanted = study.row.reference
+    if wanted is None or wanted == "paper":
+        return wanted, wanted
+    path = study.beside(wanted)
+    return str(path), {"name": path.name, "sha256": _sha256(study, ("reference",), path)}
