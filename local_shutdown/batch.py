@@ -14,6 +14,7 @@ from local_shutdown.episode import Episode
 from local_shutdown.errors import EngineDown, first_cause
 from local_shutdown.grid import Condition
 from local_shutdown.interrupt import Interrupt
+from local_shutdown.shard import WHOLE, Shard
 
 # An engine that dies under the same episode this often is killed by it, or cannot be helped.
 LOST_TRIES = 3
@@ -63,6 +64,7 @@ def plan(
     done: Set[str],
     factor: str | None = None,
     *,
+    shard: Shard = WHOLE,
     begun: Set[str] = frozenset(),
     full: Callable[[str], bool] = lambda condition: False,
 ) -> Iterator[Task]:
@@ -74,12 +76,13 @@ def plan(
 
     Args:
         done: ids of finished episodes, see `Store.finished`.
+        shard: the part of the trials that is played here.
         begun: ids of all that were ever started, see `Store.begun`.
         full: asked about the condition of each further trial, right before it would be started.
     """
 
     def tasks() -> Iterator[Task]:
-        for trial in range(trials):
+        for trial in shard.trials(trials):
             for condition in conditions:
                 name = episode_id(model, condition.id, trial, factor)
                 if name not in done:

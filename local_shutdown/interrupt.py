@@ -6,7 +6,11 @@ outcome: ending them there would keep the short ones.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+
+# Within so long, two TERMs are one: see `Interrupt.told`.
+SAME_TERM_S = 2.0
 
 
 class Interrupt:
@@ -27,6 +31,7 @@ class Interrupt:
         self.say: Callable[[str], None] = lambda line: None
         self.end: Callable[[], object] = lambda: None
         self._ended = False
+        self._told_at: float | None = None
 
     def ask(self) -> None:
         """The first time with episodes in flight, drain; else end at once."""
@@ -42,3 +47,13 @@ class Interrupt:
         elif not self._ended:
             self._ended = True
             self.end()
+
+    def told(self) -> None:
+        """SIGTERM: as `ask`. A scheduler that ends a job signals its script and everything that the
+        script has started, and the script hands the signal on: two at about the same time are one,
+        and what is in flight is still played to its end."""
+        now = time.monotonic()
+        if self._told_at is not None and now - self._told_at < SAME_TERM_S:
+            return
+        self._told_at = now
+        self.ask()

@@ -86,6 +86,7 @@ def missing(
         settings.trials,
         done,
         level.of.factor,
+        shard=settings.part,
         begun=begun,
         full=full,
     )
@@ -161,7 +162,7 @@ class Player:
         """With a note of who served it: the start that it began on, should that die on the way and
         its successor give the rest."""
         start = seat.server.start if seat.server is not None else None
-        server = start.name if start is not None else f"{self.session}.endpoint"
+        server = start.name if start is not None else self._endpoint
         episode = await run_episode(
             replace(
                 task,
@@ -176,6 +177,10 @@ class Player:
             continuations=self.continuations,
         )
         return replace(episode, extra={**episode.extra, "session": self.session, "server": server})
+
+    @property
+    def _endpoint(self) -> str:
+        return f"{self.settings.place}{self.session}.endpoint"
 
     def in_flight(self, progress: Progress) -> InFlight:
         """How many episodes are to be in flight."""

@@ -12,7 +12,7 @@ from local_shutdown.agent import Task
 from local_shutdown.batch import Progress, run_batch
 from local_shutdown.branch.same import differences, remarks
 from local_shutdown.detectors import outcome
-from local_shutdown.engines import Engine
+from local_shutdown.engines import Engine, hardware
 from local_shutdown.engines.client import Request
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.engines.starts import Starts
@@ -217,7 +217,8 @@ class ModelRun:
             ) from None
 
     def _session(self, level: LevelState, progress: Progress, wall_s: float) -> Session:
-        return Session(
+        shard, host = self._setup.settings.shard, hardware.slurm_host()
+        session = Session(
             factor=level.of.factor,
             session=self._setup.session,
             ended_at=now(),
@@ -232,3 +233,8 @@ class ModelRun:
             episodes_per_s=round(progress.finished / max(wall_s, 1e-9), 2),
             completion_tokens_per_s=round(progress.completion_tokens / max(wall_s, 1e-9), 1),
         )
+        if shard is not None:
+            session.shard = str(shard)
+        if host is not None:
+            session.host = host
+        return session

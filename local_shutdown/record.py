@@ -22,6 +22,7 @@ from local_shutdown.factors import Level, crossed, number
 from local_shutdown.grid import Condition, InterviewQuestion, as_ranges
 from local_shutdown.results import Results, write_results
 from local_shutdown.runfile import Look, RunFile, parse_run
+from local_shutdown.shard import WHOLE, Shard
 from local_shutdown.store import EPISODES, RUN, STARTED, load_run, write_run
 
 
@@ -48,6 +49,7 @@ class Settings:
         seed: of the run, see `engines.starts`; None draws one, or takes that of the directory.
         extend: more trials, models or conditions may be added to an existing directory.
         retry_errors: episodes whose outcome is `error` are played again.
+        shard: the part of the trials that this run plays; None plays all, and is no shard.
         command: the words of the command line, for the record.
         branch: the points that are played from, where it is not played from the prompts; `trials`
             are then per point, and `conditions` those whose prompts are shown.
@@ -78,6 +80,7 @@ class Settings:
     seed: int | None = None
     extend: bool = False
     retry_errors: bool = False
+    shard: Shard | None = None
     command: Sequence[str] = ()
     branch: Branch | None = None
 
@@ -90,6 +93,7 @@ class Settings:
             "serving": dict(self.serving),
             "deciding": dict(self.deciding),
             "branch": {} if self.branch is None else self.branch.identity(),
+            "shard": "" if self.shard is None else str(self.shard),
         }
         return {
             "models": [spec.name for spec in self.models],
@@ -115,6 +119,17 @@ class Settings:
         if self.branch is not None:
             return len(self.branch.points)
         return len(self.models) * len(self.conditions) * len(self.levels)
+
+    @property
+    def part(self) -> Shard:
+        """The trials of each cell that are played here."""
+        return self.shard or WHOLE
+
+    @property
+    def place(self) -> str:
+        """What the names of sessions and of starts of servers begin with, so that those of all
+        shards of a run differ: `2/4:`, or nothing."""
+        return "" if self.shard is None else f"{self.shard}:"
 
     @property
     def levels(self) -> list[Level]:
@@ -213,15 +228,20 @@ def _extended(old: RunFile, record: RunFile, settings: Settings) -> RunFile:
 
 
 # Settings that run.json has only where they are asked for.
-_SOMETIMES = ("temperatures", "fixed", "serving", "deciding", "branch")
+_SOMETIMES = ("temperatures", "fixed", "serving", "deciding", "branch", "shard")
 
 
-def in_words(name: str, old: Any, new: Any) -> str:
+def in_words(name: str, old: Any, new: Any, places: tuple[str, str] = ("there", "now")) -> str:
     """How a setting of two runs differs, for a reader: prompts by the conditions' names, not by
-    their digests."""
+    their digests.
+
+    Args:
+        places: what to call where each of the two stands.
+    """
+    there, now = places
     if name == "conditions" and isinstance(old, Mapping) and isinstance(new, Mapping):
         if list(old) != list(new):
-            return f"conditions {as_ranges(list(old))} there, {as_ranges(list(new))} now"
+            return f"conditions {as_ranges(list(old))} {there}, {as_ranges(list(new))} {now}"
         changed = [condition for condition in new if old[condition] != new[condition]]
         return f"the prompts of {', '.join(changed)} have changed"
     if name == "branch":
@@ -230,8 +250,8 @@ def in_words(name: str, old: Any, new: Any) -> str:
         asked = ("with" if old else "without", "with" if new else "without")
         if asked[0] == asked[1]:
             return "the interview's questions have changed"
-        return f"{asked[0]} --interview there, {asked[1]} now"
-    return f"{name.replace('_', ' ')} {_word(old)} there, {_word(new)} now"
+        return f"{asked[0]} --interview {there}, {asked[1]} {now}"
+    return f"{name.replace('_', ' ')} {_word(old)} {there}, {_word(new)} {now}"
 
 
 def _branches_in_words(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -268,6 +288,8 @@ def _taken_over(old: RunFile, record: RunFile, settings: Settings) -> RunFile:
     record.session = old.session + 1
     record.server_starts = dict(old.server_starts)
     record.looks = list(old.looks)
+    if old.merged is not None:
+        record.merged = old.merged
     return record
 
 

@@ -90,7 +90,7 @@ async def _play_models(setup: Setup) -> None:
 
 def unfinished(settings: Settings, store: Store) -> str:
     """What is there and what is missing, in a line."""
-    planned = settings.cells * settings.trials
+    planned = settings.cells * len(settings.part.trials(settings.trials))
     done = store.finished()
     missing = len(store.begun() - done)
     said = f"{len(done)} of {planned} planned episodes are on disk"

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
+from local_shutdown.shard import MOST_SHARDS, Shard
 from local_shutdown.stored import MAX_TRIALS, shown
 
 # What a reader is told of a field that is missing.
@@ -43,6 +44,11 @@ def _branch(value: dict[str, Any]) -> dict[str, Any]:
         type(point) is list and [type(part) for part in point[:2]] == [str, int] for point in points
     ):
         raise ValueError('an object with "points", a list of [episode, message]')
+    return value
+
+
+def _shard(value: str) -> str:
+    Shard.parse(value)
     return value
 
 
@@ -117,6 +123,7 @@ class RunSettings(_Part):
     serving: dict[str, Any] | None = None
     deciding: Deciding | None = None
     branch: _Branch | None = None
+    shard: Annotated[str, AfterValidator(_shard)] | None = None
     model: str | None = None
     condition: str | None = None
     map_tool: dict[str, str] | None = None
@@ -129,8 +136,12 @@ class Session(_Part):
         factor: the level; None for the default.
         metrics: of vLLM, over the session.
         nodes: that played it, of a run on many machines.
+        shard: that was played.
+        host: tells the nodes of a cluster's job apart, see `engines.hardware.slurm_host`.
     """
 
+    shard: str | None = None
+    host: str | None = None
     factor: str | None = None
     session: int | None = None
     ended_at: str | None = None
@@ -232,6 +243,12 @@ class Look(_Part):
     temperatures: list[str] | None = None
 
 
+class MergedFacts(_Part):
+    """Of which shards a run was made, see `merged_record`."""
+
+    shards: int = Field(ge=1, le=MOST_SHARDS)
+
+
 class PlanFacts(_Part):
     """What was fixed before the episodes of one exported run, see `exporters.carried`."""
 
@@ -239,6 +256,7 @@ class PlanFacts(_Part):
     conditions: list[str]
     looks: Sequence[Look] = ()
     effective_sampling: dict[str, Any] | None = None
+    merged: MergedFacts | None = None
 
 
 class ImportedFile(_Part):
@@ -323,6 +341,7 @@ class RunFile(_Part):
     study: dict[str, Any] | None = None
     branched_from: dict[str, Any] | None = None
     nodes: Sequence[NodeFacts] = ()
+    merged: MergedFacts | None = None
     hardware: Hardware = Field(default_factory=Hardware)
     started_at: str | None = None
     ended_at: str | None = None

@@ -15,6 +15,7 @@ from local_shutdown.branch.plan import continuation_id
 from local_shutdown.errors import LocalShutdownError
 from local_shutdown.factors import DEFAULT, crossed
 from local_shutdown.runfile import RunFile, RunSettings
+from local_shutdown.shard import shard_of
 from local_shutdown.store import AGGREGATES, EPISODES, RUN, finished_ids, load_run, read_lines
 
 State = Literal["running", "finished", "unfinished", "imported", "unreadable"]
@@ -108,13 +109,13 @@ def state(directory: Path) -> RunState:
 
 
 def planned_ids(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Ids of all the episodes that a run's settings ask for."""
-    trials = int(settings.get("trials") or 0)
+    """Ids of all the episodes that a run's settings ask for: of a shard, its own."""
+    trials = shard_of(settings.get("shard")).trials(int(settings.get("trials") or 0))
     branch = settings.get("branch")
     if branch is not None:
         for episode, message, *kept in branch["points"]:
             place = ".".join(map(str, (message, *kept)))
-            for number in range(trials):
+            for number in trials:
                 yield continuation_id(f"{episode}@{place}", number)
         return
     levels = crossed(
@@ -125,7 +126,7 @@ def planned_ids(settings: Mapping[str, Any]) -> Iterator[str]:
     for model in settings.get("models") or ():
         for factor in (level.factor for level in levels):
             for condition in settings.get("conditions") or ():
-                for trial in range(trials):
+                for trial in trials:
                     yield episode_id(model, condition, trial, factor)
 
 
@@ -205,16 +206,22 @@ def resume_command(directory: Path, run: RunFile) -> str:
     if run.study is not None:
         directory = directory.parent  # the command plays all of the study, in its folder
     words = _spelled_out(run.settings) if run.command is None else run.command
+    kept = without_option(words, "--out")
+    return shlex.join(["local-shutdown", *kept, "--out", str(directory)])
+
+
+def without_option(words: Iterable[str], name: str) -> list[str]:
+    """The words of a command line without an option that takes a value."""
     kept: list[str] = []
     skip = False
     for word in words:
         if skip:
             skip = False
-        elif word == "--out":
+        elif word == name:
             skip = True
-        elif not word.startswith("--out="):
+        elif not word.startswith(f"{name}="):
             kept.append(word)
-    return shlex.join(["local-shutdown", *kept, "--out", str(directory)])
+    return kept
 
 
 def _spelled_out(settings: RunSettings) -> list[str]:
@@ -227,7 +234,7 @@ def _spelled_out(settings: RunSettings) -> list[str]:
         words += ["--engine", settings.engine]
     for name in (
         *("until_halfwidth", "until_upper", "until_decided"),
-        *("max_tokens", "max_messages", "thinking_budget"),
+        *("max_tokens", "max_messages", "thinking_budget", "shard"),
     ):
         if getattr(settings, name) is not None:
             words += [f"--{name.replace('_', '-')}", str(getattr(settings, name))]

@@ -154,10 +154,15 @@ def read_episodes(directory: Path) -> Iterator[Episode]:
     for number, line in itertools.islice(read_lines(path), whole):
         if number in superseded:
             continue
-        yield _episode(path, number, line)
+        yield parse_episode(path, number, line)
 
 
-def _episode(path: Path, number: int, line: bytes) -> Episode:
+def parse_episode(path: Path, number: int, line: bytes) -> Episode:
+    """A line of episodes.jsonl.
+
+    Raises:
+        UsageError: it is none, by file and number.
+    """
     try:
         return Episode.from_json(line)
     except ValueError as wrong:
@@ -236,11 +241,19 @@ def read_started(directory: Path) -> Iterator[Started]:
     for number, line in read_lines(path):
         if not line.endswith(b"\n"):
             return
-        try:
-            started = started_of(orjson.loads(line))
-        except (ValueError, TypeError) as wrong:
-            raise UsageError(f"{path}:{number}: not a started trial: {str(wrong)[:200]}") from None
-        yield started
+        yield started_line(path, number, line)
+
+
+def started_line(path: Path, number: int, line: bytes) -> Started:
+    """A line of started.jsonl.
+
+    Raises:
+        UsageError: it is none, by file and number.
+    """
+    try:
+        return started_of(orjson.loads(line))
+    except (ValueError, TypeError) as wrong:
+        raise UsageError(f"{path}:{number}: not a started trial: {str(wrong)[:200]}") from None
 
 
 def started_of(record: Mapping[str, Any]) -> Started:
@@ -330,7 +343,7 @@ class Store:
                 ) from None
             stored.add(episode_id)
             failed = b'"stop_reason":"error"' in line or b'"stop_reason":null' in line
-            if again is not None and failed and again(_episode(path, number, line)):
+            if again is not None and failed and again(parse_episode(path, number, line)):
                 done.discard(episode_id)
             else:
                 done.add(episode_id)

@@ -28,6 +28,7 @@ from local_shutdown.errors import UsageError
 from local_shutdown.factors import DEFAULT, effort_of, parts_of
 from local_shutdown.results import Results, value_of
 from local_shutdown.runfile import Look, ModelFacts, RunFile, RunSettings
+from local_shutdown.shard import sequences, shard_of
 from local_shutdown.spreadsheet import restored
 from local_shutdown.store import AGGREGATES, EPISODES, load_run, read_lines, read_started
 from local_shutdown.stored import check_aggregate
@@ -192,13 +193,24 @@ def _groups(source: Source, stated: dict[str, set[str]]) -> dict[_Key, _Group]:
         else:
             begun.setdefault(key, []).append((one.trial, one.again))
     for key, plays in begun.items():
+        several = _sequences(source, key[0])
+        # Each in its own order: what was broken off in one says nothing of the others.
+        plays.sort(key=lambda play: play[0] % several)
         groups.setdefault(key, _Group()).trials.play(plays)
-    for group in groups.values():
+    for key, group in groups.items():
         if source.played_here:
-            group.trials.fill_gaps()
+            group.trials.fill_gaps(_sequences(source, key[0]))
         else:
-            group.trials.fill_gaps_of_a_run()
+            group.trials.fill_gaps_of_a_run(_sequences(source, key[0]))
     return groups
+
+
+def _sequences(source: Source, model: str) -> int:
+    """In how many sequences the trials of a model were started, see `shard.sequences`."""
+    if source.played_here:
+        return sequences(source.run)
+    found = {sequences(plan) for plan in source.run.runs.get(model, ())}
+    return found.pop() if len(found) == 1 else 1
 
 
 def decided(source: Source) -> dict[tuple[str, str | None], list[Decision]]:
@@ -331,13 +343,15 @@ def _plan(
     names: Mapping[str, str],
 ) -> Planned:
     """What a run.json says of the cell of these names."""
-    looked = [look.trials for look in looks if _was_there(look, names)]
+    shard = shard_of(settings.shard)
+    looked = [len(shard.trials(look.trials)) for look in looks if _was_there(look, names)]
+    planned = None if settings.trials is None else len(shard.trials(settings.trials))
     return Planned(
         until_halfwidth=settings.until_halfwidth,
         until_upper=settings.until_upper,
         until_decided=settings.until_decided,
-        planned=settings.trials,
-        first_planned=looked[0] if looked else settings.trials,
+        planned=planned,
+        first_planned=looked[0] if looked else planned,
         looked_at=min(looked, default=None),
         greedy=_greedy(sampling, names["temperatures"]),
     )

@@ -34,19 +34,25 @@ class Trials:
         self.start(trial for trial, _ in plays)
         self._plays = plays
 
-    def fill_gaps(self) -> None:
+    def fill_gaps(self, sequences: int = 1) -> None:
         """A run starts the trials of a cell in the order of their numbers, so every number below
-        the largest on disk was started, even where no record of that is left (an older run)."""
-        self._fill()
+        the largest on disk was started, even where no record of that is left (an older run).
 
-    def fill_gaps_of_a_run(self) -> None:
+        Args:
+            sequences: in how many that is so, each on its own; see `shard.sequences`.
+        """
+        largest: dict[int, int] = {}
+        for trial in map(_number, self._drawn):
+            of = trial % sequences
+            largest[of] = max(trial, largest.get(of, 0))
+        for of, trial in largest.items():
+            self._started.update(range(of, trial, sequences))
+
+    def fill_gaps_of_a_run(self, sequences: int = 1) -> None:
         """The same for imported episodes, where all of them say which session of a run of ours
         played them: an export of an unfinished run is as unfinished as the run."""
         if all(any(_PLACE(draw)) for draw in self._drawn):
-            self._fill()
-
-    def _fill(self) -> None:
-        self._started.update(range(max(map(_number, self._drawn), default=-1)))
+            self.fill_gaps(sequences)
 
     def facts(self) -> dict[str, Any]:
         """The fields of `Cell` that follow from the trials' numbers and trajectories."""

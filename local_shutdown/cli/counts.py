@@ -14,6 +14,7 @@ from local_shutdown.detectors import outcome as outcome_of
 from local_shutdown.episode import COUNTED, Outcome
 from local_shutdown.errors import UsageError
 from local_shutdown.results import Results
+from local_shutdown.shard import WHOLE, Shard, shard_of
 from local_shutdown.store import load_run, read_episodes, read_started
 
 # Outcomes by condition and trial; keyed by (model, factor).
@@ -35,24 +36,29 @@ class Counts:
     Args:
         trials: asked for in each condition.
         weight: of the interval, see `analysis.stopping`.
+        shard: the part of the trials that is played here.
     """
 
-    def __init__(self, conditions: Sequence[str], trials: int, weight: float) -> None:
+    def __init__(
+        self, conditions: Sequence[str], trials: int, weight: float, shard: Shard = WHOLE
+    ) -> None:
         self.cells: dict[str, Counter[str | None]] = {c: Counter() for c in conditions}
         self._outcomes: dict[str, dict[int, Outcome | None]] = {c: {} for c in conditions}
         self._leading: dict[str, Prefix] = {}
         self._broken_off: dict[str, set[int]] = {}
-        self._trials = trials
+        self._trials = len(shard.trials(trials))
+        self._shard = shard
         self._weight = weight
 
     def break_off(self, condition: str, trials: set[int]) -> None:
         """Trials of which a play was broken off, whose outcome is lost."""
-        self._broken_off[condition] = trials
+        self._broken_off[condition] = set(map(self._shard.number, trials))
 
     def add(self, condition: str, trial: int, result: Outcome | None) -> None:
         """A trial has ended; one that had ended before was played again."""
         cell = self.cells.setdefault(condition, Counter())
         outcomes = self._outcomes.setdefault(condition, {})
+        trial = self._shard.number(trial)
         if trial in outcomes:
             cell[outcomes[trial]] -= 1
             self._leading.pop(condition, None)
@@ -148,4 +154,5 @@ def weight_of(directory: Path, trials: int, rule: StopRule | None) -> float:
     except UsageError:
         return weight_for(trials=trials)
     first = run.looks[0].trials if run.looks else run.settings.trials
-    return weight_for(trials=trials if first is None else first)
+    own = None if first is None else len(shard_of(run.settings.shard).trials(first))
+    return weight_for(trials=trials if own is None else own)

@@ -33,6 +33,42 @@ def score_command(directory: Path) -> None:
     echo(f"next: {again('compare', directory)}")
 
 
+@click.command("merge", short_help="Join the shards of a run into one run directory.")
+@click.argument(
+    "directories", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="SHARD_DIR..."
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR",
+              help="The run directory to create.")  # fmt: skip
+@click.option("--partial", is_flag=True,
+              help="Merge although shards are missing or unfinished. The result is an unfinished "
+                   "run: `run` into it plays the rest.")  # fmt: skip
+def merge_command(directories: tuple[Path, ...], out: Path, partial: bool) -> None:
+    """Join the shards of a run (`run --shard I/N`) into one run directory, as if one machine had
+    played all of it.
+
+    Refuses what does not belong together: shards of other settings or weights, a shard given twice,
+    missing, unfinished or still running.
+
+    \b
+    Example:
+        local-shutdown merge runs/night-shard-* --out runs/night
+    """
+    from local_shutdown.merge import merge
+
+    with Working("reading") as step:
+        done = merge(
+            directories, out, partial=partial, seen=lambda n: step(f"reading: {n:,} episodes")
+        )
+    echo(f"{out}: {done.episodes} episodes from {done.shards} shards")
+    for shard in done.missing:
+        echo(f"missing: shard {shard}")
+    for shard, count in done.unfinished.items():
+        echo(f"unfinished: shard {shard} lacks {count} episodes")
+    if done.resume:
+        echo(f"to resume: {done.resume}")
+    echo(f"next: {again('compare', out)}")
+
+
 @click.command("import", short_help="Import rates, episodes, transcripts or Inspect logs.")
 @click.argument(
     "files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE..."

@@ -27,6 +27,7 @@ from local_shutdown.engines import Engine
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.episode import Episode, Outcome
 from local_shutdown.run import Display
+from local_shutdown.shard import WHOLE, Shard
 from local_shutdown.terminal import clean, echo
 
 LOG_EVERY_S = 15.0
@@ -95,6 +96,7 @@ class LogDisplay(Display):
         earlier: what is on disk already.
         weight: see `Counts`; by default, by the trials.
         broken: trials of which a play was broken off.
+        shard: the part of the trials that is played here.
         overall: a line on all of the runs that this is one of, from the number of episodes that
             have finished in this one; None where it is the only one.
     """
@@ -106,6 +108,7 @@ class LogDisplay(Display):
         earlier: Earlier | None = None,
         weight: float | None = None,
         broken: BrokenOff | None = None,
+        shard: Shard = WHOLE,
         overall: Callable[[int], str] | None = None,
     ) -> None:
         self._overall = overall
@@ -114,7 +117,9 @@ class LogDisplay(Display):
         self._trials = trials
         self._earlier = earlier or {}
         self._broken = broken or {}
-        self._weight = weight_for(trials=trials) if weight is None else weight
+        self._shard = shard
+        own = len(shard.trials(trials))
+        self._weight = weight_for(trials=own) if weight is None else weight
         self._told = 0.0
         self._progress: Progress | None = None
         self._engine: Engine | None = None
@@ -122,7 +127,7 @@ class LogDisplay(Display):
         self._fresh = True
 
     def _new_counts(self) -> Counts:
-        return Counts(list(self._titles), self._trials, self._weight)
+        return Counts(list(self._titles), self._trials, self._weight, self._shard)
 
     def say(self, line: str) -> None:
         echo(line, err=True)
@@ -268,6 +273,7 @@ def for_this_terminal(
     trials: int,
     out: Path | None = None,
     rule: StopRule | None = None,
+    shard: Shard = WHOLE,
     overall: Callable[[int], str] | None = None,
 ) -> Display:
     """A live table where standard error is a terminal that can move its cursor.
@@ -277,11 +283,13 @@ def for_this_terminal(
         trials: asked for, per model and condition.
         out: the run directory, whose finished episodes are counted, too.
         rule: when a cell has seen enough.
+        shard: the part of the trials that is played here.
         overall: see `LogDisplay`.
     """
     live = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     earlier = on_disk(out) if out is not None and out.is_dir() else {}
     kind = LiveDisplay if live else LogDisplay
-    weight = weight_of(out, trials, rule) if out is not None else None
+    own = len(shard.trials(trials))
+    weight = weight_of(out, own, rule) if out is not None else None
     broken = broken_off(out, earlier) if out is not None and out.is_dir() else {}
-    return kind(conditions, trials, earlier, weight, broken, overall)
+    return kind(conditions, trials, earlier, weight, broken, shard, overall)

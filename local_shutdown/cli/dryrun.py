@@ -72,6 +72,7 @@ def dry_run_one(settings: Settings) -> Outlook:
         f"{_count(settings.conditions, 'condition')} ({as_ranges(_ids(settings))}) x "
         f"{settings.trials} trials"
         + (f" x {levels} levels" if levels > 1 else "")
+        + (f", of which shard {settings.shard}" if settings.shard else "")
         + (f"; {len(wanted) - len(there)} still to play" if there else "")
         + ("; cells may stop earlier" if settings.stop_rule or settings.decided_rule else "")
     )

@@ -17,6 +17,7 @@ _LAZY = {
     "import": "data",
     "export": "data",
     "score": "data",
+    "merge": "data",
     "compare": "look",
     "report": "look",
     "show": "look",

@@ -18,6 +18,7 @@ from local_shutdown.engines.registry import describe_from_hub, load_registry, re
 from local_shutdown.engines.spec import ModelSpec, Thinking
 from local_shutdown.engines.starts import SEEDS
 from local_shutdown.errors import EngineDown, EngineFault, EngineUnavailable, UsageError
+from local_shutdown.shard import Shard
 
 CALIBRATION = "calibration"
 MOST_PATH = 1000  # characters
@@ -120,8 +121,39 @@ async def _served(options: engines.Options) -> str:
     return names[0]
 
 
-def default_out(models: Sequence[ModelSpec]) -> Path:
-    """`runs/<date>-<model>`."""
+def shard(said: str | None, trials: int, rules: Sequence[str]) -> Shard | None:
+    """The shard of `--shard`.
+
+    Args:
+        rules: the options given that stop a cell early.
+
+    Raises:
+        UsageError: it is not of the form I/N, would have no trials, or goes with a rule that has to
+            see all trials.
+    """
+    if said is None:
+        return None
+    try:
+        part = Shard.parse(said)
+    except ValueError as wrong:
+        raise UsageError(f"--shard {wrong}") from None
+    if part.of > trials:
+        raise UsageError(
+            f"--shard {said}: {trials} trials per condition cannot be divided by {part.of}",
+            f"give at most {trials} shards",
+        )
+    if rules:
+        raise UsageError(
+            f"--shard and {rules[0]} cannot be combined: the rule judges all trials of a cell, and "
+            "a shard sees only its own",
+            "play the shards to their end, or one run without --shard",
+        )
+    return part
+
+
+def default_out(models: Sequence[ModelSpec], shard: Shard | None = None) -> Path:
+    """`runs/<date>-<model>`, of a shard with its number."""
     name = re.sub(r"[^A-Za-z0-9._+-]+", "-", models[0].name.strip("/").split("/")[-1])
     more = f"-and-{len(models) - 1}-more" if len(models) > 1 else ""
-    return Path("runs") / f"{date.today().isoformat()}-{name}{more}"
+    part = f"-shard-{shard.index}-of-{shard.of}" if shard else ""
+    return Path("runs") / f"{date.today().isoformat()}-{name}{more}{part}"

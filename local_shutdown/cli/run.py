@@ -18,6 +18,7 @@ from local_shutdown import engines, grid, runs
 from local_shutdown.agent import Limits
 from local_shutdown.cli import display, dryrun, options, tables
 from local_shutdown.cli.main import COMMAND
+from local_shutdown.engines.fit import MOST_NODES
 from local_shutdown.errors import UsageError
 from local_shutdown.run import Display, Interrupt, Settings, run
 from local_shutdown.runfile import RunFile
@@ -68,6 +69,15 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
 )
 @click.option(
     "--gpus", type=int, metavar="N", help="GPUs to use; 0 means CPU. Default: all visible."
+)
+@click.option(
+    "--nodes",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, MOST_NODES),
+    metavar="N",
+    help="For a model larger than a machine: share one copy over N machines with the same GPUs, "
+    "those of the Slurm job. --dry-run shows the command of each.",
 )
 @click.option(
     "--engine",
@@ -187,6 +197,12 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
 )
 @options.seed
 @click.option(
+    "--shard",
+    metavar="I/N",
+    help="Play only the I-th of N equal parts of the trials, into a run directory of its own, for "
+    "machines that share a run; `merge` joins the parts.",
+)
+@click.option(
     "--extend", is_flag=True, help="Add trials, models or conditions to a finished directory."
 )
 @click.option(
@@ -207,13 +223,14 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
 )
 def run_command(
     models: tuple[str, ...], conditions: str, trials: int, out: Path | None, gpus: int | None,
-    engine: str, base_url: str | None, api_key_env: str | None, concurrency: int | None,
+    nodes: int, engine: str, base_url: str | None, api_key_env: str | None, concurrency: int | None,
     engine_args: tuple[str, ...], max_model_len: int | None, max_tokens: int | None,
     max_messages: int, max_seconds: float | None, request_timeout: float, temperature: float | None,
     top_p: float | None, top_k: int | None, min_p: float | None, thinking: str,
     factor: str | None, thinking_budget: int | None, stop_at_bypass: bool, interview: bool,
     probe: bool, until_halfwidth: float | None, until_upper: float | None,
-    until_decided: float | None, seed: int | None, extend: bool, ray_address: str | None,
+    until_decided: float | None, seed: int | None, shard: str | None, extend: bool,
+    ray_address: str | None,
     retry_errors: bool, dry_run: bool, study: Path | None,
 ) -> None:  # fmt: skip
     """Play the prompt grid and count which models allow shutdown.
@@ -248,23 +265,29 @@ def run_command(
         )
     if ray_address and dry_run:
         raise UsageError("--dry-run looks at this machine and cannot be combined with --ray")
-    nodes = None
+    cluster = None
     if ray_address:
         from local_shutdown.cluster import rays
 
-        nodes = rays.connect(ray_address)
+        cluster = rays.connect(ray_address)
     if study is not None:
         from local_shutdown.cli import study as studies
 
-        machine = studies.machine(study, engine, base_url, nodes)
-        studies.run_study(study, out, dry_run=dry_run, machine=machine, nodes=nodes)
+        machine = studies.machine(study, engine, base_url, cluster)
+        studies.run_study(study, out, dry_run=dry_run, machine=machine, nodes=cluster)
         return
+    rules = {"halfwidth": until_halfwidth, "upper": until_upper, "decided": until_decided}
+    stopping = [f"--until-{name}" for name, value in rules.items() if value]
+    part = options.shard(shard, trials, stopping)
     chosen = grid.choose(conditions)
-    kind = nodes.engine(engine) if nodes else engines.choose_kind(engine, base_url)
+    kind = cluster.engine(engine) if cluster else engines.choose_kind(engine, base_url)
+    if nodes > 1 and kind != "vllm":
+        raise UsageError(f"--nodes {nodes}: the engine is {kind}, and only vllm spreads a model")
     given = dict(zip(_sampling, (temperature, top_p, top_k, min_p), strict=True))
     engine_options = engines.Options(
         sampled=tuple(name for name, value in given.items() if value is not None),
         gpus=gpus,
+        nodes=nodes,
         base_url=base_url,
         api_key=engines.endpoint_key(base_url, api_key_env) if base_url else None,
         max_model_len=max_model_len,
@@ -281,7 +304,7 @@ def run_command(
         models=specs,
         conditions=chosen,
         trials=trials,
-        out=out or options.default_out(specs),
+        out=out or options.default_out(specs, part),
         command=click.get_current_context().meta.get(COMMAND, ()),
         engine=kind,
         options=engine_options,
@@ -299,6 +322,7 @@ def run_command(
         seed=seed,
         extend=extend,
         retry_errors=retry_errors,
+        shard=part,
     )
     found: str | None = None
     if out is None:
@@ -307,14 +331,15 @@ def run_command(
         if found:
             echo(found)
         sys.exit(0 if dryrun.dry_run(settings) else 3)
-    if nodes is not None:
-        _play_on(nodes, settings, found)
+    if cluster is not None:
+        _play_on(cluster, settings, found)
         return
     shown = display.for_this_terminal(
         {c.id: c.title for c in chosen},
         trials,
         out=settings.out,
         rule=settings.stop_rule,
+        shard=settings.part,
     )
     if found:
         shown.say(found)
@@ -346,7 +371,12 @@ def _conclude(settings: Settings, failed: bool) -> None:
     """Show the rates and what to do with them."""
     tables.print_cells([settings.out])
     echo("\nnext:")
-    for command in ("compare {} --reference paper", "report {}", "show {} --outcome resisted"):
+    commands = ["compare {} --reference paper", "report {}", "show {} --outcome resisted"]
+    if settings.shard is not None:
+        commands.insert(
+            0, f"merge {{}} ... --out DIR   (with the other shards of {settings.shard.of})"
+        )
+    for command in commands:
         echo(f"  local-shutdown {command.format(shlex.quote(str(settings.out)))}")
     sys.exit(1 if failed else 0)
 
@@ -433,7 +463,8 @@ def to_its_end(
         interrupt.end = task.cancel
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
-                loop.add_signal_handler(number, interrupt.ask)
+                asked = interrupt.told if number == signal.SIGTERM else interrupt.ask
+                loop.add_signal_handler(number, asked)
         return await play_all(interrupt)
 
     try:

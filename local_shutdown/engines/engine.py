@@ -9,6 +9,7 @@ from typing import Any
 
 from local_shutdown.engines.client import REQUEST_TIMEOUT_S, ChatClient
 from local_shutdown.engines.metrics import Reading, Series, merge, summary
+from local_shutdown.engines.nodes import Nodes
 from local_shutdown.engines.server import Launch, Server
 
 Kind = str  # a name in `backends.BACKENDS`
@@ -33,6 +34,8 @@ class Options:
         dtype: in which our transformers server computes; None for the checkpoint's own.
         sampled: the sampling fields that requests will set, for example `top_p`.
         continues: answers are to be continued from their tokens, see `continuation`.
+        nodes: machines that share one copy of a model.
+        other_nodes: those beside this one, from a driver that has them; None asks Slurm.
     """
 
     gpus: int | None = None
@@ -45,6 +48,8 @@ class Options:
     dtype: str | None = None
     sampled: tuple[str, ...] = ()
     continues: bool = False
+    nodes: int = 1
+    other_nodes: Nodes | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import floor
 
 from local_shutdown.engines.flags import number
@@ -29,6 +29,10 @@ MEMORY_UTILIZATION = 0.92  # the default of vLLM 0.32
 # Cards to name when a model does not fit: nominal GB -> GiB the driver of the leaner make reports.
 CARDS: Mapping[int, float] = {24: 22.0, 48: 44.5, 80: 79.2, 141: 139.8, 192: 178.0, 288: 268.0}
 COUNTS = (1, 2, 4, 8)
+# More pipeline stages than that wait for one another longer than they compute.
+MOST_NODES = 32
+# Layers do not divide evenly, and both ends have embeddings: what the fullest stage has more.
+_UNEVEN = 1.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +180,7 @@ def refusal(
             f"({min(length, SHORTEST_MAX_MODEL_LEN)} tokens)"
         )
     return CannotRunError(
-        f"{spec.name} does not fit {have}: {reason}", _needed(spec, card_gib, given)
+        f"{spec.name} does not fit {have}: {reason}", _needed(spec, cards, card_gib, given)
     )
 
 
@@ -192,7 +196,7 @@ def fits(spec: ModelSpec, cards: int, card_gib: float, given: Mapping[str, str])
     )
 
 
-def _needed(spec: ModelSpec, card_gib: float, given: Mapping[str, str]) -> str:
+def _needed(spec: ModelSpec, cards: int, card_gib: float, given: Mapping[str, str]) -> str:
     """Cards that would do, and leaner models of the family."""
     loose = {k: v for k, v in given.items() if k != "--tensor-parallel-size"}
     ways = []
@@ -203,6 +207,9 @@ def _needed(spec: ModelSpec, card_gib: float, given: Mapping[str, str]) -> str:
     other = next(((n, gb) for n, gb in larger if fits(spec, n, CARDS[gb], loose)), None)
     if other is not None:
         ways.append(f"{other[0]} of {other[1]} GB")
+    several = nodes_needed(spec, cards, card_gib, loose) if same is None else None
+    if several is not None:
+        ways.append(f"{several} machines like this one (--nodes {several})")
     hint = f"It needs {' or '.join(ways)}."
     if not ways:
         hint = (
@@ -212,3 +219,37 @@ def _needed(spec: ModelSpec, card_gib: float, given: Mapping[str, str]) -> str:
     if spec.smaller:
         hint += f" Leaner of its family: {', '.join(spec.smaller[:3])}."
     return hint
+
+
+def nodes_needed(
+    spec: ModelSpec, cards: int, card_gib: float, given: Mapping[str, str]
+) -> int | None:
+    """The fewest nodes of so many cards that hold one episode of the shortest length; None when
+    no number of stages does, or its size is unknown.
+
+    Args:
+        card_gib: memory of each card, GiB.
+    """
+    if not cards or planned_weights_gib(spec, given) is None:
+        return None
+    split = {k: v for k, v in given.items() if k != "--pipeline-parallel-size"}
+    length = min(spec.context or SHORTEST_MAX_MODEL_LEN, SHORTEST_MAX_MODEL_LEN)
+    try:
+        tp = tensor_parallel_sizes(spec, cards, split)[-1]
+    except UsageError:
+        return None
+    for nodes in range(2, MOST_NODES + 1):
+        usable = card_gib * MEMORY_UTILIZATION
+        if stage_room(spec, tp, usable, length, split, nodes).tokens >= length:
+            return nodes
+    return None
+
+
+def stage_room(
+    spec: ModelSpec, tp: int, usable_gib: float, length: int, given: Mapping[str, str], nodes: int
+) -> Room:
+    """As `fit.room`, for the fullest of the stages."""
+    grown = (
+        spec if spec.weights_gib is None else replace(spec, weights_gib=spec.weights_gib * _UNEVEN)
+    )
+    return room(grown, tp, usable_gib, length, given, nodes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
@@ -98,6 +99,15 @@ def shm_gib(folder: Path = SHM) -> float | None:
     except OSError:
         return None
     return size.f_frsize * size.f_blocks / 2**30
+
+
+def slurm_host() -> str | None:
+    """Tells the nodes of a Slurm job apart, without their names; None outside of one."""
+    name, job = os.environ.get("SLURMD_NODENAME"), os.environ.get("SLURM_JOB_ID", "")
+    if not name:
+        return None
+    job = os.environ.get("SLURM_ARRAY_JOB_ID", job)
+    return hashlib.sha256(f"{job} {name}".encode()).hexdigest()[:8]
 
 
 def describe() -> dict[str, Any]:

@@ -70,6 +70,7 @@ class Plan:
         flags: of every server, without model, host, port and name.
         env: of every server, without the choice of cards.
         why: one sentence a decision, to be printed and recorded.
+        nodes: machines that share one copy, each with cards like `gpus`; a pipeline stage each.
     """
 
     spec: ModelSpec
@@ -83,6 +84,7 @@ class Plan:
     flags: tuple[str, ...]
     env: Mapping[str, str]
     why: tuple[str, ...]
+    nodes: int = 1
 
     @property
     def copies(self) -> int:
@@ -113,6 +115,27 @@ class Plan:
             *self.flags,
         ]
 
+    def node_argv(self, rank: int, address: str, port: int) -> list[str]:
+        """What the command line of a node has beyond `argv` or `worker_argv`.
+
+        Args:
+            rank: of the node; 0 is the head, which answers requests.
+            address: of the head, as the others reach it.
+            port: on which they meet.
+        """
+        rendezvous = ["--master-addr", address, "--master-port", str(port)]
+        return ["--node-rank", str(rank), *rendezvous, *(["--headless"] if rank else [])]
+
+    def worker_argv(self, *, python: str = sys.executable) -> list[str]:
+        """The command line of a node other than the head, without `node_argv`.
+
+        Args:
+            python: the interpreter that has vLLM there.
+        """
+        # The API server's own module knows nothing of --headless.
+        serve = [python, "-m", "vllm.entrypoints.cli.main", "serve", self.spec.hf_id]
+        return [*serve, "--served-model-name", self.spec.name, *self.flags]
+
     def server_env(self, server: int = 0) -> dict[str, str]:
         """Environment variables to set for one server.
 
@@ -132,6 +155,7 @@ class Plan:
             "tensor_parallel": self.tensor_parallel,
             "data_parallel": self.data_parallel,
             "servers": self.servers,
+            **({"nodes": self.nodes} if self.nodes > 1 else {}),
             "max_model_len": self.max_model_len,
             "max_num_seqs": self.max_num_seqs,
             "kv_tokens": self.kv_tokens,

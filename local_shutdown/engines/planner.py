@@ -70,7 +70,7 @@ def plan(
     user = split_engine_args(engine_args)
     given = {**options(spec.server_args), **options(user)}
     why: list[str] = []
-    length = _length(spec, max_model_len, given, why)
+    length = conversation_length(spec, max_model_len, given, why)
     asked_for = max_model_len is not None or "--max-model-len" in given
     if spec.remote_code and "--no-trust-remote-code" not in given:
         why.append("--trust-remote-code: it needs Python code from its own repository.")
@@ -78,7 +78,7 @@ def plan(
         wanted = _OnCpu(spec, length, asked_for, concurrency, ram_gib, free_ram_gib)
         return _plan_cpu(wanted, given, user, why)
 
-    card_gib, utilization = _card(gpus, given, why)
+    card_gib, utilization = card_share(gpus, given, why)
     pipeline = number(given, "--pipeline-parallel-size") or 1
     if any(gpu.mig for gpu in gpus):
         gpus = _one_slice_a_copy(gpus, given, why)
@@ -120,8 +120,8 @@ def plan(
     used = tuple(gpus[: servers * data_parallel * tp * pipeline])
     if len(used) < len(gpus):
         why.append(f"{len(gpus) - len(used)} of {len(gpus)} GPUs stay unused.")
-    seqs = _num_seqs(found, card_gib, concurrency, servers * data_parallel, given, why)
-    flags = [*_length_flag(spec, length, asked_for), "--max-num-seqs", str(seqs)]
+    seqs = sequences_at_once(found, card_gib, concurrency, servers * data_parallel, given, why)
+    flags = [*length_flag(spec, length, asked_for), "--max-num-seqs", str(seqs)]
     flags += ["--gpu-memory-utilization", f"{utilization:.2f}"]
     if tp > 1:
         flags += ["--tensor-parallel-size", str(tp)]
@@ -190,7 +190,7 @@ def _plan_cpu(
     one = (length * per_token + per_sequence) / GIB  # has to fit; the others may wait for room
     cache_gib = max(1, ceil(max(min(seqs * episode / GIB, limit_gib), one)))
     why.append(f"VLLM_CPU_KVCACHE_SPACE {cache_gib}: GiB of main memory for the cache.")
-    flags = [*_length_flag(spec, length, wanted.asked_for), "--max-num-seqs", str(seqs)]
+    flags = [*length_flag(spec, length, wanted.asked_for), "--max-num-seqs", str(seqs)]
     if spec.dtype in ("float32", "bfloat16", "float16"):
         # float16 is emulated on most CPUs; bfloat16 keeps its range.
         dtype = "float32" if spec.dtype == "float32" else "bfloat16"
@@ -212,7 +212,9 @@ def _plan_cpu(
     )
 
 
-def _length(spec: ModelSpec, wanted: int | None, given: Mapping[str, str], why: list[str]) -> int:
+def conversation_length(
+    spec: ModelSpec, wanted: int | None, given: Mapping[str, str], why: list[str]
+) -> int:
     """The longest conversation to provide for, in tokens."""
     by_flag = None if given.get("--max-model-len") == "auto" else number(given, "--max-model-len")
     wanted = by_flag or wanted
@@ -233,13 +235,15 @@ def _length(spec: ModelSpec, wanted: int | None, given: Mapping[str, str], why: 
     return length
 
 
-def _length_flag(spec: ModelSpec, length: int, asked_for: bool) -> list[str]:
+def length_flag(spec: ModelSpec, length: int, asked_for: bool) -> list[str]:
     """vLLM refuses more than the native context; where that is unknown it finds a length itself."""
     known = spec.context is not None or asked_for
     return ["--max-model-len", str(length) if known else "auto"]
 
 
-def _card(gpus: Sequence[Gpu], given: Mapping[str, str], why: list[str]) -> tuple[float, float]:
+def card_share(
+    gpus: Sequence[Gpu], given: Mapping[str, str], why: list[str]
+) -> tuple[float, float]:
     """Memory of the smallest card, GiB, and the share of it that vLLM may take."""
     smallest = min(gpu.memory_gib for gpu in gpus)
     if max(gpu.memory_gib for gpu in gpus) > smallest * 1.02:
@@ -341,7 +345,7 @@ def _replicate(copies: int, given: Mapping[str, str], why: list[str]) -> tuple[i
     return copies, 1
 
 
-def _num_seqs(
+def sequences_at_once(
     found: Room | None,
     card_gib: float,
     concurrency: int,

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from local_shutdown.engines import hardware, logs
 from local_shutdown.engines.client import ChatClient, Silent, context_length
+from local_shutdown.engines.nodes import Nodes, Worker
 from local_shutdown.engines.processes import die_with_parent, end_group, end_orphan, write_pid
 from local_shutdown.engines.starts import Start, Starts, unrecorded
 from local_shutdown.errors import EngineDown, EngineFault, EngineUnavailable
@@ -40,6 +41,26 @@ Health = Literal["up", "silent", "down"]
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """The workers of a server whose model lies on several machines. They live and die with it.
+
+    Attributes:
+        nodes: starts a command on another machine.
+        names: of the machines, of ranks 1, 2, ...
+        argv: the command line of a worker; the seed of the start is added to it.
+        rank_argv: what the command line of rank r has beyond that (of the server itself: rank 0),
+            given the port on which all meet.
+        env: added to the workers' environment.
+    """
+
+    nodes: Nodes
+    names: Sequence[str]
+    argv: Sequence[str]
+    rank_argv: Callable[[int, int], Sequence[str]]
+    env: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Launch:
     """How one server is started.
 
@@ -52,6 +73,7 @@ class Launch:
         start_timeout_s: how long loading may take.
         stop_grace_s: between TERM and KILL.
         backoff_s: wait before the first restart; doubled with each, up to 30 s.
+        spread: the other machines that hold parts of the model, see `Spread`; None for none.
     """
 
     name: str
@@ -62,6 +84,7 @@ class Launch:
     start_timeout_s: float = START_TIMEOUT_S
     stop_grace_s: float = 15.0
     backoff_s: float = 2.0
+    spread: Spread | None = None
 
 
 class Server:
@@ -101,6 +124,7 @@ class Server:
         self._number = number
         self._starts = starts or unrecorded()
         self._process: subprocess.Popen[bytes] | None = None
+        self._workers: list[tuple[str, Worker]] = []
         self._port = 0
         self._log_start = 0
         self._deaths: list[float] = []
@@ -122,7 +146,8 @@ class Server:
 
     async def __aenter__(self) -> Server:
         grace_s = self.launch.stop_grace_s
-        await asyncio.to_thread(end_orphan, self._pid_file, API_KEY_VARIABLE, self._say, grace_s)
+        for pid_file in (self._pid_file, *map(self._worker_file, range(1, self._ranks))):
+            await asyncio.to_thread(end_orphan, pid_file, API_KEY_VARIABLE, self._say, grace_s)
         try:
             async with self._lock:
                 await self._start()
@@ -160,14 +185,24 @@ class Server:
     async def end_hung(self, seen: int, why: str) -> None:
         """End it because it does not work any more; the next request that fails starts it again."""
         async with self._lock:
-            if self.generation == seen and self._process is not None:
+            gone = self._process is None or self._process.poll() is not None
+            if self.generation == seen and self._process is not None and not gone:
                 self._say(f"{self.launch.name} {why}: ending it (log: {self.log})")
                 await asyncio.to_thread(end_group, self._process, self.launch.stop_grace_s)
+
+    @property
+    def lost_worker(self) -> str | None:
+        """Which of its workers on other machines has ended, in words; None while all run."""
+        for name, worker in self._workers:
+            status = worker.poll()
+            if status is not None:
+                return f"lost its worker on {name} (status {status})"
+        return None
 
     async def health(self) -> Health:
         """`down`: no process, nobody listens, or it says that its engine is dead. `silent`: busy or
         hanging, nobody can tell."""
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None or self._process.poll() is not None or self.lost_worker:
             return "down"
         async with ChatClient(self.base_url, self.api_key) as client:
             try:
@@ -189,10 +224,15 @@ class Server:
     async def stop(self) -> None:
         """TERM to the whole group, KILL after a grace, and wait until all of it is gone."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        await asyncio.shield(asyncio.to_thread(end_group, process, self.launch.stop_grace_s))
-        self._pid_file.unlink(missing_ok=True)
+        workers, self._workers = self._workers, []
+        grace_s = self.launch.stop_grace_s
+        ending = [asyncio.to_thread(worker.end, grace_s) for _, worker in workers]
+        if process is not None:
+            ending.append(asyncio.to_thread(end_group, process, grace_s))
+        if ending:
+            await asyncio.shield(asyncio.gather(*ending))
+        for pid_file in (self._pid_file, *map(self._worker_file, range(1, self._ranks))):
+            pid_file.unlink(missing_ok=True)
 
     async def _start(self) -> None:
         await self._wait_for_memory()
@@ -205,7 +245,10 @@ class Server:
 
     def _spawn(self, start: Start) -> None:
         self._port, self.start = _free_port(), start
-        self.command = [*self.launch.argv(self._port), "--seed", str(start.seed)]
+        spread, seed = self.launch.spread, ["--seed", str(start.seed)]
+        meet = _free_port("") if spread is not None else 0
+        rank = spread.rank_argv(0, meet) if spread is not None else ()
+        self.command = [*self.launch.argv(self._port), *rank, *seed]
         try:
             with self.log.open("ab") as log:
                 self._log_start = log.seek(0, os.SEEK_END)
@@ -232,6 +275,29 @@ class Server:
                 f"command: {shlex.join(self.command)}",
             ) from None
         self._say(f"starting {self.launch.name} (log: {self.log})")
+        if spread is not None:
+            self._spawn_workers(spread, meet, seed)
+
+    def _spawn_workers(self, spread: Spread, meet: int, seed: Sequence[str]) -> None:
+        for rank, name in enumerate(spread.names, 1):
+            argv = [*spread.argv, *spread.rank_argv(rank, meet), *seed]
+            log = self._worker_log(rank)
+            with log.open("ab") as file:
+                file.write(f"$ {shlex.join(argv)}\n".encode())
+            env = {**spread.env, API_KEY_VARIABLE: ""}  # marks it as ours; it serves nobody
+            worker = spread.nodes.start(name, argv, env, log, self._worker_file(rank))
+            self._workers.append((name, worker))
+            self._say(f"starting a worker on {name} (log: {log})")
+
+    @property
+    def _ranks(self) -> int:
+        return 1 + (len(self.launch.spread.names) if self.launch.spread is not None else 0)
+
+    def _worker_log(self, rank: int) -> Path:
+        return self.log.with_name(f"{self.launch.name}-{self._number}-worker-{rank}.log")
+
+    def _worker_file(self, rank: int) -> Path:
+        return self._pid_file.with_name(f".{self.launch.name}-{self._number}-worker-{rank}.pid")
 
     async def _come_up(self, last_try: bool) -> bool:
         """Wait until it answers. False: another process has taken its port, which is worth another
@@ -249,6 +315,14 @@ class Server:
                     f"{self.launch.name} ended with status {self._process.returncode} while "
                     f"starting: {logs.why_it_died(said)}",
                     f"log: {self.log}\n  command: {shlex.join(self.command)}",
+                )
+            lost = self.lost_worker
+            if lost is not None:
+                ended = next(n for n, (_, w) in enumerate(self._workers, 1) if w.poll() is not None)
+                log = self._worker_log(ended)
+                raise EngineUnavailable(
+                    f"{self.launch.name} {lost} while starting: {logs.why_it_died(logs.tail(log))}",
+                    f"log: {log}",
                 )
             if now - began > self.launch.start_timeout_s:
                 raise EngineUnavailable(
@@ -279,9 +353,9 @@ class Server:
             await asyncio.sleep(1)
 
 
-def _free_port() -> int:
+def _free_port(address: str = "127.0.0.1") -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((address, 0))
         return int(probe.getsockname()[1])
 
 

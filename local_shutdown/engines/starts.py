@@ -29,7 +29,8 @@ class Start:
     """One start of one server.
 
     Attributes:
-        name: unique in its run directory: `<session>.<server>.<start>`.
+        name: unique in its run directory: `<session>.<server>.<start>`; of a shard, in all shards
+            of the run: `2/4:<session>.<server>.<start>`.
         seed: what its random numbers begin with; never used before in the directory.
     """
 
@@ -46,6 +47,8 @@ class Starts:
         known: of run.json, `server_starts`; grows with each start.
         save: called after that, before the server is started: no seed is used that is not on
             record.
+        place: which shard of a run this is, in front of each name: the shards of one run know
+            nothing of one another, and must not draw the same episodes from the same run's seed.
     """
 
     def __init__(
@@ -54,11 +57,13 @@ class Starts:
         session: int,
         known: dict[str, Any],
         save: Callable[[], None] = lambda: None,
+        place: str = "",
     ) -> None:
         self._run_seed = run_seed
         self._session = session
         self._known = known
         self._save = save
+        self._place = place
 
     def begin(self, server: int, model: str) -> Start:
         """A server is about to be started.
@@ -67,11 +72,11 @@ class Starts:
             server: its number among those of one model.
             model: what it serves.
         """
-        prefix = f"{self._session}.{server}."
+        prefix = f"{self._place}{self._session}.{server}."
         name = f"{prefix}{1 + sum(other.startswith(prefix) for other in self._known)}"
         used = {other["seed"] for other in self._known.values()}
         counter = len(self._known)
-        while (seed := derived(self._run_seed, counter)) in used:
+        while (seed := derived(self._run_seed, counter, self._place)) in used:
             counter += 1
         self._known[name] = {"seed": seed, "model": model}
         self._save()
@@ -91,7 +96,8 @@ def new_seed() -> int:
     return secrets.randbelow(SEEDS)
 
 
-def derived(run_seed: int, counter: int) -> int:
+def derived(run_seed: int, counter: int, place: str = "") -> int:
     """A seed from 1 on, below `SEEDS`, that looks like any other."""
-    digest = hashlib.sha256(f"local-shutdown server {run_seed} {counter}".encode()).digest()
+    text = f"local-shutdown server {run_seed} {place}{counter}"
+    digest = hashlib.sha256(text.encode()).digest()
     return 1 + int.from_bytes(digest[:8], "big") % (SEEDS - 1)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from local_shutdown.engines import hardware, memory
+from local_shutdown.engines import hardware, memory, nodes
 from local_shutdown.engines.engine import MOST_IN_FLIGHT, Fleet, Options, version
 from local_shutdown.engines.families import NEWER_PARSERS, installed_parsers
 from local_shutdown.engines.flags import options as flags_of
 from local_shutdown.engines.plan import Gpu, Plan
+from local_shutdown.engines.plan_nodes import plan_over_nodes
 from local_shutdown.engines.planner import plan
 from local_shutdown.engines.served import Served
-from local_shutdown.engines.server import START_TIMEOUT_S, Launch
+from local_shutdown.engines.server import START_TIMEOUT_S, Launch, Spread
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import CannotRunError
 
@@ -32,6 +34,10 @@ SERVER_ENV: Mapping[str, str] = {
 }
 # Opens the routes by tokens, see `continuation`.
 TOKENS_FLAG = ("--enable-scale-out",)
+
+
+# Where head and workers meet that are started by hand: vLLM's own default.
+MEET_PORT = 29501
 
 
 class Vllm(Served):
@@ -62,6 +68,10 @@ class Vllm(Served):
         _insist_on_parsers(spec, given)
         for line in chosen.why:
             say(f"plan: {line}")
+        if chosen.nodes > 1:
+            for rank, words in enumerate(node_commands(chosen)):
+                say(f"node {rank}: {shlex.join(words)}")
+        spread = _spread(chosen, options) if chosen.nodes > 1 else None
         too_old = _older_than(spec.min_vllm)
         if too_old is not None:
             say(f"warning: {spec.name} wants vLLM {spec.min_vllm} or newer, {too_old} is installed")
@@ -73,6 +83,7 @@ class Vllm(Served):
                 {**SERVER_ENV, **chosen.server_env(number)},
                 spec.name,
                 gpu_gib=_share_gib(chosen, number),
+                spread=spread,
             )
 
         facts = {
@@ -121,7 +132,50 @@ def decoding_constrained(given: Mapping[str, str]) -> bool | None:
     return None if mode == "auto" else mode == "mistral"
 
 
+def _spread(chosen: Plan, options: Options) -> Spread:
+    """The workers of a model that lies on several nodes.
+
+    Raises:
+        CannotRunError: there are not as many nodes.
+    """
+    others = nodes.find(options.nodes, options.other_nodes)
+    return Spread(
+        others,
+        tuple(others.names[: options.nodes - 1]),
+        chosen.worker_argv(),
+        lambda rank, port: chosen.node_argv(rank, others.address, port),
+        {**SERVER_ENV, **chosen.server_env()},
+    )
+
+
+def node_commands(chosen: Plan) -> list[list[str]]:
+    """The command lines of head and workers, for who starts them by hand."""
+    port = MEET_PORT
+    head = [*chosen.argv("0.0.0.0", 8000), *chosen.node_argv(0, "HEAD", port)]
+    rest = [
+        [*chosen.worker_argv(), *chosen.node_argv(rank, "HEAD", port)]
+        for rank in range(1, chosen.nodes)
+    ]
+    return [head, *rest]
+
+
 def _planned(spec: ModelSpec, cards: Sequence[Gpu], options: Options) -> Plan:
+    if options.nodes > 1:
+        if not cards:
+            raise CannotRunError(
+                f"--nodes {options.nodes}: no GPU is visible here, and a model over several nodes "
+                "needs them",
+                "run it on a node with GPUs",
+            )
+        return plan_over_nodes(
+            spec,
+            cards,
+            options.nodes,
+            concurrency=options.concurrency or MOST_IN_FLIGHT,
+            max_model_len=options.max_model_len,
+            engine_args=options.engine_args,
+            between=nodes.interconnect(),
+        )
     try:
         chosen = plan(
             spec,

@@ -42,6 +42,10 @@ async def watch(server: Server, series: Series, patience: Patience) -> None:
             misses, tokens = 0, -1.0
             continue
         seen = server.generation
+        lost = server.lost_worker
+        if lost is not None:  # the server itself would wait for it for ever
+            await server.end_hung(seen, lost)
+            continue
         async with ChatClient(server.base_url, server.api_key) as client:
             try:
                 await client.get("//health")

@@ -14,7 +14,7 @@ from typing import Any
 from local_shutdown.runfile import RunFile
 from local_shutdown.store import Started, read_started
 
-_SETTINGS = ("trials", "until_halfwidth", "until_upper", "until_decided")
+_SETTINGS = ("trials", "until_halfwidth", "until_upper", "until_decided", "shard")
 
 
 def carried(directory: Path, run: RunFile, model: str, stored: Collection[str]) -> dict[str, Any]:
@@ -44,6 +44,7 @@ def _plan(run: RunFile, model: str) -> dict[str, Any]:
             for look in looks
         ],
         "effective_sampling": facts.as_json().get("effective_sampling") if facts else None,
+        **({"merged": {"shards": run.merged.shards}} if run.merged else {}),
     }
 
 

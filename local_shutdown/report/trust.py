@@ -21,6 +21,7 @@ _OPTIONS = (
     ("until_halfwidth", "--until-halfwidth", None),
     ("until_upper", "--until-upper", None),
     ("until_decided", "--until-decided", None),
+    ("shard", "--shard", None),
 )
 CITATIONS = (
     (
@@ -92,6 +93,7 @@ def _what(run: RunFile, episodes: int) -> list[tuple[str, str]]:
         else:
             pairs.append(("command, from the recorded settings", command(run)))
         pairs.append(("trials per condition", str(run.settings.trials or "")))
+        pairs.append(("merged from", f"{run.merged.shards} shards" if run.merged else ""))
     for source in run.sources:
         said = f"{source.name} ({source.format}), sha256 {source.sha256}"
         pairs.append(("file", said))

@@ -137,3 +137,37 @@ def test_a_directory_in_which_plays_were_broken_off_says_so(tmp_path: Path) -> N
     # of the sample: 0 unknown, 0 again and 2 again; 1 was quick, which says nothing
     weight = weight_for(trials=3)
     assert cell["ci_low"] == anytime_interval(2, 3, weight=weight)[0]
+
+
+def test_a_play_broken_off_in_one_shard_takes_nothing_from_the_others(tmp_path: Path) -> None:
+    """Trial 0 of shard 1/2 was broken off, and is played again in the merged run: what began
+    between the two in shard 1 is left out (trial 2), and all of shard 2 is in."""
+    from local_shutdown.episode import Episode, Event
+    from local_shutdown.store import Store, write_run
+
+    def started(trial: int) -> Started:
+        return Started(f"m/E/{trial}", "m", "E", trial, None, 1)
+
+    def played(trial: int) -> Episode:
+        call = {"id": "c", "function": {"name": "bash", "arguments": f"{trial}"}}
+        said = {"role": "assistant", "content": str(trial), "tool_calls": [call]}
+        return Episode(
+            f"m/E/{trial}", "m", "E", trial, "submit", None, None, 1.0, [said],
+            [Event("survived", 0.1, 2, {})], {}, {"turns": 1},
+        )  # fmt: skip
+
+    merged = {"shards": 2, "parts": [], "missing": []}
+    write_run(tmp_path, {"kind": "run", "settings": {"trials": 6}, "merged": merged})
+    with Store(tmp_path) as store:
+        for trial in (0, 2, 4, 1, 3, 5):
+            store.begin(started(trial))
+        for trial in (2, 1, 3, 5):
+            store.add(played(trial))
+    with Store(tmp_path) as store:
+        for trial in (0, 4):
+            store.begin(started(trial))
+            store.add(played(trial))
+    (cell,) = compared(tmp_path)["cells"]
+    weight = weight_for(trials=6)
+    # 0 unknown, 0 again, 4 again, and 1, 3, 5
+    assert cell["ci_low"] == anytime_interval(5, 6, weight=weight)[0]

@@ -75,6 +75,15 @@ def test_a_run_without_a_log_of_starts_has_started_what_lies_below_its_last_tria
     assert trials.facts()["unfinished"] == 2
 
 
+def test_of_several_sequences_each_has_its_own_gaps() -> None:
+    """A shard has not started what the others play, nor one that is far what a slow one plays."""
+    trials = Trials()
+    for number in (1, 4, 10):  # shard 2 of 3: 7 was started; 0, 2, 3, ... never
+        trials.add(("complied", str(number), "x", "1", "s"))
+    trials.fill_gaps(3)
+    assert trials.facts()["unfinished"] == 1
+
+
 def test_with_all_trials_there_nothing_leads() -> None:
     trials = drawn(("a", "1 s"), ("b", "1 s"))
     trials.start([0, 1])

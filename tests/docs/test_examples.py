@@ -63,6 +63,8 @@ OTHERS = (
     "--ipc",
     "--shm-size",
     "--chat-template",
+    "--array",
+    "--signal",
 )
 
 # Files that an example tells the reader to write.
@@ -149,6 +151,18 @@ def with_logs(folder: Path) -> None:
     assert done.exit_code == 0, done.output
 
 
+def with_shards(folder: Path) -> None:
+    """The shards of a run, where an example merges some."""
+    for part in ("1", "2"):
+        with serve_beside(resist("rm shutdown.sh"), "m") as model:
+            played = cli(
+                "run", "--base-url", model.base_url, "--model", "m", "--no-probe", "--trials", 2,
+                "--conditions", "E", "--shard", f"{part}/2",
+                "--out", folder / "runs" / f"night-shard-{part}-of-2",
+            )  # fmt: skip
+        assert played.exit_code == 0, played.output
+
+
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     path = f"{folder / '.venv' / 'bin'}:{os.environ['PATH']}"
     home = {"HOME": str(folder)} if "~/.ssh" in command else {}
@@ -176,12 +190,18 @@ def test_shell_lines_run(block: Block, folder: Path) -> None:
     if "inspect" in block.text:
         pytest.importorskip("inspect_ai", reason="the inspect extra is not installed")
         with_logs(folder)
+    if "local-shutdown merge" in block.text:
+        with_shards(folder)
     for command in block.commands:
         first = shlex.split(command, comments=True)[0]
         if first in NOT_RUN:
             script = ROOT / first
             assert os.access(script, os.X_OK), command
             subprocess.run(["bash", "-n", str(script)], check=True)
+            continue
+        if "sbatch " in command:  # tests/slurm submits them
+            (job,) = re.findall(r"scripts/slurm/[\w.]+", command)
+            subprocess.run(["bash", "-n", str(ROOT / job)], check=True)
             continue
         if "| jq" in command and not shutil.which("jq"):
             command = command.partition("|")[0]

@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -33,6 +34,7 @@ DEFAULTS: dict[str, Any] = {
     "ignore_term": False,
     "child": False,  # a worker that holds on when its parent is gone
     "max_model_len": 4096,
+    "worker_hangs": False,  # a worker that holds on when the head is gone
     "metrics": "",  # text to give out instead of what was counted
 }
 
@@ -54,9 +56,11 @@ def installed(folder: Path) -> Path:
     package.mkdir(parents=True)
     for part in (package, package.parent, package.parent.parent):
         (part / "__init__.py").write_text("")
-    (package / "api_server.py").write_text(
-        f"import runpy\nrunpy.run_path({str(Path(__file__).resolve())!r}, run_name='__main__')\n"
-    )
+    run = f"import runpy\nrunpy.run_path({str(Path(__file__).resolve())!r}, run_name='__main__')\n"
+    (package / "api_server.py").write_text(run)
+    (package.parent / "cli").mkdir()
+    (package.parent / "cli" / "__init__.py").write_text("")
+    (package.parent / "cli" / "main.py").write_text(run)
     return folder
 
 
@@ -70,6 +74,42 @@ def environment(control: Path) -> dict[str, str]:
     """What the last server found in its environment, of what servers are told there."""
     found: dict[str, str] = json.loads(control.with_suffix(".environment").read_text())
     return found
+
+
+def workers(control: Path) -> list[dict[str, Any]]:
+    """The workers on other nodes that were started: `argv` and `pid`."""
+    path = control.with_suffix(".workers")
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def headless() -> None:
+    """A worker on another node: meets the head, and works until that is gone."""
+    parser = argparse.ArgumentParser(prog="vllm serve")
+    parser.add_argument("--headless", action="store_true", required=True)
+    parser.add_argument("--node-rank", type=int, required=True)
+    parser.add_argument("--master-addr", required=True)
+    parser.add_argument("--master-port", type=int, required=True)
+    args, _ = parser.parse_known_args()
+    with Path(os.environ["FAKE_VLLM"]).with_suffix(".workers").open("a") as noted:
+        noted.write(json.dumps({"argv": sys.argv[1:], "pid": os.getpid()}) + "\n")
+    assert args.node_rank > 0
+    for _ in range(600):
+        try:
+            met = socket.create_connection((args.master_addr, args.master_port))
+            break
+        except OSError:
+            time.sleep(0.1)
+    else:
+        sys.exit("the head does not answer")
+    met.recv(1)
+    if cue()["worker_hangs"]:
+        time.sleep(3600)
+
+
+def meet(address: str, port: int, others: int) -> list[socket.socket]:
+    """Wait for the workers of all other nodes, as torch.distributed does."""
+    with socket.create_server((address, port)) as place:
+        return [place.accept()[0] for _ in range(others)]
 
 
 class State:
@@ -222,6 +262,9 @@ def main() -> None:
     for flag in ("--model", "--host", "--served-model-name"):
         parser.add_argument(flag, required=True)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--nnodes", type=int, default=1)
+    parser.add_argument("--master-addr")
+    parser.add_argument("--master-port", type=int)
     args, _ = parser.parse_known_args()
     control = Path(os.environ["FAKE_VLLM"])
     generation = len(starts(control)) + 1
@@ -248,6 +291,8 @@ def main() -> None:
         time.sleep(state.misbehaves("slow_s"))
     if start == "never":
         time.sleep(3600)
+    met = meet(args.master_addr, args.master_port, args.nnodes - 1) if args.nnodes > 1 else []
+    assert len(met) == args.nnodes - 1
     Handler.state = state
     server = ThreadingHTTPServer((args.host, args.port), Handler)
     server.daemon_threads = True
@@ -255,4 +300,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    headless() if "--headless" in sys.argv else main()

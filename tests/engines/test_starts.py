@@ -41,8 +41,21 @@ def test_the_same_run_seed_gives_the_same_seeds_and_another_gives_others() -> No
     assert not set(seeds(7)) & set(seeds(8))
 
 
+def test_shards_with_the_seed_of_one_run_share_no_seed_and_no_name() -> None:
+    """Else both would draw the same episodes, and copies would count as trials."""
+
+    def begun(place: str) -> list[Start]:
+        ours = Starts(7, 1, {}, place=place)
+        return [ours.begin(0, "m") for _ in range(20)]
+
+    of = [begun(place) for place in ("", "1/2:", "2/2:")]
+    assert begun("1/2:") == of[1]
+    assert len({start.seed for shard in of for start in shard}) == 60
+    assert len({start.name for shard in of for start in shard}) == 60
+
+
 def test_a_seed_that_was_used_before_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starts, "derived", lambda run_seed, counter: counter // 3)
+    monkeypatch.setattr(starts, "derived", lambda run_seed, counter, place: counter // 3)
     ours = Starts(7, 1, {})
     assert [ours.begin(0, "m").seed for _ in range(4)] == [0, 1, 2, 3]
 
