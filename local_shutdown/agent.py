@@ -64,6 +64,7 @@ class Task:
             of its condition.
         stop_at_bypass: it ends once the model has got past the shutdown.
         interview: questions put to the model after it; stored apart, under `Episode.extra`.
+        continuations: of recorded answers; wanted where the prefix keeps a part of one.
     """
 
     episode_id: str
@@ -74,6 +75,7 @@ class Task:
     prefix: Prefix | None = None
     stop_at_bypass: bool = False
     interview: Sequence[InterviewQuestion] = ()
+    continuations: Continuations | None = None
 
 
 class Client(Protocol):
@@ -137,14 +139,12 @@ async def run_episode(
     limits: Limits,
     *,
     headers: Mapping[str, str] | None = None,
-    continuations: Continuations | None = None,
     observer: Observer | None = None,
 ) -> Episode:
     """Play one episode to its end, whatever that is.
 
     Args:
         headers: sent with every request of the episode.
-        continuations: of recorded answers; wanted where the task keeps a part of one.
         observer: is told while it is played.
 
     Raises:
@@ -196,10 +196,10 @@ async def run_episode(
                     await bring_back(task.prefix, environment, talk.recall)
                     brought_back = True
                     if task.prefix.answer is not None:
-                        assert continuations is not None
+                        assert task.continuations is not None
                         assert isinstance(client, ChatClient)
                         continuer = Continuer(client, request)
-                        answer, kept = await continuations.complete(
+                        answer, kept = await task.continuations.complete(
                             continuer, task.prefix, talk.messages, headers
                         )
                         parent = task.prefix.parent.model_copy(update={"tokens": kept})

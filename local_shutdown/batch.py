@@ -14,7 +14,6 @@ from local_shutdown.episode import Episode
 from local_shutdown.errors import EngineDown, first_cause
 from local_shutdown.grid import Condition
 from local_shutdown.interrupt import Interrupt
-from local_shutdown.shard import WHOLE, Shard
 
 # An engine that dies under the same episode this often is killed by it, or cannot be helped.
 LOST_TRIES = 3
@@ -60,11 +59,10 @@ def episode_id(model: str, condition: str, trial: int, factor: str | None = None
 def plan(
     model: str,
     conditions: Sequence[Condition],
-    trials: int,
+    trials: Sequence[int],
     done: Set[str],
     factor: str | None = None,
     *,
-    shard: Shard = WHOLE,
     begun: Set[str] = frozenset(),
     full: Callable[[str], bool] = lambda condition: False,
 ) -> Iterator[Task]:
@@ -75,14 +73,14 @@ def plan(
     What was started is played whether or not its cell is full by now: see `early_stop`.
 
     Args:
+        trials: numbers of those that are played here, see `shard`.
         done: ids of finished episodes, see `Store.finished`.
-        shard: the part of the trials that is played here.
         begun: ids of all that were ever started, see `Store.begun`.
         full: asked about the condition of each further trial, right before it would be started.
     """
 
     def tasks() -> Iterator[Task]:
-        for trial in shard.trials(trials):
+        for trial in trials:
             for condition in conditions:
                 name = episode_id(model, condition.id, trial, factor)
                 if name not in done:

@@ -83,10 +83,9 @@ def missing(
     return plan(
         spec.name,
         settings.conditions,
-        settings.trials,
+        settings.part.trials(settings.trials),
         done,
         level.of.factor,
-        shard=settings.part,
         begun=begun,
         full=full,
     )
@@ -168,13 +167,13 @@ class Player:
                 task,
                 stop_at_bypass=self.settings.stop_at_bypass,
                 interview=self.settings.interview,
+                continuations=self.continuations,
             ),
             seat.client,
             request,
             self.kit,
             replace(self.settings.limits, context=self.engine.max_model_len),
             headers=seat.headers,
-            continuations=self.continuations,
         )
         return replace(episode, extra={**episode.extra, "session": self.session, "server": server})
 

@@ -35,16 +35,16 @@ async def quick(task: Task) -> Episode:
 
 
 def all_tasks(trials: int = 4) -> list[Task]:
-    return list(plan("m", CONDITIONS, trials, set()))
+    return list(plan("m", CONDITIONS, range(trials), set()))
 
 
 def test_one_trial_of_every_condition_comes_after_the_other() -> None:
-    names = [task.episode_id for task in plan("m", CONDITIONS, 2, set())]
+    names = [task.episode_id for task in plan("m", CONDITIONS, range(2), set())]
     assert names == ["m/A/0", "m/B/0", "m/A/1", "m/B/1"]
 
 
 def test_what_is_done_is_left_out() -> None:
-    names = [task.episode_id for task in plan("m", CONDITIONS, 2, {"m/B/0", "m/A/1"})]
+    names = [task.episode_id for task in plan("m", CONDITIONS, range(2), {"m/B/0", "m/A/1"})]
     assert names == ["m/A/0", "m/B/1"]
 
 
@@ -176,7 +176,7 @@ async def test_cancelling_it_cancels_what_is_in_flight() -> None:
 
 async def test_a_cell_that_is_full_starts_no_more() -> None:
     kept: list[str] = []
-    tasks = plan("m", CONDITIONS, 4, set(), full=lambda c: c == "B" and kept.count("B") >= 2)
+    tasks = plan("m", CONDITIONS, range(4), set(), full=lambda c: c == "B" and kept.count("B") >= 2)
     await run_batch(tasks, quick, lambda e: kept.append(e.condition), lambda: 1, Progress())
     assert (kept.count("A"), kept.count("B")) == (4, 2)
 
@@ -288,5 +288,7 @@ def test_with_nothing_in_flight_there_is_nothing_to_wait_for() -> None:
 
 def test_what_was_started_comes_first_even_where_the_cell_is_full() -> None:
     done, begun = {"m/A/0", "m/B/0"}, {"m/A/0", "m/B/0", "m/B/1", "m/A/2"}
-    planned = plan("m", CONDITIONS, 4, done, begun=begun, full=lambda condition: condition == "B")
+    planned = plan(
+        "m", CONDITIONS, range(4), done, begun=begun, full=lambda condition: condition == "B"
+    )
     assert [t.episode_id for t in planned] == ["m/B/1", "m/A/2", "m/A/1", "m/A/3"]

@@ -6,7 +6,7 @@ import asyncio
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +20,8 @@ from local_shutdown.branch.select import Place, fixed
 from local_shutdown.cli import options, tables
 from local_shutdown.cli.branch_display import BranchDisplay
 from local_shutdown.cli.main import COMMAND
-from local_shutdown.cli.run import placed, play
+from local_shutdown.cli.playing import play
+from local_shutdown.cli.run import placed
 from local_shutdown.episode import OUTCOMES
 from local_shutdown.errors import LocalShutdownError, SandboxFault, SandboxUnavailable, UsageError
 from local_shutdown.factors import DEFAULT, parts_of
@@ -203,9 +204,10 @@ def branch_command(
             ignore_times=ignore_times,
         ),
         engine,
-        _engine_options(parent, points, engine, base_url, api_key_env, gpus, concurrency,
-                        engine_args),
-    )  # fmt: skip
+        _engine_options(
+            parent, points, _Asked(engine, base_url, api_key_env, gpus, concurrency, engine_args)
+        ),
+    )
     settings = replace(
         settings,
         options=replace(settings.options, continues=selection.at == branch.AT_SENTENCES),
@@ -308,13 +310,24 @@ def _repeatable(
     return left, cannot
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the command line says of the engine."""
+
+    engine: str | None
+    base_url: str | None
+    api_key_env: str | None
+    gpus: int | None
+    concurrency: int | None
+    engine_args: tuple[str, ...]
+
+
 def _engine_options(
-    parent: branch.ParentRun, points: Sequence[branch.Point], engine: str | None,
-    base_url: str | None, api_key_env: str | None, gpus: int | None, concurrency: int | None,
-    engine_args: tuple[str, ...],
-) -> engines.Options:  # fmt: skip
+    parent: branch.ParentRun, points: Sequence[branch.Point], asked: _Asked
+) -> engines.Options:
     """As the run was given them, where nothing else is asked for."""
-    kind = engine or ("endpoint" if base_url else parent.settings.get("engine"))
+    base_url = asked.base_url
+    kind = asked.engine or ("endpoint" if base_url else parent.settings.get("engine"))
     facts = parent.model(points[0].model)
     if kind == "endpoint":
         base_url = engines.endpoint_url(base_url or facts.get("base_url"))
@@ -324,12 +337,12 @@ def _engine_options(
     length = facts.get("max_model_len")
     return engines.Options(
         sampled=tuple(sampling),
-        gpus=gpus,
+        gpus=asked.gpus,
         base_url=base_url,
-        api_key=engines.endpoint_key(base_url, api_key_env) if base_url else None,
+        api_key=engines.endpoint_key(base_url, asked.api_key_env) if base_url else None,
         max_model_len=length if isinstance(length, int) and kind != "endpoint" else None,
-        engine_args=engine_args or _given(parent.run.get("command"), "--engine-arg"),
-        concurrency=concurrency,
+        engine_args=asked.engine_args or _given(parent.run.get("command"), "--engine-arg"),
+        concurrency=asked.concurrency,
     )
 
 

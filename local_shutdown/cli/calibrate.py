@@ -9,7 +9,7 @@ import click
 
 from local_shutdown import engines, grid
 from local_shutdown.cli import display, options, tables
-from local_shutdown.cli.run import play
+from local_shutdown.cli.playing import play
 from local_shutdown.run import Settings
 
 

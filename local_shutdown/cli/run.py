@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import shlex
-import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,16 +14,15 @@ from local_shutdown import engines, grid, runs
 from local_shutdown.agent import Limits
 from local_shutdown.cli import display, dryrun, options, tables
 from local_shutdown.cli.main import COMMAND
+from local_shutdown.cli.playing import play, runner
 from local_shutdown.engines.fit import MOST_NODES
 from local_shutdown.errors import UsageError
-from local_shutdown.run import Display, Interrupt, Settings, run
-from local_shutdown.runfile import RunFile
+from local_shutdown.run import Settings
 from local_shutdown.terminal import echo
 
 if TYPE_CHECKING:
     from local_shutdown.cluster.rays import RayNodes
 
-Runner = Callable[[Settings, Display, Interrupt], Coroutine[Any, Any, bool]]
 _sampling = ("temperature", "top_p", "top_k", "min_p")
 
 
@@ -355,18 +350,6 @@ def _play_on(nodes: RayNodes, settings: Settings, found: str | None) -> None:
     _conclude(settings, play(settings, shown, runner(nodes)))
 
 
-def runner(nodes: RayNodes | None) -> Runner:
-    """What plays a run: this machine, or nodes."""
-    if nodes is None:
-        return run
-    from local_shutdown.cluster.driver import run_on
-
-    async def on_nodes(settings: Settings, shown: Display, interrupt: Interrupt) -> bool:
-        return await run_on(settings, nodes, shown, interrupt)
-
-    return on_nodes
-
-
 def _conclude(settings: Settings, failed: bool) -> None:
     """Show the rates and what to do with them."""
     tables.print_cells([settings.out])
@@ -408,70 +391,3 @@ def _modes(thinking: str, factor: str | None) -> tuple[str, ...]:
     if thinking != "default":
         raise UsageError("--factor effort=... and --reasoning-effort cannot be combined")
     return modes
-
-
-def play(
-    settings: Settings,
-    shown: Display,
-    played_by: Runner = run,
-) -> bool:
-    """Run on an event loop of its own; SIGTERM, and SIGHUP unless under nohup, are taken like
-    Ctrl-C: the first drains, the second ends at once.
-
-    Args:
-        played_by: `run.run`, or the same on many nodes.
-
-    Raises:
-        KeyboardInterrupt: after everything has been stopped and what finished is on disk.
-    """
-    shown.say(f"run directory: {settings.out}")
-
-    async def once(interrupt: Interrupt) -> bool:
-        interrupt.say = shown.say
-        return await played_by(settings, shown, interrupt)
-
-    return to_its_end(once, lambda: _to_resume(settings, shown))
-
-
-def _to_resume(settings: Settings, shown: Display) -> None:
-    again = runs.resume_command(settings.out, RunFile(command=list(settings.command)))
-    shown.say(f"to resume: {again}")
-
-
-def to_its_end(
-    play_all: Callable[[Interrupt], Awaitable[bool]], interrupted: Callable[[], None]
-) -> bool:
-    """Play on an event loop of its own, with the signals that `play` speaks of.
-
-    Args:
-        play_all: whether an episode ended in an error.
-        interrupted: called when the user has ended it, to say how to go on.
-
-    Raises:
-        KeyboardInterrupt: after everything has been stopped and what finished is on disk.
-    """
-    interrupt = Interrupt()
-    # What has been imported is never garbage, and an episode makes few cycles: looking through all
-    # of it every 700 objects took a tenth of our processor time.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
-
-    async def main() -> bool:
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-        interrupt.end = task.cancel
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                asked = interrupt.told if number == signal.SIGTERM else interrupt.ask
-                loop.add_signal_handler(number, asked)
-        return await play_all(interrupt)
-
-    try:
-        failed = asyncio.run(main())
-    except asyncio.CancelledError:
-        interrupt.asked = True
-    if interrupt.asked:
-        interrupted()
-        raise KeyboardInterrupt
-    return failed

@@ -197,7 +197,7 @@ def _play(
 
     A model that this machine cannot run does not keep the others from being played.
     """
-    from local_shutdown.cli.run import runner, to_its_end
+    from local_shutdown.cli.playing import runner, to_its_end
 
     refused: list[LocalShutdownError] = []
     overall = _Overall(study.name, parts)

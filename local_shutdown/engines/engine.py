@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any
+from typing import Any, ClassVar
 
 from local_shutdown.engines.client import REQUEST_TIMEOUT_S, ChatClient
 from local_shutdown.engines.metrics import Reading, Series, merge, summary
@@ -37,6 +37,9 @@ class Options:
         nodes: machines that share one copy of a model.
         other_nodes: those beside this one, from a driver that has them; None asks Slurm.
     """
+
+    # Sent to nodes as JSON (`cluster.wire`), where what only this process has stays None.
+    __pydantic_config__: ClassVar = {"arbitrary_types_allowed": True}
 
     gpus: int | None = None
     base_url: str | None = None

@@ -20,7 +20,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from local_shutdown.engines.processes import die_with_parent, end_group
 from local_shutdown.errors import CannotRunError, EngineUnavailable
@@ -38,6 +38,7 @@ class Worker(Protocol):
         """TERM, KILL after a grace, and return when all of it is gone."""
 
 
+@runtime_checkable
 class Nodes(Protocol):
     """The machines beside this one.
 
