@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +26,11 @@ START_TIMEOUT_S = 120.0
 # A node whose worker dies so often within an hour is not asked again.
 TRIES = 3
 TRIES_WITHIN_S = 3600.0
+CONNECT_TIMEOUT_S = 5.0
+START = (
+    "`ray start --head` on one machine, `ray start --address=HOST:6379` on the others; "
+    "docs/cluster.md says more"
+)
 INSTALL = "pip install 'local-shutdown[ray]'"
 
 
@@ -59,6 +65,8 @@ def connect(address: str) -> RayNodes:
             "run this command on a node of the cluster: the driver is one of its processes",
         )
     ray = ray_module()
+    if address != "auto":
+        _require_listener(address)
     try:
         ray.init(
             address=address,
@@ -69,12 +77,24 @@ def connect(address: str) -> RayNodes:
         )
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as failed:
         first = str(failed).strip().splitlines()[0] if str(failed).strip() else repr(failed)
-        raise CannotRunError(
-            f"--ray {address}: no cluster answers: {first}",
-            "`ray start --head` on one machine, `ray start --address=HOST:6379` on the others; "
-            "docs/cluster.md says more",
-        ) from None
+        raise CannotRunError(f"--ray {address}: no cluster answers: {first}", START) from None
     return RayNodes(ray)
+
+
+def _require_listener(address: str) -> None:
+    """Ray itself goes on trying for half a minute, and writes to the terminal meanwhile.
+
+    Raises:
+        UsageError: not HOST:PORT.
+        CannotRunError: nothing listens there.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise UsageError(f"--ray {address}: give `auto` or HOST:PORT", "e.g. 10.0.0.1:6379")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
+    except (OSError, OverflowError) as failed:
+        raise CannotRunError(f"--ray {address}: no cluster answers: {failed}", START) from None
 
 
 class RayNodes:
