@@ -8,6 +8,7 @@ itself (after it, with its session) and the sessions of run.json (counts, at the
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,7 @@ from local_shutdown.runs import planned_ids
 from local_shutdown.store import STARTED, finished_ids, read_started
 
 MOST_PLANNED = 5_000_000
+_SHARD = re.compile(r"\d{1,6}/\d{1,6}")
 _Sitting = tuple[str, str | None, int]  # model, factor, session
 
 
@@ -137,8 +139,12 @@ class Ledger:
 
     def _server(self, name: str, row: Row) -> None:
         known = self.run.get("server_starts")
-        endpoint = f"{row.session}.endpoint"
-        if row.server == endpoint or (isinstance(known, Mapping) and row.server in known):
+        # Of a shard, its number is in front.
+        shard, _, name = (row.server or "").rpartition(":")
+        ours = not shard or _SHARD.fullmatch(shard)
+        if (ours and name == f"{row.session}.endpoint") or (
+            isinstance(known, Mapping) and row.server in known
+        ):
             return
         self.wrong_lines.append(
             f"{name} was answered by {row.server}, which run.json does not know"

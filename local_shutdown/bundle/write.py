@@ -182,6 +182,12 @@ class _Bundle:
         target.mkdir(parents=True)
         with _unchanging(directory):
             run = read_run(directory)
+            if (run.get("settings") or {}).get("branch"):
+                raise UsageError(
+                    f"{directory}: played on from episodes of another run, which `verify` cannot "
+                    "check yet",
+                    "bundle the run that it branches from",
+                )
             models = redact.renamed(run)
             known = _own_keys(run)
             for name in (EPISODES, STARTED, AGGREGATES):

@@ -67,7 +67,9 @@ def machine(
             option = next(p for p in context.command.params if p.name == name).opts[0]
             raise UsageError(
                 f"{option} cannot be combined with a study: {path} says what is played",
-                "write it there; in a study that has begun it is then listed as a deviation",
+                "a study is played on several machines with --ray"
+                if name in ("shard", "nodes")
+                else "write it there; in a study that has begun it is then listed as a deviation",
             )
     said = context.params
     if engine == "auto" and base_url is None:

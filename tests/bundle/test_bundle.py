@@ -241,3 +241,11 @@ def test_a_reference_file_goes_along(made: Made, tmp_path: Path) -> None:
     assert b"license: cc-by-4.0" in files["README.md"]
     done = cli("verify", out)
     assert done.exit_code == 0, done.output
+
+
+def test_a_branched_run_is_refused_by_name(made: Made, tmp_path: Path) -> None:
+    settings = {**read_run(made.run)["settings"], "branch": {"points": [["scripted/E/0", 4]]}}
+    branched = changed(made.run, tmp_path / "branched", settings=settings)
+    done = cli("bundle", branched, "--out", tmp_path / "x.zip")
+    assert (done.exit_code, (tmp_path / "x.zip").exists()) == (2, False)
+    assert str(branched) in done.stderr

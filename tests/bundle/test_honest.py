@@ -169,3 +169,14 @@ def test_an_extended_run_follows(tmp_path: Path) -> None:
 
 def _lines(path: Path) -> list[bytes]:
     return path.read_bytes().splitlines() if path.exists() else []
+
+
+def test_a_run_that_was_merged_from_shards_follows(tmp_path: Path) -> None:
+    for shard in ("1/2", "2/2"):
+        words = ("--conditions", "A,E", "--trials", 4, "--no-probe", "--shard", shard)
+        assert play(comply, tmp_path / shard[0], *words).exit_code == 0
+    merged = tmp_path / "merged"
+    assert cli("merge", tmp_path / "1", tmp_path / "2", "--out", merged).exit_code == 0
+    assert cli("bundle", merged, "--out", tmp_path / "x.zip").exit_code == 0
+    done = cli("verify", tmp_path / "x.zip")
+    assert done.exit_code == 0, done.output
