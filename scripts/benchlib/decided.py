@@ -131,27 +131,23 @@ def _one(
     used = {condition: 0 for c in contrasts for condition in (c.a, c.b)}
     reached = [0] * len(contrasts)
 
-    def holm() -> None:
-        while still := [i for i in range(len(contrasts)) if i not in decided]:
-            bound = np.log(len(still) / ALPHA)
-            news = False
-            for i in still:
-                if reached[i] == 0:
-                    continue
-                for verdict in (0, 1):
-                    path = seen[i][verdict][: reached[i]]
-                    if i not in decided and path[-1] > bound:
-                        decided[i] = (verdict, int(np.argmax(path > bound)))
-                        news = True
-            if not news:
-                return
+    bound = np.log(len(contrasts) / ALPHA)
+
+    def look() -> None:
+        for i in range(len(contrasts)):
+            if i in decided or reached[i] == 0:
+                continue
+            for verdict in (0, 1):
+                path = seen[i][verdict][: reached[i]]
+                if i not in decided and path[-1] > bound:
+                    decided[i] = (verdict, int(np.argmax(path > bound)))
 
     def advance(conditions: set[str]) -> None:
         for condition in conditions:
             used[condition] += 1
         for i, c in enumerate(contrasts):
             reached[i] = max(reached[i], min(used[c.a], used[c.b]))
-        holm()
+        look()
 
     def open_ones(i: int | None = None) -> set[str]:
         which = range(len(contrasts)) if i is None else [i]

@@ -19,8 +19,8 @@ from local_shutdown.analysis.decided import (
     Evidence,
     Record,
     expected_looks,
-    step_down,
     stronger,
+    verdict_of,
 )
 from local_shutdown.analysis.stop_rule import StopRule
 from local_shutdown.early_stop import EarlyStop
@@ -93,16 +93,26 @@ def test_rates_of_0_are_within_5_points_where_the_script_tuned_it() -> None:
     assert expected_looks({"A": 0.5, "B": 0.5}, contrast, 0.05, 0.05 / 8, 1000) is None
 
 
-def test_a_level_grows_as_contrasts_are_decided() -> None:
-    def seen(look: int, p: float) -> Evidence:
-        return Evidence(differs=Record(((look, p), (look + 50, p / 10))))
+def test_what_one_contrast_came_to_lowers_no_bar_for_another() -> None:
+    """Else what is wrong in any of them is wrong too often, see the module's text."""
+    outcomes = drawn(3)
+    rule = DecidedRule(0.1)
+    count = len(rule.among(outcomes))
+    assert count > 4
+    found = filled(outcomes, rule, in_order(outcomes)).decisions()
+    assert any(d.verdict for d in found)
+    assert {d.level for d in found} == {0.05 / count}
+    several = DecidedRule(0.1, levels=3)
+    shared = filled(outcomes, several, in_order(outcomes)).decisions()
+    assert {d.level for d in shared} == {0.05 / 3 / count}
 
-    clear, close, none = seen(10, 0.001), Evidence(differs=Record(((20, 0.02),))), Evidence()
-    assert [v for v, _, _ in step_down([clear, close], 0.05)] == ["differs", "differs"]
-    # .02 is above .05 / 3 and, once one of the three is decided, below .05 / 2
-    found = step_down([clear, close, none], 0.05)
-    assert found == [("differs", 10, 0.05 / 3), ("differs", 20, 0.025), (None, 0, 0.05)]
-    assert step_down([close, none, none], 0.05)[0][0] is None
+
+def test_a_verdict_is_that_of_the_first_look_below_the_level() -> None:
+    seen = Evidence(differs=Record(((20, 0.02), (70, 0.002))))
+    assert verdict_of(seen, 0.05) == ("differs", 20)
+    assert verdict_of(seen, 0.01) == ("differs", 70)
+    assert verdict_of(seen, 0.001) == (None, 0)
+    assert verdict_of(Evidence(within=Record(((30, 0.001),))), 0.01) == ("within", 30)
 
 
 def test_what_was_broken_off_speaks_against_every_verdict() -> None:
