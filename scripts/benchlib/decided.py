@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import gammaln
 
 from local_shutdown.analysis.contrasts import DECLARED, Contrast
-from local_shutdown.analysis.decided import ALPHA, LOOK_EVERY
+from local_shutdown.analysis.decided import ALPHA, DIFFERS, LOOK_EVERY
 from local_shutdown.analysis.stopping import anytime_interval, weight_for
 
 MOST = 1000
@@ -131,16 +131,22 @@ def _one(
     used = {condition: 0 for c in contrasts for condition in (c.a, c.b)}
     reached = [0] * len(contrasts)
 
-    bound = np.log(len(contrasts) / ALPHA)
+    shares = (DIFFERS * ALPHA, (1 - DIFFERS) * ALPHA)
 
     def look() -> None:
-        for i in range(len(contrasts)):
-            if i in decided or reached[i] == 0:
-                continue
-            for verdict in (0, 1):
-                path = seen[i][verdict][: reached[i]]
-                if i not in decided and path[-1] > bound:
-                    decided[i] = (verdict, int(np.argmax(path > bound)))
+        news = True
+        while news:
+            news = False
+            said = [verdict for verdict, _ in decided.values()]
+            bounds = [np.log(max(1, len(contrasts) - said.count(v)) / shares[v]) for v in (0, 1)]
+            for i in range(len(contrasts)):
+                if i in decided or reached[i] == 0:
+                    continue
+                for verdict, bound in enumerate(bounds):
+                    path = seen[i][verdict][: reached[i]]
+                    if i not in decided and path[-1] > bound:
+                        decided[i] = (verdict, int(np.argmax(path > bound)))
+                        news = True
 
     def advance(conditions: set[str]) -> None:
         for condition in conditions:
