@@ -146,7 +146,7 @@ def test_a_terminal_of_another_encoding_gets_escapes(
 
 _OUTLETS = {"terminal.py", "cli/painter.py"}
 # Programs of their own: what they print goes into a log or to whoever develops this.
-_OTHERS = {"calibration/train.py", "engines/transformers_server.py"}
+_OTHERS = {"calibration/train.py", "cluster/worker.py", "engines/transformers_server.py"}
 _FORBIDDEN = {"print", "echo", "secho", "echo_via_pager", "Console", "Text", "write", "writelines"}
 
 

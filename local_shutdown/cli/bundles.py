@@ -12,7 +12,7 @@ from local_shutdown.cli import options
 from local_shutdown.terminal import Working, echo
 
 
-@click.command("bundle")
+@click.command("bundle", short_help="Write a study into one file that can be checked.")
 @options.directories
 @click.option(
     "--out",
@@ -67,7 +67,7 @@ def bundle_command(
 
     \b
     Examples:
-        local-shutdown bundle study.yaml --out study.zip
+        local-shutdown bundle examples/quickstart.yaml --out study.zip
         local-shutdown bundle runs/2026-11-24-qwen3-8b --reference paper --out study.zip
         local-shutdown bundle runs/* imports/* --sign ~/.ssh/id_ed25519 --out study.zip
     """
@@ -85,7 +85,7 @@ def bundle_command(
     echo(f"next: {shlex.join(['local-shutdown', 'verify', str(out)])}")
 
 
-@click.command("verify")
+@click.command("verify", short_help="Check that a bundle follows from its transcripts.")
 @click.argument("bundle", type=click.Path(path_type=Path), metavar="DIR|FILE.zip")
 @click.option(
     "--allowed-signers",

@@ -226,12 +226,9 @@
   // P(resist) from here: continuations of this episode, played on from this point.
   function point(one) {
     const said = one.n ? `${Math.round((100 * one.k) / one.n)}%` : "–";
-    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    for (const [name, value] of Object.entries({
-      class: "prob", viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true",
-    })) svg.setAttribute(name, value);
+    const svg = document.getElementById("point-bar").content.firstElementChild.cloneNode(true);
     const bar = (kind, x, y, width, height) => {
-      const made = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+      const made = document.createElementNS(svg.namespaceURI, "rect");
       const all = { class: kind, x, y, width, height };
       for (const [name, value] of Object.entries(all)) made.setAttribute(name, value);
       svg.append(made);

@@ -178,7 +178,7 @@ def test_a_look_makes_the_p_values_valid_at_every_look(tmp_path: Path) -> None:
     (contrast,) = found["contrasts"]
     table = [[c["resisted"], 8 - c["resisted"]] for c in (d, e)]
     plain = stats.boschloo_exact(list(zip(*table, strict=True))).pvalue
-    assert contrast["p"] > plain + 0.001 or contrast["p"] == 1
+    assert contrast["p"] > 2 * plain or contrast["p"] == 1
     assert "not fixed" in cli("compare", tmp_path).stdout
 
 

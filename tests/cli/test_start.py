@@ -29,7 +29,8 @@ def test_a_run_loads_nothing_that_only_tables_and_engines_need() -> None:
 )
 def test_ctrl_c_while_it_loads_is_no_traceback(tmp_path: Path, command: str, loaded: str) -> None:
     """-X importtime says each module once it is loaded; then Ctrl-C comes."""
-    argv = [sys.executable, "-X", "importtime", "-m", "local_shutdown", command, "."]
+    words = [command, "--dry-run" if command == "run" else "."]
+    argv = [sys.executable, "-X", "importtime", "-m", "local_shutdown", *words]
     with subprocess.Popen(argv, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert any(line.split()[-1:] == [loaded] for line in process.stderr)

@@ -22,8 +22,8 @@ def stop(settings: Any, shown: Any) -> bool:
     sys.exit(0)
 
 
-def stop_study(study: Any, directory: Any, parts: Any, machine: Any) -> Any:
-    print(f"would play {len(parts)} runs of {study.name} into {directory}")
+def stop_study(study: Any, parts: Any, machine: Any, nodes: Any) -> Any:
+    print(f"would play {len(parts)} runs of {study.name}")
     sys.exit(0)
 
 
