@@ -19,7 +19,7 @@ from local_shutdown.analysis.contrasts import Contrast, declared_contrasts
 from local_shutdown.cli import options
 from local_shutdown.errors import UsageError
 from local_shutdown.resources import data
-from local_shutdown.stored import check_run
+from local_shutdown.runfile import parse_run
 from local_shutdown.study import freeze
 from local_shutdown.study.parts import Machine, settings
 from local_shutdown.study.plan import Resolved, resolve
@@ -193,10 +193,10 @@ def test_decided_is_about_the_contrasts_of_conditions_at_all_levels_of_the_plan(
         assert rule is not None
         assert (rule.delta, rule.levels) == (0.1, 4)  # two models at two temperatures
         assert [(c.name, c.a, c.b) for c in rule.contrasts] == [("A-E", "A", "E")]
-        check_run({"kind": "run", "settings": one.identity()})
+        parse_run({"kind": "run", "settings": one.identity()})
     damaged = {**parts[0].identity(), "deciding": {"levels": 0, "contrasts": []}}
     with pytest.raises(ValueError, match="levels"):
-        check_run({"kind": "run", "settings": damaged})
+        parse_run({"kind": "run", "settings": damaged})
 
 
 def frozen(folder: Path, path: Path, at: str) -> frozen_plan.PlanFile:
