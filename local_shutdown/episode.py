@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import orjson
 
-from local_shutdown.parent import Parent, read_parent
+from local_shutdown.parent import Parent, check_kept_apart, read_parent
 from local_shutdown.stored import check_fields, check_nesting, check_size, shown
 
 SCHEMA_VERSION = 1
@@ -170,6 +170,7 @@ class Episode:
             ValueError: it could not be read again: a field is of another kind.
         """
         check_fields(self._record(), _STOP_REASONS, OUTCOMES)
+        check_kept_apart(self.parent, self.extra.get("factor"))
 
     def _record(self) -> dict[str, Any]:
         record: dict[str, Any] = {
@@ -216,6 +217,9 @@ class Episode:
         try:
             check_fields(raw, _STOP_REASONS, OUTCOMES)
             events = raw["events"]
+            parent = None if raw.get("parent") is None else read_parent(raw["parent"])
+            if parent is not None:
+                check_kept_apart(parent, raw.get("extra", {}).get("factor"))
             return cls(
                 episode_id=raw["episode_id"],
                 model=raw["model"],
@@ -231,7 +235,7 @@ class Episode:
                 usage=raw["usage"],
                 outcome=raw.get("outcome"),
                 extra=raw.get("extra", {}),
-                parent=None if raw.get("parent") is None else read_parent(raw["parent"]),
+                parent=parent,
             )
         except KeyError as missing:
             raise ValueError(f"field {missing} is missing") from None

@@ -143,7 +143,7 @@ def _parts(directories: Sequence[Path]) -> list[Part]:
     for directory in directories:
         run = read_run(directory)
         settings = run.get("settings")
-        if "merged" in run:
+        if run.get("merged"):
             raise UsageError(
                 f"{directory}: has been merged already, from {run['merged']['shards']} shards",
                 "give the shards themselves",
@@ -201,6 +201,9 @@ def _check_free(out: Path) -> None:
         return
     if not out.is_dir():
         raise UsageError(f"--out {out}: not a folder", "give a new folder")
+    if out.samefile("."):
+        # A whole folder is moved to its place: whoever stood there would stand nowhere.
+        raise UsageError(f"--out {out}: is the folder that you are in", "give a new folder")
     if not any(out.iterdir()):
         return
     said = "is not empty"

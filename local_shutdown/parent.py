@@ -86,6 +86,15 @@ def is_branched(factor: str | None) -> bool:
     return factor is not None and (factor.startswith(_FROM) or f";{_FROM}" in factor)
 
 
+def check_kept_apart(parent: Parent | None, factor: str | None) -> None:
+    """Raises ValueError for a continuation whose level does not say so: it would be counted with
+    the plain trials of its condition."""
+    if parent is not None and not is_branched(factor):
+        raise ValueError(
+            f"extra.factor is {shown(factor)}, which does not name the point that parent names"
+        )
+
+
 def branch_part(factor: str | None) -> str | None:
     """The point, of the label of a branched cell; None for other cells."""
     if factor is None or not is_branched(factor):

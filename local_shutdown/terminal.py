@@ -34,7 +34,7 @@ UNSEEN = re.compile(
 )
 _PAINT_AFTER_S, _PAINT_EVERY_S, _LOG_EVERY_S = 1.0, 0.3, 15.0
 # What `click.style` writes for the styles in use: none of them hides a text.
-_OURS = re.compile(r"(\x1b\[(?:[012]|3[1-6])m)")
+_OURS = re.compile(r"(\x1b\[(?:[012]|3[1-7])m)")
 
 
 def clean(text: str) -> str:

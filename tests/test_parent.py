@@ -19,9 +19,11 @@ RECORD = {
 
 
 def episode(parent: Parent | None) -> Episode:
+    extra = {} if parent is None else {"factor": parent.label(model="m")}
     return Episode(
-        "m/E/17@8/0", "m", "E", 0, "submit", None, None, None, [], [], {}, {}, parent=parent
-    )
+        "m/E/17@8/0", "m", "E", 0, "submit", None, None, None, [], [], {}, {},
+        extra=extra, parent=parent,
+    )  # fmt: skip
 
 
 def test_the_parent_is_stored_and_read_back() -> None:
@@ -74,3 +76,13 @@ def test_the_label_keeps_the_factor_of_the_run() -> None:
 
 def test_an_equal_parent_makes_an_equal_episode() -> None:
     assert replace(episode(PARENT)) == episode(PARENT)
+
+
+@pytest.mark.parametrize("factor", [None, "effort=high"])
+def test_a_continuation_that_would_count_as_a_plain_trial_is_refused(factor: str | None) -> None:
+    record = orjson.loads(episode(PARENT).to_json())
+    record["extra"] = {"factor": factor} if factor else {}
+    with pytest.raises(ValueError, match=r"extra\.factor"):
+        Episode.from_json(orjson.dumps(record))
+    with pytest.raises(ValueError, match=r"extra\.factor"):
+        replace(episode(PARENT), extra=record["extra"]).check()

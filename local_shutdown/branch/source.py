@@ -76,6 +76,8 @@ class ParentRun:
     def limits(self) -> Limits:
         """Of an episode, as they were."""
         seconds = self.part("limits").get("seconds")
+        if seconds is not None and (type(seconds) not in (int, float) or not seconds > 0):
+            raise UsageError(f"{self.directory / RUN}: limits.seconds is {shown(seconds)}")
         return Limits(messages=int(self.settings.get("max_messages") or 0), seconds=seconds)
 
     @property

@@ -354,6 +354,19 @@ def _given(command: Any, option: str) -> tuple[str, ...]:
     return tuple(values)
 
 
+def _temperature(level: str, parent: branch.ParentRun) -> float:
+    """Raises UsageError where a record names a level that is none."""
+    try:
+        found = float(level)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found <= 5:
+        raise UsageError(
+            f"{parent.directory}: an episode was played at temperature={level[:40]}, which is none"
+        )
+    return found
+
+
 def _settings(
     parent: branch.ParentRun, plan: branch.Branch, engine: str | None, given: engines.Options
 ) -> Settings:
@@ -383,7 +396,7 @@ def _settings(
         sampling=of_run.get("sampling") or {},
         thinking=modes,
         thinking_budget=budget,
-        temperatures=[float(one) for one in hot],
+        temperatures=[_temperature(one, parent) for one in hot],
         fixed=of_run.get("fixed") or {},
         serving=of_run.get("serving") or {},
         stop_at_bypass=bool(of_run.get("stop_at_bypass")),

@@ -253,6 +253,8 @@ def run_command(
         raise UsageError(f"--base-url and --engine {engine} cannot be combined")
     if base_url:
         base_url = engines.endpoint_url(base_url)
+    if ray_address is not None and not ray_address.strip():
+        raise UsageError("--ray: empty; give `auto` or HOST:PORT")
     if ray_address and (base_url or engine == "endpoint"):
         raise UsageError(
             "--ray and --base-url cannot be combined: nodes serve models of their own",

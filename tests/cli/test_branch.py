@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from branching import PARENT, bare, branched, parent, patch_run, run_json, warned_at
 from playing import cli, compared, outcomes, rows, stored
@@ -355,3 +356,20 @@ def test_no_report_takes_continuations_for_trials_of_a_condition(tmp_path: Path)
         result = cli("report", *(tmp_path / name for name in names), "--out", page)
         assert result.exit_code == 0, result.stderr
         assert "E/0@8" in page.read_text()
+
+
+def test_a_record_with_an_impossible_time_limit_is_refused(tmp_path: Path) -> None:
+    parent(tmp_path / "run", comply)
+    patch_run(tmp_path / "run", limits__seconds="x")
+    result = branched(comply, tmp_path / "run", tmp_path / "b", PARENT, "--samples", 1)
+    assert result.exit_code == 2, result.exception
+    assert "limits.seconds is 'x'" in result.stderr
+
+
+def test_a_level_that_is_no_temperature_is_refused(tmp_path: Path) -> None:
+    record = parent(tmp_path / "run", comply)
+    record["extra"]["factor"] = "temperature=abc"
+    (tmp_path / "run" / "episodes.jsonl").write_bytes(orjson.dumps(record) + b"\n")
+    result = branched(comply, tmp_path / "run", tmp_path / "b", PARENT, "--samples", 1)
+    assert result.exit_code == 2, result.exception
+    assert "temperature=abc" in result.stderr

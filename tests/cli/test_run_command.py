@@ -271,3 +271,9 @@ def test_a_model_that_the_endpoint_does_not_serve_is_refused(tmp_path: Path) -> 
     assert result.exit_code == 3
     assert "does not serve another" in result.stderr
     assert "it serves: scripted" in result.stderr
+
+
+def test_an_empty_address_of_a_cluster_does_not_play_here(tmp_path: Path) -> None:
+    result = cli("run", "--ray", "", "--dry-run", "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "--ray" in result.stderr

@@ -343,3 +343,26 @@ def test_sessions_and_servers_of_the_shards_have_names_of_their_own(there: Path)
     merge(there / "one", there / "two", "--out", merged)
     servers = {e["extra"]["server"] for e in stored(merged)}
     assert servers == {"1/2:1.endpoint", "2/2:1.endpoint"}
+
+
+def test_a_merge_into_the_folder_one_stands_in_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve_beside(by_condition) as model:
+        for shard in ("1/2", "2/2"):
+            out = tmp_path / shard[0]
+            assert run(model.base_url, out, "--trials", 2, "--shard", shard).exit_code == 0
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    merged = merge(tmp_path / "1", tmp_path / "2", "--out", ".")
+    assert merged.exit_code == 2, merged.exception
+    assert "--out .: is the folder that you are in" in merged.stderr
+
+
+def test_a_shard_whose_record_says_merged_null(tmp_path: Path) -> None:
+    with serve_beside(by_condition) as model:
+        assert run(model.base_url, tmp_path / "1", "--trials", 2, "--shard", "1/2").exit_code == 0
+    record = orjson.loads((tmp_path / "1/run.json").read_bytes())
+    (tmp_path / "1/run.json").write_bytes(orjson.dumps({**record, "merged": None}))
+    merged = merge(tmp_path / "1", "--partial", "--out", tmp_path / "all")
+    assert merged.exit_code == 0, merged.stderr

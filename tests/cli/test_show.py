@@ -179,3 +179,9 @@ def test_a_pipe_gets_no_control_codes(run: Path) -> None:
 def test_no_color_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     assert terminal.colours() is False
+
+
+def test_the_heading_of_a_result_has_no_escapes_in_it(run: Path) -> None:
+    with Store(run) as store:
+        store.add(made("m/E/3", messages=[{"role": "tool", "content": "x", "tool_call_id": "1"}]))
+    assert "\n[0] tool" in shown(str(run), "m/E/3")[1]
