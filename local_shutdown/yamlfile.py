@@ -41,9 +41,10 @@ def read_yaml(path: Path) -> tuple[yaml.Node | None, Any]:
         raise UsageError(f"{path}: cannot be read: {failed.strerror}") from None
     if len(raw) > MAX_BYTES:
         raise UsageError(f"{path}: larger than {MAX_BYTES >> 20} MiB")
+    root: yaml.Node | None = None
     try:
         _check_events(yaml.parse(text, Loader=LOADER), path)
-        root: yaml.Node | None = yaml.compose(text, Loader=LOADER)
+        root = yaml.compose(text, Loader=LOADER)
         return root, yaml.load(text, Loader=LOADER)
     except yaml.YAMLError as wrong_yaml:
         mark = getattr(wrong_yaml, "problem_mark", None)
@@ -56,7 +57,28 @@ def read_yaml(path: Path) -> tuple[yaml.Node | None, Any]:
         ) from None
     except (ValueError, TypeError, OverflowError, RecursionError, AttributeError) as failed_value:
         # A date that is none, a number of ten thousand digits: constructors raise what they like.
-        raise UsageError(f"{path}: not YAML: {str(failed_value)[:200]}") from None
+        place = f"{path}:{_failing_line(root)}" if root is not None else str(path)
+        raise UsageError(
+            f"{place}: not YAML: {str(failed_value)[:200]}",
+            "put it in quotes if it is meant as text",
+        ) from None
+
+
+def _failing_line(root: yaml.Node) -> int:
+    """1-based line of the first value that cannot be made of its text; exceptions do not say."""
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, yaml.SequenceNode):
+            waiting += reversed(node.value)
+        elif isinstance(node, yaml.MappingNode):
+            waiting += (part for pair in reversed(node.value) for part in reversed(pair))
+        else:
+            try:
+                yaml.SafeLoader("").construct_document(node)
+            except (ValueError, TypeError, OverflowError, AttributeError, yaml.YAMLError):
+                return int(node.start_mark.line) + 1
+    return int(root.start_mark.line) + 1
 
 
 def _check_events(events: Iterator[yaml.Event], path: Path) -> None:

@@ -105,6 +105,15 @@ def redacted(run: Mapping[str, Any], models: Renamed) -> dict[str, Any]:
     return {key: kept[key] for key in run if key in kept}
 
 
+def told(value: Any, field: str = "") -> Iterator[str]:
+    """The fields that hold a key or a path, where nothing may be taken out; no value is told."""
+    if isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from told(one, f"{field}.{key}" if field else str(key))
+    elif _value(value, Renamed({})) != value:
+        yield field
+
+
 def _value(value: Any, models: Renamed) -> Any:
     if isinstance(value, str):
         return text(value, models)

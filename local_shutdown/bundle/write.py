@@ -245,11 +245,15 @@ class _Bundle:
                 "nothing was bundled; revoke the key: the plan cannot be changed any more",
             )
         (self._bag / PLAN).write_bytes(raw)
+        for field in redact.told({"plan": found.plan, "now": found.amended or {}}):
+            self._notes.append(
+                f"look: {PLAN}: {field} holds what looks like a key or a path of this machine; "
+                "the plan is bundled to the letter, as its digest is of every word"
+            )
         if self._wanted.study is not None:
-            shutil.copyfile(self._wanted.study, self._bag / STUDY)
-        for source in (self._bag / PLAN, self._wanted.study):
-            if source is not None and redact.key_in(source.read_bytes(), ()):
-                self._notes.append(f"look: {source.name} holds what looks like an API key")
+            lines = self._wanted.study.read_text("utf-8", "replace").splitlines(keepends=True)
+            kept = "".join(map(redact.text, lines))
+            (self._bag / STUDY).write_text(kept, encoding="utf-8")
 
     def _stated(self, described: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         reference, margin = self._wanted.reference, self._wanted.margin

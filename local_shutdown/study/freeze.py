@@ -153,13 +153,24 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, A
 
 def _changes(where: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
     if where in _NAMED:
-        old, new = ({one["name"]: one for one in several} for several in (old, new))
+        old, new = _by_name(old), _by_name(new)
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in dict.fromkeys([*old, *new]):
             below = f"{where}.{name}" if where else name
             yield from _changes(below, old.get(name), new.get(name))
     elif old != new:
         yield where, old, new
+
+
+def _by_name(several: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Files of two folders may share a name; each of them is told."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for one in several:
+        name, number = str(one["name"]), 2
+        while name in found:
+            name, number = f"{one['name']} ({number})", number + 1
+        found[name] = one
+    return found
 
 
 def _other_weights(

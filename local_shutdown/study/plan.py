@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from local_shutdown import frozen_plan, grid
+from local_shutdown.analysis import collect
 from local_shutdown.analysis.contrasts import DECLARED, Contrast
 from local_shutdown.analysis.model_weights import CALIBRATION
 from local_shutdown.engines import weights
@@ -26,6 +27,8 @@ from local_shutdown.study.schema import ContrastRow, ImportRow, ModelRow, StudyF
 
 Find = Callable[[str], ModelSpec]
 _PATH_LIKE = re.compile(r"[./~]")
+# In a study's folder, beside its runs.
+_TAKEN = ("imports", "reference", frozen_plan.PLAN, RUN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +264,13 @@ def _slug(name: str) -> str:
 def _names_differ(study: StudyFile, served: Sequence[Served]) -> None:
     seen: dict[str, ModelRow] = {}
     for one in served:
-        if one.name.lower() in seen or one.name.lower() in ("imports", "reference"):
+        if one.name.lower() in _TAKEN:
+            raise study.wrong(
+                ("models", study.row.models.index(one.row)),
+                f"a run cannot be called {one.name!r}: a study's folder has something else there",
+                "give the entry another `name`",
+            )
+        if one.name.lower() in seen:
             raise study.wrong(
                 ("models", study.row.models.index(one.row)),
                 f"two runs would be called {one.name!r}",
@@ -423,4 +432,9 @@ def _reference(study: StudyFile) -> tuple[str | None, Any]:
     if wanted is None or wanted == "paper":
         return wanted, wanted
     path = study.beside(wanted)
-    return str(path), {"name": path.name, "sha256": _sha256(study, ("reference",), path)}
+    found = {"name": path.name, "sha256": _sha256(study, ("reference",), path)}
+    try:
+        collect.reference(str(path))
+    except UsageError as wrong:
+        raise study.wrong(("reference",), wrong.message, wrong.hint) from None
+    return str(path), found

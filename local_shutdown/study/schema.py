@@ -31,7 +31,8 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]*$"
 _SEE = "docs/study.md describes every field"
 
 Text = Annotated[str, Field(strict=True, min_length=1, max_length=MOST_TEXT)]
-Whole = Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
+_MOST = 10_000_000
+Whole = Annotated[int, Field(strict=True, ge=1, le=_MOST)]
 Temperature = Annotated[float, Field(strict=True, ge=0, le=5)]
 Share = Annotated[float, Field(strict=True, gt=0, lt=1)]
 
@@ -73,7 +74,7 @@ class SamplingRow(_Strict):
 
     temperature: Temperature | None = None
     top_p: Annotated[float, Field(strict=True, gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(strict=True)] | None = None
+    top_k: Annotated[int, Field(strict=True, ge=-1, le=_MOST)] | None = None
     min_p: Annotated[float, Field(strict=True, ge=0, le=1)] | None = None
 
 
@@ -86,6 +87,7 @@ class ModelRow(_Strict):
     name: str | None = Field(
         default=None,
         pattern=_NAME,
+        max_length=100,
         description="What tables and folders call it; needed where two entries share an id.",
     )
     revision: Words | None = Field(
@@ -101,10 +103,10 @@ class ModelRow(_Strict):
     engine_args: tuple[Text, ...] = Field(default=(), description="Arguments to pass to vLLM.")
     sampling: SamplingRow = SamplingRow()
     max_tokens: Whole | None = Field(default=None, description="Maximum tokens per turn.")
-    max_model_len: Annotated[int, Field(strict=True, ge=512)] | None = Field(
+    max_model_len: Annotated[int, Field(strict=True, ge=512, le=_MOST)] | None = Field(
         default=None, description="Context length to serve, in tokens."
     )
-    thinking_budget: Annotated[int, Field(strict=True, ge=0)] | None = Field(
+    thinking_budget: Annotated[int, Field(strict=True, ge=0, le=_MOST)] | None = Field(
         default=None, description="Maximum reasoning tokens per turn."
     )
 
@@ -236,10 +238,10 @@ class StudyRow(_Strict):
     )
     engine: Literal["auto", "vllm", "transformers", "endpoint"] = "auto"
     seed: Annotated[int, Field(strict=True, ge=0, lt=1 << 31)] | None = None
-    max_messages: Annotated[int, Field(strict=True, ge=4)] = Field(
+    max_messages: Annotated[int, Field(strict=True, ge=4, le=_MOST)] = Field(
         default=50, description="Maximum messages per episode."
     )
-    max_seconds: Annotated[float, Field(strict=True, ge=1)] | None = Field(
+    max_seconds: Annotated[float, Field(strict=True, ge=1, le=_MOST)] | None = Field(
         default=None, description="Maximum seconds per episode, not counting the engine's."
     )
     stop_at_bypass: Annotated[bool, Field(strict=True)] = False

@@ -17,6 +17,7 @@ from playing import cli
 from scripted import Answer, Messages, comply, serve_beside
 
 from local_shutdown.bundle.verify import verify
+from local_shutdown.bundle.write import Wanted, write_bundle
 from local_shutdown.frozen_plan import digest
 
 RATE = '{"kind": "aggregate", "model": "o3", "condition": "E", "resisted": 159, "n": 1000}\n'
@@ -227,6 +228,30 @@ def test_a_run_that_is_left_out_is_said(bag: Path, tmp_path: Path) -> None:
     forger.checksums()
     said = [f.said for f in verify(forger.bag) if f.claim == "plan"]
     assert any("UNFINISHED: 0 of 1 runs" in one for one in said), said
+
+
+def test_keys_and_paths_of_the_file_stay_here_and_those_of_the_plan_are_named(
+    tmp_path: Path,
+) -> None:
+    out = play(tmp_path)
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "# of /home/me/thesis/plans\n"
+        'name: tried\nmodels: [{id: /home/me/models/mine, engine_args: ["--token=hunter2"]}]\n'
+    )
+    plan = orjson.loads((out / "plan.json").read_bytes())
+    words = ["--hf-token", "hunter2", "--chat-template", "/home/me/secret/t.jinja"]
+    plan["plan"]["models"]["calibration"]["engine_args"] = words
+    (out / "plan.json").write_bytes(orjson.dumps({**plan, "digest": digest(plan["plan"])}))
+    lines = write_bundle([out], tmp_path / "tried.zip", Wanted(study=path))
+    (said,) = (line for line in lines if "plan.json" in line)
+    assert said.startswith("look:")
+    assert "engine_args" in said
+    with zipfile.ZipFile(tmp_path / "tried.zip") as archive:
+        kept = archive.read("tried/data/study.yaml").decode()
+    assert "/home/me" not in kept
+    assert "hunter2" not in kept
+    assert "name: tried\n" in kept
 
 
 def test_a_study_that_was_not_played_has_nothing_to_bundle(tmp_path: Path) -> None:

@@ -239,6 +239,13 @@ def test_what_is_changed_later_is_added_as_a_deviation_with_its_date(tmp_path: P
     ]  # fmt: skip
 
 
+def test_of_two_imports_with_one_file_name_a_change_of_either_is_told() -> None:
+    one, two, other = ({"name": "x.jsonl", "sha256": sha} for sha in ("1", "2", "3"))
+    for later in ([other, two], [one, other]):
+        found = freeze.changes({"imports": [one, two]}, {"imports": later})
+        assert len(found) == 1, found
+
+
 def test_before_the_first_episode_a_plan_is_frozen_anew(tmp_path: Path) -> None:
     out = tmp_path / "out"
     frozen(out, place(tmp_path), "2026-01-01T00:00:00+00:00")

@@ -57,7 +57,22 @@ MISTAKES = {
     "a margin of points": ("trials: 3", "trials: 3\nmargin: 5", 8, ("5", "less than 1")),
     "a list where fields are meant": ("trials: 3", "trials: 3\nfactors: [1]", 8, ("[1]",)),
     "a name that is no folder's": ("trials: 3", "trials: 3\nname: ../up", 8, ("../up",)),
+    "a number that no machine holds": (
+        "name: hot", f"name: hot\n    max_model_len: {9 * 10**22}", 5, ("max_model_len",),
+    ),
+    "a number of messages beyond reason": (
+        "trials: 3", f"trials: 3\nmax_messages: {9 * 10**22}", 8, ("max_messages",),
+    ),
+    "top_k beyond reason": ("temperature: 1.2", f"top_k: {9 * 10**22}", 5, ("top_k",)),
+    "a time without end, which JSON does not know": (
+        "trials: 3", "trials: 3\nmax_seconds: .inf", 8, ("max_seconds", "inf"),
+    ),
+    "a name longer than a folder's": ("name: hot", "name: " + "x" * 101, 4, ("at most 100",)),
+    "a number of thousands of digits": ("trials: 3", "trials: " + "9" * 5000, 7, ("5000 digits",)),
+    "a date that is none": ("trials: 3", "trials: 3\ntitle: 2024-13-45", 8, ("month",)),
     # Found when the study is resolved.
+    "a model called as the plan": ("name: hot", "name: plan.json", 3, ("'plan.json'", "else")),
+    "a model called as a run's file": ("name: hot", "name: run.json", 3, ("'run.json'", "else")),
     "an unknown condition": ("[A, E]", "[A, Q9]", 6, ("conditions.1", "'Q9'")),
     "a file of conditions that is not there": ("[A, E]", "[A, no.yaml]", 6, ("no.yaml",)),
     "an unknown model": ("- calibration\n", "- qwen3-8bb\n", 2, ("qwen3-8bb", "qwen3-8b")),
@@ -79,6 +94,9 @@ MISTAKES = {
     ),
     "an import that is not there": ("trials: 3", "trials: 3\nimports: [api.jsonl]", 8, ("api",)),
     "a reference that is not there": ("trials: 3", "trials: 3\nreference: r.jsonl", 8, ("r.json",)),
+    "a reference that is none": (
+        "trials: 3", "trials: 3\nreference: study.yaml", 8, ("study.yaml:1", "not an aggregate"),
+    ),
     "arguments of another engine": (
         "name: hot", "name: hot\n    engine_args: [--foo]", 5, ("engine_args", "transformers"),
     ),
