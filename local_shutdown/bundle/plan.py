@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from local_shutdown import frozen_plan
+from local_shutdown.bundle import redact
 from local_shutdown.bundle.layout import PLAN, REFERENCE, Finding, failed, ok, unknown
 from local_shutdown.errors import UsageError
 from local_shutdown.frozen_plan import Deviation, PlanFile, read_plan
@@ -186,6 +187,7 @@ class _Plan:
             if value not in self._versions(what):
                 yield f"{what} is {value}, planned {self._versions(what)[0]}"
         yield from self._sampling(settings, known[model])
+        yield from self._serving(settings, known[model])
         rules = [self._rule(until) for until in self._versions("until")]
         rule = {key: settings.get(key) for key in rules[0]}
         if rule not in rules:
@@ -193,6 +195,17 @@ class _Plan:
         seed = plan.plan["seed"]
         if seed is not None and run.get("run_seed") != seed_of_run(seed, Path(name).name):
             yield f"its seed is {run.get('run_seed')}, which is not that of seed {seed} of the plan"
+
+    def _serving(self, settings: Mapping[str, Any], planned: Mapping[str, Any]) -> Iterator[str]:
+        serving = settings.get("serving") or {}
+        for name in ("engine_args", "max_model_len"):
+            # As the run has them: without keys and paths, and without what was not asked for.
+            found, wanted = serving.get(name), redact.cleaned(planned.get(name)) or None
+            if found != wanted:
+                yield f"{name} is {found}, planned {wanted}"
+        precision, levels = serving.get("precision"), list(planned.get("precision") or ())
+        if (precision not in levels) if levels else (precision is not None):
+            yield f"precision is {precision}, planned {', '.join(levels) or 'none'}"
 
     def _not_before(self, name: str, run: Mapping[str, Any]) -> Iterator[str]:
         frozen = _moment(self._plan.frozen_at)

@@ -110,8 +110,13 @@ def told(value: Any, field: str = "") -> Iterator[str]:
     if isinstance(value, Mapping):
         for key, one in value.items():
             yield from told(one, f"{field}.{key}" if field else str(key))
-    elif _value(value, Renamed({})) != value:
+    elif cleaned(value) != value:
         yield field
+
+
+def cleaned(value: Any) -> Any:
+    """A JSON value as it stands in a bundled run.json, but for the names of models."""
+    return _value(value, Renamed({}))
 
 
 def _value(value: Any, models: Renamed) -> Any:

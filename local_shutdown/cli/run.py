@@ -262,6 +262,12 @@ def run_command(
         )
     if ray_address and dry_run:
         raise UsageError("--dry-run looks at this machine and cannot be combined with --ray")
+    if ray_address and (shard or nodes > 1):
+        given_too = "--shard" if shard else "--nodes"
+        raise UsageError(
+            f"--ray and {given_too} cannot be combined",
+            "with --ray, the nodes share all trials, and each serves whole models",
+        )
     cluster = None
     if ray_address:
         from local_shutdown.cluster import rays

@@ -28,7 +28,8 @@ from local_shutdown.store import (
     load_run,
     replace_file,
 )
-from local_shutdown.study.plan import Imported, Resolved
+from local_shutdown.study.elsewhere import Imported
+from local_shutdown.study.plan import Resolved
 
 # Parts of the plan whose items have names: a change is told by the name.
 _NAMED = ("contrasts", "imports")

@@ -6,7 +6,6 @@ or the digest of its weights where these are a folder; a condition is the hash o
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from local_shutdown import frozen_plan, grid
-from local_shutdown.analysis import collect
 from local_shutdown.analysis.contrasts import DECLARED, Contrast
 from local_shutdown.analysis.model_weights import CALIBRATION
 from local_shutdown.engines import weights
@@ -22,8 +20,9 @@ from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import UsageError
 from local_shutdown.factors import DEFAULT, number
 from local_shutdown.grid import Condition
-from local_shutdown.store import AGGREGATES, EPISODES, RUN
-from local_shutdown.study.schema import ContrastRow, ImportRow, ModelRow, StudyFile
+from local_shutdown.store import RUN
+from local_shutdown.study.elsewhere import Imported, imported, reference_of
+from local_shutdown.study.schema import ContrastRow, ModelRow, StudyFile
 
 Find = Callable[[str], ModelSpec]
 _PATH_LIKE = re.compile(r"[./~]")
@@ -52,21 +51,6 @@ class Served:
     precision: str | None
     fixed: Mapping[str, str]
     weights: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Imported:
-    """A file or folder of results from elsewhere, by its contents."""
-
-    path: Path
-    row: ImportRow
-    sha256: str
-
-    @property
-    def folder(self) -> str:
-        """Of the import, beside plan.json."""
-        stem = re.sub(r"[^A-Za-z0-9._+-]+", "-", self.path.stem).strip(".-") or "import"
-        return f"imports/{stem[:80]}-{self.sha256[:8]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +112,7 @@ def resolve(study: StudyFile, find: Find) -> Resolved:
     efforts = tuple(dict.fromkeys(row.factors.effort or (DEFAULT,)))
     temperatures = tuple(dict.fromkeys(row.factors.temperature or ()))
     _check_requests(study, served, efforts)
+    _no_keys(study)
     levels = {
         "revision": {one.revision for one in served if one.revision},
         "precision": {one.precision for one in served if one.precision},
@@ -135,8 +120,8 @@ def resolve(study: StudyFile, find: Find) -> Resolved:
         "temperature": {number(t) for t in temperatures},
     }
     contrasts = _contrasts(study, [c.id for c in conditions], levels)
-    imports = [_import(study, number_, one) for number_, one in enumerate(row.imports)]
-    reference, reference_plan = _reference(study)
+    imports = [imported(study, number_, one) for number_, one in enumerate(row.imports)]
+    reference, reference_plan = reference_of(study)
     plan = {
         "name": study.name,
         "title": row.title,
@@ -292,6 +277,18 @@ def _check_requests(study: StudyFile, served: Sequence[Served], efforts: Sequenc
                 ) from None
 
 
+def _no_keys(study: StudyFile) -> None:
+    """The plan is published as it is, and its digest is of every word."""
+    for place, row in enumerate(study.row.models):
+        for word in row.engine_args:
+            if word.partition("=")[0] == "--api-key":
+                raise study.wrong(
+                    ("models", place, "engine_args"),
+                    "--api-key: a plan is published, and a key does not belong into it",
+                    "leave it out: each server gets a key of its own",
+                )
+
+
 def _models(served: Sequence[Served]) -> dict[str, Any]:
     """The models of the plan, by name."""
     found: dict[str, Any] = {}
@@ -392,49 +389,3 @@ def _planned(contrast: Contrast) -> dict[str, Any]:
         "factor": contrast.factor,
         "conditions": list(contrast.conditions),
     }
-
-
-# --- results from elsewhere -----------------------------------------------------------------------
-
-
-def _import(study: StudyFile, place: int, row: ImportRow) -> Imported:
-    path = study.beside(row.path)
-    loc = ("imports", place)
-    if path.is_dir():
-        if not (path / RUN).is_file():
-            raise study.wrong(
-                loc, f"{row.path}: a folder, and not one of `import`", "name the files in it"
-            )
-        digests = {
-            name: _sha256(study, loc, path / name)
-            for name in (EPISODES, AGGREGATES)
-            if (path / name).is_file()
-        }
-        return Imported(path, row, frozen_plan.digest(digests).removeprefix("sha256:"))
-    return Imported(path, row, _sha256(study, loc, path))
-
-
-def _sha256(study: StudyFile, loc: Sequence[int | str], path: Path) -> str:
-    try:
-        if path.exists() and not path.is_file():
-            raise study.wrong(loc, f"{path}: not a regular file", "save the data to a file first")
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as failed:
-        raise study.wrong(
-            loc, f"{path}: {failed.strerror}", "the path is relative to the study's file"
-        ) from None
-
-
-def _reference(study: StudyFile) -> tuple[str | None, Any]:
-    """The reference, and how the plan names it."""
-    wanted = study.row.reference
-    if wanted is None or wanted == "paper":
-        return wanted, wanted
-    path = study.beside(wanted)
-    found = {"name": path.name, "sha256": _sha256(study, ("reference",), path)}
-    try:
-        collect.reference(str(path))
-    except UsageError as wrong:
-        raise study.wrong(("reference",), wrong.message, wrong.hint) from None
-    return str(path), found

@@ -148,6 +148,21 @@ def other_seed(forger: Forger) -> None:
     and_in_the_runs(forger)
 
 
+def other_arguments(forger: Forger) -> None:
+    refrozen(forger, lambda plan: plan["models"]["calibration"].update(engine_args=["--x=1"]))
+    and_in_the_runs(forger)
+
+
+def other_length(forger: Forger) -> None:
+    refrozen(forger, lambda plan: plan["models"]["calibration"].update(max_model_len=4096))
+    and_in_the_runs(forger)
+
+
+def other_precision(forger: Forger) -> None:
+    refrozen(forger, lambda plan: plan["models"]["calibration"].update(precision=["float16"]))
+    and_in_the_runs(forger)
+
+
 def hidden_deviation(forger: Forger) -> None:
     with forger.json("plan.json") as plan:
         plan["deviations"] = []
@@ -196,6 +211,9 @@ FORGED: dict[str, tuple[Callable[[Forger], None], str]] = {
     "more tokens": (more_tokens, "max_tokens is 900, planned 800"),
     "other temperature": (other_temperature, "sampling"),
     "other seed": (other_seed, "seed"),
+    "other arguments": (other_arguments, "engine_args is None, planned"),
+    "other length": (other_length, "max_model_len is None, planned 4096"),
+    "other precision": (other_precision, "precision is None, planned float16"),
     "hidden deviation": (hidden_deviation, "trials is not as it was frozen"),
     "smaller deviation": (smaller_deviation, "the deviation trials is not what was changed"),
     "unplanned trials": (unplanned_trials, "trials is 3, planned 2"),

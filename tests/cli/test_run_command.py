@@ -277,3 +277,11 @@ def test_an_empty_address_of_a_cluster_does_not_play_here(tmp_path: Path) -> Non
     result = cli("run", "--ray", "", "--dry-run", "--out", tmp_path / "run")
     assert result.exit_code == 2
     assert "--ray" in result.stderr
+
+
+@pytest.mark.parametrize("words", [("--shard", "1/2"), ("--nodes", 2)])
+def test_nodes_of_a_cluster_share_all_trials(tmp_path: Path, words: tuple[object, ...]) -> None:
+    result = cli("run", "--ray", "auto", *words, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert str(words[0]) in result.stderr
+    assert not (tmp_path / "run").exists()

@@ -325,3 +325,10 @@ def test_of_several_runs_that_could_be_meant_none_is_taken() -> None:
         cell("revision=a", 50, "m@a"), cell("revision=b", 20, "m@b"), cell("revision=b", 90, "x"),
     ]  # fmt: skip
     assert declared_contrasts(cells, family=[steps]) == []
+
+
+@pytest.mark.parametrize("words", [["--api-key", "k"], ["--api-key=k"]])
+def test_a_key_does_not_belong_into_a_plan(tmp_path: Path, words: list[str]) -> None:
+    path = place(tmp_path, models=[{"id": "calibration", "engine_args": words}])
+    with pytest.raises(UsageError, match="--api-key"):
+        resolved(path)
