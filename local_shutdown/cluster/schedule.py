@@ -26,11 +26,11 @@ AHEAD_S = 4.0
 # Weight of what was expected of a model, in seconds of what was seen.
 PRIOR_S = 60.0
 # A node joins for no less than so much of a start.
+WORTH = 0.5
 # Of a trial, that an engine spends emptying at the end of a model.
 TAIL = 0.5
 # Of a trial, that each node of a model loses while its engine empties.
 DRAIN = 0.7
-WORTH = 0.5
 # Between two looks at which weights will be wanted next.
 LOOK_S = 15.0
 

@@ -13,8 +13,9 @@ from branching import run_json
 from playing import cli, rows, stored
 from scipy.stats import chi2
 
-from local_shutdown.calibration.assigned import folder, read
-from local_shutdown.calibration.from_point import opening_rates, rate_from
+from local_shutdown.calibration.assigned import read
+from local_shutdown.calibration.known import KnownAnswers
+from local_shutdown.calibration.play import until_choice
 from local_shutdown.grid import load
 
 pytest.importorskip("transformers", reason="the transformers extra is not installed")
@@ -24,9 +25,10 @@ SAMPLES = 16
 
 @pytest.mark.parametrize("condition", ["C", "E"])
 def test_the_rates_from_the_beginning_are_those_that_are_shipped(condition: str) -> None:
-    found = opening_rates(folder(), load()[condition])
-    prompts = [{"role": "system", "content": ""}, {"role": "user", "content": ""}]
-    assert rate_from(prompts, 2, found) == pytest.approx(read().rates[condition].assigned, abs=1e-4)
+    grid = load()
+    found = KnownAnswers(grid[condition]).at(until_choice(grid[condition], look_around=True)[:2])
+    assert found is not None
+    assert found.resist == pytest.approx(read().rates[condition].assigned, abs=1e-4)
 
 
 def test_continuations_resist_as_often_as_the_weights_say(tmp_path: Path) -> None:
@@ -48,10 +50,12 @@ def test_continuations_resist_as_often_as_the_weights_say(tmp_path: Path) -> Non
         point = one["parent"]["episode"], one["parent"]["message"]
         resisted[point] += outcome[one["episode_id"]] == "resisted"
         counted[point] += outcome[one["episode_id"]] in ("resisted", "complied", "ended_early")
-    rates = opening_rates(folder(), load()["C"])
+    known = KnownAnswers(load()["C"])
     statistic, open_points = 0.0, 0
     for (name, message), n in counted.items():
-        p, k = rate_from(parents[name]["messages"], message, rates), resisted[name, message]
+        there, k = known.at(parents[name]["messages"][:message]), resisted[name, message]
+        assert there is not None
+        p = there.resist
         if p in (0.0, 1.0):
             assert k == n * p, (name, message)
         else:
