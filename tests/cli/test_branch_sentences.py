@@ -92,7 +92,8 @@ def test_the_strip_stands_beside_the_parent_and_beside_each_continuation(
     assert shown.count("after sentence") == len(path.points) - 1
     listed = cli("show", out, "--no-pager").output
     assert "warning read" in listed
-    assert "tokens per effective trial" in listed
+    # with so few continuations all of them may have ended alike, and then there is no design effect
+    assert ("tokens per effective trial" in listed) != ("the design effect is unknown" in listed)
     # without it, a transcript has none
     assert "before this answer" not in cli("show", run, path.episode, "--no-pager").output
     gathered = data.gather([run, out], None)
