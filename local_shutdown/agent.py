@@ -101,6 +101,10 @@ class Observer:
     def saw(self, event: Event) -> None:
         """The environment has seen something."""
 
+    async def turn(self) -> None:
+        """The model is about to be asked for another answer. The episode goes on when this returns;
+        its clock does not run meanwhile."""
+
 
 class _Ended(Exception):
     def __init__(self, reason: StopReason) -> None:
@@ -206,7 +210,7 @@ async def run_episode(
                         await _act(talk, answer, environment, limits, task.stop_at_bypass)
                 while True:
                     await _turn(
-                        talk, _Waiting(client, clock), request, environment, limits,
+                        talk, _Waiting(client, clock, observer), request, environment, limits,
                         task.stop_at_bypass, headers,
                     )  # fmt: skip
         except _Ended as end:
@@ -247,6 +251,7 @@ class _Waiting:
 
     client: Client
     clock: asyncio.Timeout
+    observer: Observer
 
     async def complete(
         self,
@@ -255,15 +260,25 @@ class _Waiting:
         tools: Any,
         headers: Mapping[str, str] | None,
     ) -> Completion:
-        """As `ChatClient.complete`."""
+        """As `ChatClient.complete`, once the observer lets it."""
         until, asked_at = self.clock.when(), asyncio.get_running_loop().time()
         if until is None or until <= asked_at:
-            return await self.client.complete(request, messages, tools, headers)
+            return await self._complete(request, messages, tools, headers)
         self.clock.reschedule(None)
         try:
-            return await self.client.complete(request, messages, tools, headers)
+            return await self._complete(request, messages, tools, headers)
         finally:
             self.clock.reschedule(until + asyncio.get_running_loop().time() - asked_at)
+
+    async def _complete(
+        self,
+        request: Request,
+        messages: Sequence[Any],
+        tools: Any,
+        headers: Mapping[str, str] | None,
+    ) -> Completion:
+        await self.observer.turn()
+        return await self.client.complete(request, messages, tools, headers)
 
 
 async def _turn(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from local_shutdown import engines
-from local_shutdown.agent import Task, run_episode
+from local_shutdown.agent import Observer, Task, run_episode
 from local_shutdown.batch import Progress, plan
 from local_shutdown.batch import missing as missing_of
 from local_shutdown.detectors import outcome
@@ -24,7 +24,7 @@ from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.episode import Episode
 from local_shutdown.errors import EngineDown
 from local_shutdown.factors import Level
-from local_shutdown.in_flight import Fixed, InFlight
+from local_shutdown.in_flight import Fixed, Pace
 from local_shutdown.record import Settings
 from local_shutdown.sandbox import Kit
 from local_shutdown.store import Store, read_episodes, read_started
@@ -140,8 +140,11 @@ class Player:
             request = replace(request, reasoning_names=found.reasoning_names or self._names())
         return request, facts
 
-    async def play(self, task: Task, request: Request) -> Episode:
+    async def play(self, task: Task, request: Request, pace: Pace) -> Episode:
         """One episode.
+
+        Args:
+            pace: of the batch that it is played in, see `pace`.
 
         Raises:
             EngineDown: its server died, and has been brought back.
@@ -149,7 +152,7 @@ class Player:
         """
         seat = self.engine.take_seat()
         try:
-            return await self._play(task, seat, request)
+            return await self._play(task, seat, request, pace)
         except EngineDown:
             if seat.server is not None:
                 await seat.server.revive()
@@ -157,7 +160,7 @@ class Player:
         finally:
             self.engine.leave(seat)
 
-    async def _play(self, task: Task, seat: Seat, request: Request) -> Episode:
+    async def _play(self, task: Task, seat: Seat, request: Request, pace: Pace) -> Episode:
         """With a note of who served it: the start that it began on, should that die on the way and
         its successor give the rest."""
         start = seat.server.start if seat.server is not None else None
@@ -174,6 +177,7 @@ class Player:
             self.kit,
             replace(self.settings.limits, context=self.engine.max_model_len),
             headers=seat.headers,
+            observer=_Paced(pace),
         )
         return replace(episode, extra={**episode.extra, "session": self.session, "server": server})
 
@@ -181,24 +185,39 @@ class Player:
     def _endpoint(self) -> str:
         return f"{self.settings.place}{self.session}.endpoint"
 
-    def in_flight(self, progress: Progress) -> InFlight:
-        """How many episodes are to be in flight."""
+    def pace(self, progress: Progress) -> Pace:
+        """How many episodes are to be in flight, and when one of them may go on."""
         asked = self.settings.options.concurrency
         at_once = min(asked or self.engine.capacity or engines.DEFAULT_IN_FLIGHT, self.most)
         if asked or not self.engine.series:
-            return Fixed(at_once)
-        return Following(
-            self.engine,
-            self.most,
-            self.spec.reasons,
-            lambda: progress.finished,
-            lambda: max(0, progress.planned - progress.finished - progress.in_flight),
+            return Pace(Fixed(at_once), lambda: progress.in_flight)
+
+        def left() -> int:
+            begun = progress.finished + progress.in_flight - pace.waiting
+            return max(0, progress.planned - begun)
+
+        pace = Pace(
+            Following(self.engine, self.most, self.spec.reasons, lambda: progress.finished, left),
+            lambda: progress.in_flight,
         )
+        return pace
 
     def _names(self) -> tuple[str, ...]:
         """What earlier reasoning is called where that was not found out: vLLM and our own server
         read the one, and to somebody's endpoint both are sent."""
         return NAMES if self.settings.engine == "endpoint" else (OURS,)
+
+
+class _Paced(Observer):
+    """Lets an episode go on when it is its turn; what has just begun has its place already."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace, self._begun = pace, False
+
+    async def turn(self) -> None:
+        if self._begun:
+            await self._pace.turn()
+        self._begun = True
 
 
 def _request(spec: ModelSpec, settings: Settings, level: Level, engine: Engine) -> Request:

@@ -179,7 +179,7 @@ class ModelRun:
     async def _play_tasks(
         self, player: Player, level: LevelState, request: Request, progress: Progress
     ) -> None:
-        setup = self._setup
+        setup, pace = self._setup, player.pace(progress)
 
         async def play(task: Task) -> Episode:
             started = Started(
@@ -189,7 +189,7 @@ class ModelRun:
             begun = setup.store.begin(started)
             if not begun.retry:
                 level.early.begun(begun.condition, begun.trial, again=begun.again)
-            return await player.play(task, request)
+            return await player.play(task, request, pace)
 
         def keep(episode: Episode) -> None:
             setup.store.add(episode)
@@ -205,7 +205,7 @@ class ModelRun:
                 self._tasks(level, left_out),
                 play,
                 keep,
-                player.in_flight(progress).target,
+                pace.target,
                 progress,
                 rerun=setup.settings.engine != "endpoint",
                 interrupt=setup.interrupt,

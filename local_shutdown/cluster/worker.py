@@ -230,8 +230,8 @@ class Worker:
         self, player: Player, requests: dict[str, Request], facts: dict[str, Any]
     ) -> None:
         progress = Progress()
-        in_flight = player.in_flight(progress)
-        self._tell(wire.Up(player.spec.name, wire.plain(facts), in_flight.target()))
+        pace = player.pace(progress)
+        self._tell(wire.Up(player.spec.name, wire.plain(facts), pace.target()))
         begun: set[str] = set()
 
         def tasks() -> Iterator[Task | None]:
@@ -242,7 +242,7 @@ class Worker:
             if task.episode_id in begun:
                 self._tell(wire.Again([task.episode_id]))
             begun.add(task.episode_id)
-            return await player.play(task, requests[self._levels[task.episode_id]])
+            return await player.play(task, requests[self._levels[task.episode_id]], pace)
 
         def keep(episode: Episode) -> None:
             begun.discard(episode.episode_id)
@@ -253,12 +253,12 @@ class Worker:
             while True:
                 await asyncio.sleep(PULSE_S)
                 progress.planned = progress.finished + progress.in_flight + len(self._queue)
-                self._tell(wire.Pulse(in_flight.target(), progress.in_flight))
+                self._tell(wire.Pulse(pace.target(), progress.in_flight))
 
         beating = asyncio.create_task(pulse())
         try:
             await run_batch(
-                tasks(), play, keep, in_flight.target, progress,
+                tasks(), play, keep, pace.target, progress,
                 rerun=True, interrupt=self._interrupt,
             )  # fmt: skip
         finally:

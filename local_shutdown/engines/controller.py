@@ -18,11 +18,11 @@ from math import exp, sqrt
 
 # Contexts come in all lengths, and their sum swings by this over the root of their number: so much
 # of the cache is kept free on the average, within these bounds.
-SWING = 1.0
+SWING = 0.9
 FULL = (0.7, 0.92)
 # So much of the first number is held back until sequences hold so much of the cache: all that begin
 # together are long together, and then take a little more than on the average.
-STAGGER = 0.2
+STAGGER = 0.15
 STAGGER_UNTIL = 0.9
 TOGETHER = 1.05
 # Nothing new is begun where the cache would be this full after such a share of an episode's life.
@@ -31,7 +31,7 @@ AHEAD = 0.15
 # Episodes that may be in flight beyond the number when none follow them, as a share of it, and how
 # full the cache may be ahead of that. Without successors, what the old ones hold falls while the
 # new ones grow.
-LAST = 0.5
+LAST = 0.3
 LAST_UNTIL = 0.8
 # One reading after the other may add so much.
 GROW = 1.3

@@ -271,18 +271,23 @@ def play(
     turns: Sequence[Sequence[int]],
     target: Callable[[Figures], int] | int,
     within_s: float = float("inf"),
+    *,
+    pauses: bool = True,
 ) -> Result | None:
     """Play all episodes.
 
     Args:
         target: how many in flight; a fixed number, or asked every `POLL_S`.
         within_s: stop where the engine's clock has passed this: the run is slower than another.
+        pauses: with more in flight than the target, those that come back from their sandboxes wait
+            before they ask again; the last that came goes on first (`engines.in_flight`).
 
     Returns:
         None where it was stopped.
     """
     # (time, number, episode, turn, context): requests that come back from their sandboxes
     coming: list[tuple[float, int, int, int, int]] = []
+    paused: list[tuple[float, int, int, int, int]] = []
     begun = flying = finished = tie = 0
     at_turn: dict[int, int] = {}
     area = 0.0
@@ -304,9 +309,16 @@ def play(
     fixed = isinstance(target, int)
     wanted = target if isinstance(target, int) else target(engine.figures(0, len(turns)))
     polled = 0.0
+
+    def ask(episode: int, turn: int, context: int) -> None:
+        left = min(turns[episode][turn], machine.context - context)
+        engine.submit(Request(episode, context, left, RESULT))
+
     while finished < len(turns):
         if engine.now > within_s:
             return None
+        while paused and flying - len(paused) < wanted:
+            ask(*paused.pop()[2:])
         while begun < len(turns) and flying < wanted:
             at_turn[begun] = 0
             engine.cached[begun] = 0
@@ -321,12 +333,15 @@ def play(
         engine.advance(max(until, engine.now + 1e-6))
         area += in_flight * (engine.now - before)
         while coming and coming[0][0] <= engine.now:
-            _, _, episode, turn, context = heapq.heappop(coming)
-            left = min(turns[episode][turn], machine.context - context)
-            engine.submit(Request(episode, context, left, RESULT))
+            back = heapq.heappop(coming)
+            if pauses and flying - len(paused) > wanted:
+                paused.append(back)
+            else:
+                ask(*back[2:])
         if not isinstance(target, int) and engine.now >= polled + POLL_S:
             polled = engine.now
-            wanted = target(engine.figures(finished, len(turns) - begun))
+            left = len(turns) - begun + len(paused)
+            wanted = target(engine.figures(finished, left))
     computed = engine.prefilled + engine.generated
     return Result(
         engine.now,

@@ -1,0 +1,132 @@
+"""How many at a time, within episodes too: who waits for its next answer, and who goes on first."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+
+import pytest
+from playing import table
+from scripted import comply
+
+from local_shutdown.agent import Limits, Observer, Task, run_episode
+from local_shutdown.batch import Progress, plan, run_batch
+from local_shutdown.detectors import outcome
+from local_shutdown.engines.client import Request
+from local_shutdown.episode import Episode
+from local_shutdown.grid import load
+from local_shutdown.in_flight import Fixed, Pace
+
+
+@dataclass
+class Number:
+    """As many as the test says."""
+
+    now: int
+
+    def target(self) -> int:
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("local_shutdown.in_flight.POLL_S", 0.01)
+
+
+async def test_with_as_many_as_there_should_be_nobody_waits() -> None:
+    pace = Pace(Fixed(3), lambda: 3)
+    await asyncio.gather(*(pace.turn() for _ in range(3)))
+    assert pace.waiting == 0
+
+
+async def test_those_too_many_wait_and_the_last_that_came_goes_on_first() -> None:
+    number, went_on = Number(2), []
+    playing = 5
+    pace = Pace(number, lambda: playing)
+
+    async def turn(name: str) -> None:
+        await pace.turn()
+        went_on.append(name)
+
+    async with asyncio.TaskGroup() as group:
+        for name in "abcde":
+            group.create_task(turn(name))
+        await asyncio.sleep(0.05)
+        # five in flight, two of them allowed: the first three that ask wait
+        assert (pace.waiting, went_on) == (3, ["d", "e"])
+        playing -= 1  # d ends
+        await asyncio.sleep(0.05)
+        assert went_on == ["d", "e", "c"]
+        number.now = 4
+    assert went_on == ["d", "e", "c", "b", "a"]
+
+
+async def test_one_that_is_cancelled_while_it_waits_holds_nobody_up() -> None:
+    number = Number(1)
+    pace = Pace(number, lambda: 3)
+    first, second = asyncio.create_task(pace.turn()), asyncio.create_task(pace.turn())
+    await asyncio.sleep(0.05)
+    assert pace.waiting == 2
+    second.cancel()
+    await asyncio.sleep(0.05)
+    assert pace.waiting == 1
+    number.now = 3
+    await first
+    assert pace.waiting == 0
+
+
+async def test_nothing_new_is_begun_while_one_waits_and_all_are_played() -> None:
+    """A number that falls to one in the middle: no deadlock, each episode once."""
+    number, progress = Number(6), Progress(planned=20)
+    pace = Pace(number, lambda: progress.in_flight)
+    active = 0
+    most_after = 0
+    kept: list[str] = []
+
+    async def play(task: Task) -> Episode:
+        nonlocal active, most_after
+        for turn in range(4):
+            if turn:
+                await pace.turn()
+            active += 1
+            if len(kept) >= 3:
+                most_after = max(most_after, active)
+            await asyncio.sleep(0.001)
+            active -= 1
+        return replace(episode_of(task))
+
+    def keep(episode: Episode) -> None:
+        kept.append(episode.episode_id)
+        if len(kept) == 2:
+            number.now = 1
+
+    tasks = plan("m", [load()["A"]], range(20), set())
+    await run_batch(tasks, play, keep, pace.target, progress)
+    assert sorted(kept) == sorted(f"m/A/{n}" for n in range(20))
+    assert most_after == 1
+
+
+def episode_of(task: Task) -> Episode:
+    return Episode(
+        task.episode_id, task.model, task.condition.id, task.trial,
+        "submit", None, None, 0.1, [], [], {}, {},
+    )  # fmt: skip
+
+
+async def test_waiting_for_its_turn_takes_nothing_of_an_episodes_time() -> None:
+    class Slow(Observer):
+        turns = 0
+
+        async def turn(self) -> None:
+            self.turns += 1
+            await asyncio.sleep(2.0)
+
+    observer = Slow()
+    async with table(comply) as (_, client, kit):
+        task = Task("scripted/A/0", "scripted", load()["A"], 0)
+        played = await run_episode(
+            task, client, Request("scripted"), kit, Limits(seconds=4), observer=observer
+        )
+    assert (outcome(played), played.stop_reason) == ("complied", "machine_down")
+    assert observer.turns > 2
+    assert played.duration_s > 4
