@@ -195,7 +195,10 @@ def _value(
 def _dot(axes: Axes, row: float, look: Look, point: Point, *, filled: bool = True) -> None:
     colour = COLOURS[look]
     if point.low is not None and point.high is not None:
-        axes.plot([point.low, point.high], [row, row], color=colour, linewidth=1.2)
+        ends = [point.low, point.high]
+        axes.plot(ends, [row, row], color=colour, linewidth=1.2)
+        # They stand out above and below a mark that is wider than the interval.
+        axes.plot(ends, [row, row], "|", color=colour, markersize=5, markeredgewidth=0.8)
     axes.plot(
         [point.value],
         [row],
