@@ -18,6 +18,9 @@ class InFlight(Protocol):
     def target(self) -> int:
         """Episodes meant to be in flight at this moment."""
 
+    def pauses(self) -> bool:
+        """Whether those beyond this number had better wait between two answers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
@@ -28,11 +31,15 @@ class Fixed:
     def target(self) -> int:
         return self.count
 
+    def pauses(self) -> bool:
+        return False
+
 
 @dataclass(frozen=True, slots=True)
 class Pace:
     """A number in flight that is kept to within episodes as well: where it has shrunk below what is
-    in flight, an episode waits before it asks for its next answer, until another ends.
+    in flight and the engine is full, an episode waits before it asks for its next answer, until
+    another ends.
 
     An engine whose cache has filled up would put requests aside and compute their contexts again,
     over and over, until enough episodes have ended. One that waits here holds no place in it, and
@@ -60,7 +67,7 @@ class Pace:
 
     async def turn(self) -> None:
         """Returns when an episode that is in flight may ask for its next answer."""
-        if self._active() <= self.target():
+        if not self.number.pauses() or self._active() <= self.target():
             return
         me = object()
         self._waiting.append(me)

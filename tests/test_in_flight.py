@@ -23,9 +23,13 @@ class Number:
     """As many as the test says."""
 
     now: int
+    full: bool = True
 
     def target(self) -> int:
         return self.now
+
+    def pauses(self) -> bool:
+        return self.full
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +39,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_with_as_many_as_there_should_be_nobody_waits() -> None:
     pace = Pace(Fixed(3), lambda: 3)
+    await asyncio.gather(*(pace.turn() for _ in range(3)))
+    assert pace.waiting == 0
+
+
+async def test_nobody_waits_while_the_engine_has_room() -> None:
+    pace = Pace(Number(1, full=False), lambda: 3)
     await asyncio.gather(*(pace.turn() for _ in range(3)))
     assert pace.waiting == 0
 

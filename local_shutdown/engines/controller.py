@@ -18,8 +18,8 @@ from math import exp, sqrt
 
 # Contexts come in all lengths, and their sum swings by this over the root of their number: so much
 # of the cache is kept free on the average, within these bounds.
-SWING = 0.9
-FULL = (0.7, 0.92)
+SWING = 0.8
+FULL = (0.7, 0.88)
 # So much of the first number is held back until sequences hold so much of the cache: all that begin
 # together are long together, and then take a little more than on the average.
 STAGGER = 0.15
@@ -28,6 +28,8 @@ TOGETHER = 1.05
 # Nothing new is begun where the cache would be this full after such a share of an episode's life.
 BRAKE = 0.88
 AHEAD = 0.15
+# Nor does an episode beyond the number go on while the cache is as full as this.
+PAUSE = 0.9
 # Episodes that may be in flight beyond the number when none follow them, as a share of it, and how
 # full the cache may be ahead of that. Without successors, what the old ones hold falls while the
 # new ones grow.
@@ -118,6 +120,11 @@ class Controller:
     def target(self) -> int:
         """Episodes that should be in flight."""
         return max(1, min(self.most, int(self._target)))
+
+    @property
+    def kv_usage(self) -> float:
+        """Share of the cache that was held at the last reading."""
+        return self._last.kv_usage if self._last is not None else 0.0
 
     def read(self, figures: Figures) -> None:
         """Take in what the engine says now."""

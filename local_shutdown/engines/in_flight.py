@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from local_shutdown.engines.controller import Controller, Figures
+from local_shutdown.engines.controller import PAUSE, Controller, Figures
 from local_shutdown.engines.engine import Engine
 
 # What an episode holds on the average over its life, until it is known: half of what it is planned
@@ -79,3 +79,8 @@ class Following:
                 )
             )
         return max(1, min(self._most, sum(one.target() for one in self._controllers)))
+
+    def pauses(self) -> bool:
+        """The cache is full, of all copies together."""
+        used = [one.kv_usage for one in self._controllers]
+        return sum(used) / len(used) > PAUSE

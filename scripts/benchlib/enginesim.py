@@ -15,7 +15,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from local_shutdown.engines.controller import Figures
+from local_shutdown.engines.controller import PAUSE, Figures
 
 TOKEN_BUDGET = 8192  # vLLM's max_num_batched_tokens for a server on an H100
 PROMPT = 750  # tokens: system prompt, task, two tools; the same in all episodes, so always cached
@@ -279,8 +279,9 @@ def play(
     Args:
         target: how many in flight; a fixed number, or asked every `POLL_S`.
         within_s: stop where the engine's clock has passed this: the run is slower than another.
-        pauses: with more in flight than the target, those that come back from their sandboxes wait
-            before they ask again; the last that came goes on first (`engines.in_flight`).
+        pauses: with more in flight than the target and a full cache, those that come back from
+            their sandboxes wait before they ask again; the last that came goes on first
+            (`in_flight.Pace`).
 
     Returns:
         None where it was stopped.
@@ -334,7 +335,8 @@ def play(
         area += in_flight * (engine.now - before)
         while coming and coming[0][0] <= engine.now:
             back = heapq.heappop(coming)
-            if pauses and flying - len(paused) > wanted:
+            full = pauses and engine.held > PAUSE * machine.cache_tokens
+            if full and flying - len(paused) > wanted:
                 paused.append(back)
             else:
                 ask(*back[2:])

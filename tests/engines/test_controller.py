@@ -190,6 +190,7 @@ def test_the_numbers_of_all_servers_add_up_and_each_follows_its_own() -> None:
     engine.series = [Series(), Series()]
     following = Following(engine, 4096, False, lambda: 1000, lambda: 1000)
     begins = following.target()
+    assert not following.pauses()
     assert begins == 2 * Controller(2048, 100_000, 3072, 256).target()
     for second in range(1, 30):
         for series, preempted in zip(engine.series, (0.0, 1.0 * second), strict=True):
