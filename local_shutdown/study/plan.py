@@ -326,14 +326,18 @@ def _contrasts(
     """Those of the file, or the paper's between the conditions that are played."""
     if study.row.contrasts is None:
         return [c for c in DECLARED if c.a in conditions and c.b in conditions]
-    found: dict[str, Contrast] = {}
+    found: dict[tuple[str | None, frozenset[str]], Contrast] = {}
     for place, row in enumerate(study.row.contrasts):
         contrast = _contrast(study, place, row, conditions, levels)
-        if contrast.name in found:
+        same = found.setdefault((contrast.factor, frozenset((contrast.a, contrast.b))), contrast)
+        if same is not contrast:
+            twice = same.name == contrast.name
             raise study.wrong(
-                ("contrasts", place), f"{contrast.name} appears twice", "remove one of them"
+                ("contrasts", place),
+                f"{contrast.name} {'appears twice' if twice else f'is the same test as {same.name}'}"
+                ": it would count twice in the family of tests",
+                "remove one of them; in a contrast of levels, `conditions` takes several",
             )
-        found[contrast.name] = contrast
     return list(found.values())
 
 
