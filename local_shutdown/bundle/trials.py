@@ -15,13 +15,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from local_shutdown import runs
 from local_shutdown.batch import episode_id
 from local_shutdown.detectors import Row
 from local_shutdown.episode import Episode
-from local_shutdown.runs import planned_ids
 from local_shutdown.store import STARTED, finished_ids, read_started
 
-MOST_PLANNED = 5_000_000
 _SHARD = re.compile(r"\d{1,6}/\d{1,6}")
 _Sitting = tuple[str, str | None, int]  # model, factor, session
 
@@ -57,12 +56,9 @@ def planned(run: Mapping[str, Any]) -> list[str]:
         TooLarge: it would not fit into memory.
     """
     settings = run.get("settings") or {}
-    cells = 1
-    for name in ("models", "conditions", "thinking"):
-        cells *= max(1, len(settings.get(name) or ()))
-    if cells * int(settings.get("trials") or 0) > MOST_PLANNED:
-        raise TooLarge(f"its settings ask for more than {MOST_PLANNED:,} trials")
-    return list(planned_ids(settings))
+    if runs.planned(settings).episodes > runs.MOST_PLANNED:
+        raise TooLarge(f"its settings ask for more than {runs.MOST_PLANNED:,} trials")
+    return list(runs.planned_ids(settings))
 
 
 def account(directory: Path, run: Mapping[str, Any]) -> Account:

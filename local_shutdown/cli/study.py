@@ -27,7 +27,8 @@ from local_shutdown.results import write_results
 from local_shutdown.run import Display, Interrupt, fetching
 from local_shutdown.store import RUN
 from local_shutdown.study import freeze
-from local_shutdown.study.parts import Extent, Machine, extent, refuse_fewer, settings
+from local_shutdown.study.begun import refuse_taken_back
+from local_shutdown.study.parts import Extent, Machine, extent, settings
 from local_shutdown.study.plan import Resolved, resolve
 from local_shutdown.study.schema import StudyFile, read_study
 from local_shutdown.terminal import echo, note
@@ -146,7 +147,7 @@ def _checked(
     """The plan and the runs, all that would be refused found out; nothing is written."""
     plan = freeze.planned(directory, resolved)
     parts = settings(resolved, directory, machine, plan)
-    refuse_fewer(parts)
+    refuse_taken_back(resolved.study, parts)
     for one in parts:
         open_record(one)
     return plan, parts

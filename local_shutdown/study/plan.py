@@ -20,6 +20,7 @@ from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import UsageError
 from local_shutdown.factors import DEFAULT, number
 from local_shutdown.grid import Condition
+from local_shutdown.runs import MOST_PLANNED
 from local_shutdown.store import RUN
 from local_shutdown.study.elsewhere import Imported, imported, reference_of
 from local_shutdown.study.schema import ContrastRow, ModelRow, StudyFile
@@ -112,6 +113,7 @@ def resolve(study: StudyFile, find: Find) -> Resolved:
     efforts = tuple(dict.fromkeys(row.factors.effort or (DEFAULT,)))
     temperatures = tuple(dict.fromkeys(row.factors.temperature or ()))
     _check_requests(study, served, efforts)
+    _check_size(study, len(conditions) * len(efforts) * max(1, len(temperatures)), len(served))
     _no_keys(study)
     levels = {
         "revision": {one.revision for one in served if one.revision},
@@ -277,6 +279,22 @@ def _check_requests(study: StudyFile, served: Sequence[Served], efforts: Sequenc
                 ) from None
 
 
+def _check_size(study: StudyFile, cells: int, servers: int) -> None:
+    """Refuse a number of trials that nobody plays: a digit too many.
+
+    Args:
+        cells: of each run.
+    """
+    trials = study.row.trials
+    if trials * cells > MOST_PLANNED:
+        raise study.wrong(
+            ("trials",),
+            f"{trials:,} trials in each of {cells:,} cells are {trials * cells:,} episodes in each "
+            f"of {servers:,} runs; a run has at most {MOST_PLANNED:,}",
+            f"`trials: {MOST_PLANNED // cells}` is the most here; the paper played 1000",
+        )
+
+
 def _no_keys(study: StudyFile) -> None:
     """The plan is published as it is, and its digest is of every word."""
     for place, row in enumerate(study.row.models):
@@ -331,11 +349,10 @@ def _contrasts(
         contrast = _contrast(study, place, row, conditions, levels)
         same = found.setdefault((contrast.factor, frozenset((contrast.a, contrast.b))), contrast)
         if same is not contrast:
-            twice = same.name == contrast.name
+            how = "appears" if same.name == contrast.name else f"is the same test as {same.name},"
             raise study.wrong(
                 ("contrasts", place),
-                f"{contrast.name} {'appears twice' if twice else f'is the same test as {same.name}'}"
-                ": it would count twice in the family of tests",
+                f"{contrast.name} {how} twice: it would count as two in the family",
                 "remove one of them; in a contrast of levels, `conditions` takes several",
             )
     return list(found.values())

@@ -110,6 +110,9 @@ MISTAKES = {
     "a contrast twice": (
         "trials: 3", "trials: 3\ncontrasts: [{a: A, b: E}, {a: A, b: E}]", 8, ("A-E", "twice"),
     ),
+    "more episodes than anybody plays": (
+        "trials: 3", "trials: 10000000", 7, ("10,000,000", "2 cells", "20,000,000", "2500000"),
+    ),
     "a contrast the other way round": (
         "trials: 3", "trials: 3\ncontrasts:\n  - {a: A, b: E}\n  - {a: E, b: A}", 10,
         ("E-A", "A-E", "same"),
@@ -156,7 +159,8 @@ def test_no_mapping_and_no_text_are_told(tmp_path: Path) -> None:
         ("", 1), ("# nothing yet\n", 1), ("---\n", 1), ("---\n...\n", 1), ("\n\n~\n", 1),
         ("- a\n", 1), ("models: *nothing\n", 1), ("\x00", 1), ("a: 1\n\x07: 2\n", 2),
         ("a: b: c\n", 1), ("a: 1\nb: [\n", 3),
-        ("a: 1\n---\nb: 2\n", 2), ("models: &m [*m]\n", 1), ("a: 1\nb: !!python/name:os.system x\n", 2),
+        ("a: 1\n---\nb: 2\n", 2), ("models: &m [*m]\n", 1),
+        ("a: 1\nb: !!python/name:os.system x\n", 2),
     ):  # fmt: skip
         path = written(tmp_path, text)
         with pytest.raises(UsageError) as said:
