@@ -97,7 +97,8 @@ def _gone(loc: tuple[str, ...], gone: Sequence[str], now: Sequence[str]) -> Iter
         yield (
             loc,
             f"{', '.join(gone)} was planned and begun, and is not among "
-            f"{', '.join(now) or 'none'} now: {loc[-1]}{'' if loc[-1].endswith('s') else ' levels'} can be added to a study that "
-            "has begun, and not taken back",
+            f"{', '.join(now) or 'none'} now: {loc[-1]}"
+            f"{'' if loc[-1].endswith('s') else ' levels'} can be added to a study that has begun, "
+            "and not taken back",
             f"write {', '.join(gone)} back; {_END}",
         )
