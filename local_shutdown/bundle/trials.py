@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from local_shutdown.detectors import Row
 from local_shutdown.episode import Episode
 from local_shutdown.store import STARTED, finished_ids, read_started
 
+_SLACK = timedelta(minutes=2)  # a clock may be set meanwhile
 _SHARD = re.compile(r"\d{1,6}/\d{1,6}")
 _Sitting = tuple[str, str | None, int]  # model, factor, session
 
@@ -132,6 +134,24 @@ class Ledger:
             self._errors[sitting] += episode.stop_reason == "error"
             self._server(name, row)
         self._copy(episode)
+        self._within(episode)
+
+    def _within(self, episode: Episode) -> None:
+        """An episode begins while its run is going on; where one clock has seen both."""
+        run = self.run
+        if episode.started_at is None or run.get("nodes") or run.get("merged"):
+            return
+        began, first, last = (
+            None if text is None else datetime.fromisoformat(text)
+            for text in (episode.started_at, run.get("started_at"), run.get("ended_at"))
+        )
+        assert began is not None
+        for wrong, which in (
+            (first is not None and began < first - _SLACK, "before its run was started"),
+            (last is not None and began > last + _SLACK, "after its run had ended"),
+        ):
+            if wrong:
+                self.wrong_lines.append(f"{episode.episode_id} began at {began}, {which}")
 
     def _server(self, name: str, row: Row) -> None:
         known = self.run.get("server_starts")
