@@ -285,6 +285,32 @@ def test_another_study_or_a_run_in_the_folder_is_refused(tmp_path: Path) -> None
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.parametrize("plan_was_written", [False, True])
+def test_what_a_kill_leaves_of_the_first_writes_does_not_keep_a_study_from_being_played(
+    tmp_path: Path, plan_was_written: bool
+) -> None:
+    """Each file is written beside its place: half of one has another name."""
+    path, out = write(tmp_path, **ONE, reference="api.jsonl"), tmp_path / "out"
+    assert play(submit_at_once, path, out).exit_code == 0
+    whole = {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    shutil.rmtree(out)
+    (out / "imports" / ".api-1234.importing-x").mkdir(parents=True)
+    (out / "imports" / ".api-1234.importing-x" / "episodes.jsonl").write_text("{")
+    (out / ".plan.json.123").write_bytes(whole[Path("plan.json")][:100])
+    (out / "reference" / "1234").mkdir(parents=True)
+    (out / "reference" / "1234" / ".api.jsonl.123").write_text("{")
+    if plan_was_written:
+        (out / "plan.json").write_bytes(whole[Path("plan.json")])
+        (out / "calibration").mkdir()
+        (out / "calibration" / ".run.json.123").write_text("{")
+        (out / "calibration" / "episodes.jsonl").touch()
+    done = play(submit_at_once, path, out)
+    assert done.exit_code == 0, done.output
+    assert read_plan(out).digest == json.loads(whole[Path("plan.json")])["digest"]
+    assert len(stored(out / "calibration")) == 12
+    assert compared(out)["study"]["deviations"] == []
+
+
 def test_two_at_a_time_are_refused(tmp_path: Path) -> None:
     import fcntl
 

@@ -63,15 +63,15 @@ def resolved(path: Path) -> Resolved:
     return resolve(read_study(path), options.finder("transformers", offline=True))
 
 
-def digest_elsewhere(path: Path, home: Path, cwd: Path) -> str:
+def digest_elsewhere(path: Path, home: Path, cwd: Path, **environment: str) -> str:
     """As another process in another place says it."""
     home.mkdir(parents=True, exist_ok=True)
     said = subprocess.run(
         [sys.executable, "-m", "local_shutdown", "run", path, "--engine", "transformers",
          "--gpus", "0", "--dry-run"],
         cwd=cwd, env={"HOME": str(home), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT),
-                      "HF_HUB_OFFLINE": "1"},
-        capture_output=True, text=True,
+                      "HF_HUB_OFFLINE": "1", **environment},
+        capture_output=True, text=True, umask=0o077 if environment else -1,
     )  # fmt: skip
     (line,) = [line for line in said.stdout.splitlines() if line.startswith("plan: ")]
     return line.split()[1]
@@ -84,7 +84,10 @@ def test_the_digest_is_the_same_in_another_folder_with_another_home(tmp_path: Pa
     assert mine.startswith("sha256:")
     assert resolved(there).digest == mine
     assert digest_elsewhere(there, tmp_path / "home", there.parent) == mine
-    assert digest_elsewhere(Path("here/study.yaml"), tmp_path / "other", tmp_path) == mine
+    assert digest_elsewhere(
+        Path("here/study.yaml"), tmp_path / "other", tmp_path, TZ="Pacific/Auckland",
+        LANG="de_DE.UTF-8", LC_ALL="C", PYTHONHASHSEED="7", COLUMNS="40",
+    ) == mine  # fmt: skip
 
 
 def test_nothing_of_the_machine_is_in_it(tmp_path: Path) -> None:
