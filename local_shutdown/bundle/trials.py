@@ -134,7 +134,10 @@ class Ledger:
             self._errors[sitting] += episode.stop_reason == "error"
             self._server(name, row)
         self._copy(episode)
-        self._within(episode)
+        try:
+            self._within(episode)
+        except (TypeError, ValueError):  # no time, or none that says of which zone it is
+            self.wrong_lines.append(f"{name}: its time or that of its run cannot be read")
 
     def _within(self, episode: Episode) -> None:
         """An episode begins while its run is going on; where one clock has seen both."""
