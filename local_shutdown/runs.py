@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,8 @@ from local_shutdown.store import AGGREGATES, EPISODES, RUN, finished_ids, load_r
 State = Literal["running", "finished", "unfinished", "imported", "unreadable"]
 # Runs stand in a folder of their own or one below it: `runs/`, `runs/night-of-the-12th/`.
 _DEPTH = 3
+# Episodes of one run: some thirty times those of the paper. `bundle` and `verify` list them.
+MOST_PLANNED = 5_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +98,11 @@ def state(directory: Path) -> RunState:
         return known
     settings = run.settings
     rule = any((settings.until_halfwidth, settings.until_upper, settings.until_decided))
-    ids = set(planned_ids(settings.as_json()))
-    known = replace(known, planned=None if rule else len(ids))
+    plan = planned(settings.as_json())
+    known = replace(known, planned=None if rule else plan.episodes)
     if is_running(directory):
         return replace(known, state="running")
-    missing = len(ids - done)
+    missing = plan.episodes - plan.of(done)
     if rule and run.ended_at and not run.interrupted:
         missing = 0  # every cell has met its rule, or its last trial
     if not missing:
@@ -108,15 +110,54 @@ def state(directory: Path) -> RunState:
     return replace(known, state="unfinished", resume=resume_command(directory, run))
 
 
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The episodes that a run's settings ask for: counted and recognised without a list of them,
+    which may be of millions.
+
+    Attributes:
+        cells: their ids without the number of the trial.
+        trials: numbers, the same in each cell.
+    """
+
+    cells: tuple[str, ...]
+    trials: range
+
+    @property
+    def episodes(self) -> int:
+        """How many there are."""
+        return len(self.cells) * len(self.trials)
+
+    def of(self, ids: Set[str]) -> int:
+        """How many of some episodes are among them."""
+        cells = frozenset(self.cells)
+        return sum(self._has(name, cells) for name in ids)
+
+    def _has(self, name: str, cells: frozenset[str]) -> bool:
+        cell, _, number = name.rpartition("/")
+        if cell not in cells or not (number.isascii() and number.isdecimal()) or len(number) > 18:
+            return False
+        return str(int(number)) == number and int(number) in self.trials
+
+
+def planned(settings: Mapping[str, Any]) -> Planned:
+    """What a run's settings ask for: of a shard, its own."""
+    trials = shard_of(settings.get("shard")).trials(int(settings.get("trials") or 0))
+    return Planned(tuple(dict.fromkeys(_cells(settings))), trials)
+
+
 def planned_ids(settings: Mapping[str, Any]) -> Iterator[str]:
     """Ids of all the episodes that a run's settings ask for: of a shard, its own."""
-    trials = shard_of(settings.get("shard")).trials(int(settings.get("trials") or 0))
+    plan = planned(settings)
+    return (f"{cell}/{trial}" for cell in plan.cells for trial in plan.trials)
+
+
+def _cells(settings: Mapping[str, Any]) -> Iterator[str]:
     branch = settings.get("branch")
     if branch is not None:
         for episode, message, *kept in branch["points"]:
             place = ".".join(map(str, (message, *kept)))
-            for number in trials:
-                yield continuation_id(f"{episode}@{place}", number)
+            yield _cell(continuation_id(f"{episode}@{place}", 0))
         return
     levels = crossed(
         settings.get("thinking") or (DEFAULT,),
@@ -126,8 +167,12 @@ def planned_ids(settings: Mapping[str, Any]) -> Iterator[str]:
     for model in settings.get("models") or ():
         for factor in (level.factor for level in levels):
             for condition in settings.get("conditions") or ():
-                for trial in trials:
-                    yield episode_id(model, condition, trial, factor)
+                yield _cell(episode_id(model, condition, 0, factor))
+
+
+def _cell(name: str) -> str:
+    """An episode's id without its number."""
+    return name.rpartition("/")[0]
 
 
 def resumable(place: Path, identity: Mapping[str, Any]) -> Path | None:

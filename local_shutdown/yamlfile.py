@@ -48,7 +48,8 @@ def read_yaml(path: Path) -> tuple[yaml.Node | None, Any]:
         return root, yaml.load(text, Loader=LOADER)
     except yaml.YAMLError as wrong_yaml:
         mark = getattr(wrong_yaml, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        line = mark.line if mark else _lines_before(raw, getattr(wrong_yaml, "position", 0))
+        where = f"{path}:{line + 1}"
         problem = getattr(wrong_yaml, "problem", None) or getattr(
             wrong_yaml, "reason", "unreadable"
         )
@@ -62,6 +63,11 @@ def read_yaml(path: Path) -> tuple[yaml.Node | None, Any]:
             f"{place}: not YAML: {str(failed_value)[:200]}",
             "put it in quotes if it is meant as text",
         ) from None
+
+
+def _lines_before(raw: bytes, position: int | None) -> int:
+    """Of a character that no YAML may hold, the parser gives only the place."""
+    return raw.count(b"\n", 0, position or 0)
 
 
 def _failing_line(root: yaml.Node) -> int:
@@ -119,16 +125,15 @@ def nearest(value: str, valid: Iterable[str]) -> str:
 
 
 def line_of(root: yaml.Node, loc: Sequence[int | str]) -> int:
-    """1-based line of the deepest part of `loc` that the file has."""
+    """1-based line of the deepest part of `loc` that the file has; of a key that `<<` brings in,
+    the line on which it is written."""
     node, line = root, root.start_mark.line
     for part in loc:
         if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if key.value == str(part):
-                    node, line = value, key.start_mark.line
-                    break
-            else:
+            found = next((p for p in _pairs(node) if p[0].value == str(part)), None)
+            if found is None:
                 break
+            node, line = found[1], found[0].start_mark.line
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
             if part >= len(node.value):
                 break
@@ -137,6 +142,19 @@ def line_of(root: yaml.Node, loc: Sequence[int | str]) -> int:
         else:
             break
     return int(line) + 1
+
+
+def _pairs(node: yaml.MappingNode) -> Iterator[tuple[yaml.Node, yaml.Node]]:
+    """Keys and values of a mapping: its own, then those that `<<` merges into it."""
+    merged: list[yaml.Node] = []
+    for key, value in node.value:
+        if key.tag == "tag:yaml.org,2002:merge":
+            merged += value.value if isinstance(value, yaml.SequenceNode) else [value]
+        else:
+            yield key, value
+    for one in merged:
+        if isinstance(one, yaml.MappingNode):
+            yield from _pairs(one)
 
 
 def refuse_duplicates(node: yaml.Node, path: Path) -> None:

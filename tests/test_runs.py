@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from pathlib import Path
 
 import orjson
@@ -185,3 +186,33 @@ def test_a_plan_counts_the_episodes_of_a_model_whose_id_has_a_slash(tmp_path: Pa
     assert "33" in planned.stdout
     assert "nothing left" not in planned.stdout
     assert "no estimate" in planned.stdout
+
+
+def test_a_plan_of_millions_is_counted_without_a_list_of_them() -> None:
+    settings = {
+        "models": ["a/b", "c"],
+        "conditions": {"A": "", "E": ""},
+        "thinking": ["default", "high"],
+        "temperatures": [1.0, 0.7],
+        "trials": 12,
+        "shard": "2/3",
+    }
+    listed = set(runs.planned_ids(settings))
+    few = runs.planned(settings)
+    assert (few.episodes, few.of(listed)) == (len(listed), len(listed)) == (64, 64)
+    assert "a/b@effort=high;temperature=0.7/E/4" in listed
+    strangers = {
+        *("a/b@effort=high;temperature=0.7/E/0", "c/A/1", "c@temperature=1/A/04", "x", "/1"),
+        *("c@temperature=1/A/13", "c@temperature=1/A/", "c@temperature=1/A/\u0664"),
+        "c/A/" + "9" * 99,
+        *("c@temperature=1/A/-2", "c@temperature=1/A/ 4", "c@temperature=1/B/4", ""),
+    }  # fmt: skip
+    assert few.of(strangers) == 0
+    assert few.of(strangers | {"c@temperature=1/A/4"}) == 1
+    tracemalloc.start()
+    try:
+        many = runs.planned({**settings, "trials": 10**9, "shard": None})
+        assert (many.episodes, many.of(listed)) == (16 * 10**9, 64)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()

@@ -81,7 +81,7 @@ def _differences(
             yield f"settings.{name} contradicts the command"
     yield from _conditions(given, settings)
     yield from _models(given, settings, run)
-    yield from _applied(settings, run)
+    yield from applied(settings, run)
 
 
 def _conditions(given: Mapping[str, list[str]], settings: Mapping[str, Any]) -> Iterator[str]:
@@ -115,7 +115,7 @@ def _models(
             yield f"settings.models has {name}, the command {word}"
 
 
-def _applied(settings: Mapping[str, Any], run: Mapping[str, Any]) -> Iterator[str]:
+def applied(settings: Mapping[str, Any], run: Mapping[str, Any]) -> Iterator[str]:
     """Every request carried the sampling of the settings."""
     for name, facts in (run.get("models") or {}).items():
         effective = facts.get("effective_sampling") if isinstance(facts, Mapping) else None

@@ -17,11 +17,12 @@ from typing import Any
 import orjson
 
 from local_shutdown import frozen_plan
-from local_shutdown.bundle import redact
+from local_shutdown.bundle import command, redact
 from local_shutdown.bundle.layout import PLAN, REFERENCE, Finding, failed, ok, unknown
 from local_shutdown.errors import UsageError
 from local_shutdown.frozen_plan import Deviation, PlanFile, read_plan
 from local_shutdown.store import AGGREGATES, EPISODES, read_lines, read_run
+from local_shutdown.study.contrasts import slug
 from local_shutdown.study.freeze import changes
 from local_shutdown.study.parts import seed_of_run, stop_rule
 from local_shutdown.study.schema import UntilRow
@@ -114,6 +115,10 @@ class _Plan:
         for entry in told["directories"]:
             if entry["path"] not in by_plan[str(entry.get("kind"))]:
                 yield f"{entry['path']} is not of the plan"
+        runs = {Path(name).name for name in plan.runs}
+        for model in plan.in_force["models"]:
+            if not any(run.partition("@")[0] == slug(model) for run in runs):
+                yield f"{model} is planned, and no run of it is on the list"
         for name in plan.runs:
             if name in there:
                 self.there += 1
@@ -188,6 +193,8 @@ class _Plan:
                 yield f"{what} is {value}, planned {self._versions(what)[0]}"
         yield from self._sampling(settings, known[model])
         yield from self._serving(settings, known[model])
+        yield from command.applied(settings, run)
+        yield from self._more_trials(name, run)
         rules = [self._rule(until) for until in self._versions("until")]
         rule = {key: settings.get(key) for key in rules[0]}
         if rule not in rules:
@@ -217,6 +224,34 @@ class _Plan:
         for what, moment in began:
             if moment is not None and _moment(moment) < frozen:
                 yield f"{what} began at {moment}, before the plan was frozen ({frozen})"
+
+    def _more_trials(self, name: str, run: Mapping[str, Any]) -> Iterator[str]:
+        """Trials that were added later were begun after that is dated, and those before them had
+        been seen: a look, which their intervals pay for."""
+        added = [
+            (one.planned, one.now, _moment(one.at))
+            for one in self._plan.deviations
+            if one.what == "trials" and type(one.planned) is int and type(one.now) is int
+        ]
+        if not added:
+            return
+        seen = later = False
+        for _, line in read_lines(self._data / name / EPISODES):
+            record = orjson.loads(line)
+            trial, began = record.get("trial"), record.get("started_at")
+            if type(trial) is not int or began is None:
+                continue
+            for planned, now, at in added:
+                if planned <= trial < now and _moment(began) < at:
+                    yield (
+                        f"{record.get('episode_id')} began at {began}; that there are more trials "
+                        f"than {planned} is a deviation dated after that, {at}"
+                    )
+                    return
+            seen = seen or (trial < added[0][0] and _moment(began) < added[0][2])
+            later = later or trial >= added[0][0]
+        if seen and later and not run.get("looks"):
+            yield f"trials were added after {added[0][0]} had been seen, and run.json has no look"
 
     def _weights(
         self, name: str, model: str, planned: Mapping[str, Any], run: Mapping[str, Any]

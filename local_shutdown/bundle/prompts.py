@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from local_shutdown import grid
+from local_shutdown import __version__, grid
 from local_shutdown.episode import Episode
 from local_shutdown.grid import Condition
 
@@ -62,6 +62,14 @@ class Prompts:
                 )
             elif known.instructs != condition.instructs:
                 yield f"condition {name} instructs {condition.instructs}, not {known.instructs}"
+            elif self._run.get("package_version") == __version__:
+                for field in ("title", "wording"):
+                    told = described[name].get(field)
+                    if told != getattr(known, field):
+                        yield (
+                            f"condition {name}: its {field} is {str(told)[:80]!r}, the grid has "
+                            f"{getattr(known, field)!r}"
+                        )
 
     def of(self, episode: Episode) -> str | None:
         """What is wrong with the prompts of one episode; None where nothing is."""

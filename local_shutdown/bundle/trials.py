@@ -12,16 +12,17 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from local_shutdown import runs
 from local_shutdown.batch import episode_id
 from local_shutdown.detectors import Row
 from local_shutdown.episode import Episode
-from local_shutdown.runs import planned_ids
 from local_shutdown.store import STARTED, finished_ids, read_started
 
-MOST_PLANNED = 5_000_000
+_SLACK = timedelta(minutes=2)  # a clock may be set meanwhile
 _SHARD = re.compile(r"\d{1,6}/\d{1,6}")
 _Sitting = tuple[str, str | None, int]  # model, factor, session
 
@@ -57,12 +58,9 @@ def planned(run: Mapping[str, Any]) -> list[str]:
         TooLarge: it would not fit into memory.
     """
     settings = run.get("settings") or {}
-    cells = 1
-    for name in ("models", "conditions", "thinking"):
-        cells *= max(1, len(settings.get(name) or ()))
-    if cells * int(settings.get("trials") or 0) > MOST_PLANNED:
-        raise TooLarge(f"its settings ask for more than {MOST_PLANNED:,} trials")
-    return list(planned_ids(settings))
+    if runs.planned(settings).episodes > runs.MOST_PLANNED:
+        raise TooLarge(f"its settings ask for more than {runs.MOST_PLANNED:,} trials")
+    return list(runs.planned_ids(settings))
 
 
 def account(directory: Path, run: Mapping[str, Any]) -> Account:
@@ -136,6 +134,27 @@ class Ledger:
             self._errors[sitting] += episode.stop_reason == "error"
             self._server(name, row)
         self._copy(episode)
+        try:
+            self._within(episode)
+        except (TypeError, ValueError):  # no time, or none that says of which zone it is
+            self.wrong_lines.append(f"{name}: its time or that of its run cannot be read")
+
+    def _within(self, episode: Episode) -> None:
+        """An episode begins while its run is going on; where one clock has seen both."""
+        run = self.run
+        if episode.started_at is None or run.get("nodes") or run.get("merged"):
+            return
+        began, first, last = (
+            None if text is None else datetime.fromisoformat(text)
+            for text in (episode.started_at, run.get("started_at"), run.get("ended_at"))
+        )
+        assert began is not None
+        for wrong, which in (
+            (first is not None and began < first - _SLACK, "before its run was started"),
+            (last is not None and began > last + _SLACK, "after its run had ended"),
+        ):
+            if wrong:
+                self.wrong_lines.append(f"{episode.episode_id} began at {began}, {which}")
 
     def _server(self, name: str, row: Row) -> None:
         known = self.run.get("server_starts")

@@ -196,6 +196,8 @@ class _Check:
         except (bagit.BagError, OSError, ValueError) as wrong:
             yield failed("checksums", str(wrong)[:300])
             return
+        if (self._bag / "fetch.txt").exists():
+            yield failed("checksums", "fetch.txt: a bundle has all its files, and fetches none")
         # The library does not look for what stands beside data/ and is in no manifest.
         there = {p.relative_to(self._bag).as_posix() for p in _files(self._bag)}
         unlisted = sorted(there - listed - {TAG_MANIFEST, f"{TAG_MANIFEST}.sig"})

@@ -19,6 +19,8 @@ from local_shutdown.runfile import Session
 from local_shutdown.store import load_run
 from local_shutdown.terminal import echo, note
 
+_MOST_LOOKED_AHEAD = 50_000  # trials of a cell; each tenth is computed
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -63,23 +65,24 @@ def dry_run_one(settings: Settings) -> Outlook:
     """See `dry_run`."""
     open_record(settings)  # refuses what the run would refuse; writes nothing
     done = runs.state(settings.out).on_disk if settings.out.is_dir() else 0
-    wanted = set(runs.planned_ids({**settings.identity(), "conditions": _ids(settings)}))
-    there = runs.stored_ids(settings.out) & wanted
+    wanted = runs.planned({**settings.identity(), "conditions": _ids(settings)})
+    stored = runs.stored_ids(settings.out)
+    missing = wanted.episodes - wanted.of(stored)
     echo(f"output: {settings.out} ({f'resumes a run with {done} episodes' if done else 'new'})")
     levels = len(settings.levels)
     echo(
-        f"episodes: {len(wanted)} = {_count(settings.models, 'model')} x "
+        f"episodes: {wanted.episodes} = {_count(settings.models, 'model')} x "
         f"{_count(settings.conditions, 'condition')} ({as_ranges(_ids(settings))}) x "
         f"{settings.trials} trials"
         + (f" x {levels} levels" if levels > 1 else "")
         + (f", of which shard {settings.shard}" if settings.shard else "")
-        + (f"; {len(wanted) - len(there)} still to play" if there else "")
+        + (f"; {missing} still to play" if missing < wanted.episodes else "")
         + ("; cells may stop earlier" if settings.stop_rule or settings.decided_rule else "")
     )
     if settings.study is None:  # of a study it is said once
         for line in what_deciding_takes(settings):
             echo(line)
-    outlooks = [_model(spec, settings, wanted - there) for spec in settings.models]
+    outlooks = [_model(spec, settings, stored) for spec in settings.models]
     seconds = [one.seconds for one in outlooks if one.missing]
     return Outlook(
         all(one.ready for one in outlooks),
@@ -102,9 +105,12 @@ def what_deciding_takes(settings: Settings) -> list[str]:
 
     def takes(low: float, high: float) -> str:
         rates = {contrasts[0].a: high, contrasts[0].b: low}
-        k = expected_looks(rates, contrasts[0], rule.delta, level, settings.trials)
+        most = min(settings.trials, _MOST_LOOKED_AHEAD)
+        k = expected_looks(rates, contrasts[0], rule.delta, level, most)
+        if k is None and most < settings.trials:
+            return f"not decided in {most}"
         if k is None:
-            return f"not decided in {settings.trials}, so nothing is saved there"
+            return f"not decided in {most}, so nothing is saved there"
         return f"about {k} of {settings.trials} trials"
 
     points = f"{100 * rule.delta:g}"
@@ -134,7 +140,7 @@ def _only(spec: ModelSpec, settings: Settings) -> dict[str, Any]:
     return {**settings.identity(), "models": [spec.name], "conditions": _ids(settings)}
 
 
-def _model(spec: ModelSpec, settings: Settings, missing: set[str]) -> Outlook:
+def _model(spec: ModelSpec, settings: Settings, stored: set[str]) -> Outlook:
     echo(f"{spec.display_name}")
     for warning in spec.warnings:
         note(f"warning: {warning}", indent=2)
@@ -158,7 +164,8 @@ def _model(spec: ModelSpec, settings: Settings, missing: set[str]) -> Outlook:
         lines.append(f"CANNOT RUN: {refused}")
     for line in "\n".join(lines).splitlines():
         note(line, indent=2)
-    own = len(missing.intersection(runs.planned_ids(_only(spec, settings))))
+    wanted = runs.planned(_only(spec, settings))
+    own = wanted.episodes - wanted.of(stored)
     place = settings.out.parent if settings.study is None else settings.out.parent.parent
     found = estimate(spec.name, place)
     seconds: float | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +27,9 @@ from local_shutdown.results import write_results
 from local_shutdown.run import Display, Interrupt, fetching
 from local_shutdown.store import RUN
 from local_shutdown.study import freeze
-from local_shutdown.study.parts import Extent, Machine, extent, refuse_fewer, settings
+from local_shutdown.study.begun import refuse_taken_back
+from local_shutdown.study.elsewhere import Contents, contents
+from local_shutdown.study.parts import Extent, Machine, extent, settings
 from local_shutdown.study.plan import Resolved, resolve
 from local_shutdown.study.schema import StudyFile, read_study
 from local_shutdown.terminal import echo, note
@@ -113,12 +115,14 @@ def run_study(
     resolved = resolve(study, options.finder(machine.engine))
     plan, parts = _checked(resolved, directory, machine)
     if dry_run:
-        _say_plan(resolved, directory, plan, parts)
+        imports = _check_imports(resolved, directory)
+        _say_plan(resolved, directory, plan, parts, imports)
         sys.exit(_dry_run(parts))
     with freeze.locked(directory):
         plan, parts = _checked(resolved, directory, machine)  # as it is now that nobody writes
         for line in freeze.take_imports(directory, resolved, write_results):
             echo(line, err=True)
+        _check_imports(resolved, directory)
         freeze.write(directory, plan)
         for line in _deviations(plan):
             echo(line, err=True)
@@ -146,10 +150,36 @@ def _checked(
     """The plan and the runs, all that would be refused found out; nothing is written."""
     plan = freeze.planned(directory, resolved)
     parts = settings(resolved, directory, machine, plan)
-    refuse_fewer(parts)
+    refuse_taken_back(resolved.study, parts)
     for one in parts:
         open_record(one)
     return plan, parts
+
+
+def _check_imports(resolved: Resolved, directory: Path) -> dict[str, Contents]:
+    """What each import holds, by its folder.
+
+    Raises:
+        UsageError: it cannot be imported, or holds nothing under the conditions of the study.
+    """
+    played = [condition.id for condition in resolved.conditions]
+    found: dict[str, Contents] = {}
+    for place, one in enumerate(resolved.imports):
+        loc = ("imports", place)
+        try:
+            inside = contents(one, directory / one.folder)
+        except UsageError as wrong:
+            raise resolved.study.wrong(loc, wrong.message, wrong.hint) from None
+        if not set(inside.conditions) & set(played):
+            there = ", ".join(inside.conditions) or "none, it is empty"
+            raise resolved.study.wrong(
+                loc,
+                f"{one.row.path}: nothing in it is of a condition of the study "
+                f"({', '.join(played)}); its conditions: {there}",
+                "correct the ids there, or give `condition` if the file has one alone",
+            )
+        found[one.folder] = inside
+    return found
 
 
 def _refuse_strangers(directory: Path) -> None:
@@ -251,7 +281,11 @@ def _shown(one: Settings, overall: _Overall, nodes: RayNodes | None) -> Display:
 
 
 def _say_plan(
-    resolved: Resolved, directory: Path, plan: PlanFile, parts: Sequence[Settings]
+    resolved: Resolved,
+    directory: Path,
+    plan: PlanFile,
+    parts: Sequence[Settings],
+    imports: Mapping[str, Contents],
 ) -> None:
     row = resolved.study.row
     far = extent(parts)
@@ -269,8 +303,15 @@ def _say_plan(
     echo(f"declared contrasts: {tests}")
     for line in dryrun.what_deciding_takes(parts[0]):
         echo(line)
+    played = [condition.id for condition in resolved.conditions]
     for one in resolved.imports:
-        echo(f"import: {one.path}")
+        inside = imports[one.folder]
+        lacks = [condition for condition in played if condition not in inside.conditions]
+        echo(
+            f"import: {one.path}: {inside.records:,} record{'' if inside.records == 1 else 's'} "
+            f"of {', '.join(inside.models)}"
+            + (f"; none of condition {', '.join(lacks)}" if lacks else "")
+        )
     if resolved.reference is not None:
         echo(f"reference: {resolved.reference}")
     for line in _deviations(plan):

@@ -209,17 +209,20 @@ def take_imports(
     Raises:
         UsageError: a file that cannot be imported, by line.
     """
-    for one in resolved.imports:
+    for place, one in enumerate(resolved.imports):
         out = directory / one.folder
         if (out / RUN).is_file():
             continue
-        if one.path.is_dir():
-            _copied(one, out)
-        else:
-            import_files(
-                [one.path], out, one.row.format, model=one.row.model,
-                condition=one.row.condition, complete=score,
-            )  # fmt: skip
+        try:
+            if one.path.is_dir():
+                _copied(one, out)
+            else:
+                import_files(
+                    [one.path], out, one.row.format, model=one.row.model,
+                    condition=one.row.condition, complete=score,
+                )  # fmt: skip
+        except UsageError as wrong:
+            raise resolved.study.wrong(("imports", place), wrong.message, wrong.hint) from None
         yield f"imported {one.path} into {out}"
     name = _reference(resolved)
     if name is not None and name != "paper" and resolved.reference is not None:

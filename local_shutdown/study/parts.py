@@ -11,7 +11,6 @@ from typing import Any
 from local_shutdown import engines, grid, runs
 from local_shutdown.agent import Limits
 from local_shutdown.engines.starts import SEEDS
-from local_shutdown.errors import UsageError
 from local_shutdown.frozen_plan import PlanFile, planned_levels
 from local_shutdown.record import Settings
 from local_shutdown.study.plan import Resolved, Served
@@ -183,29 +182,7 @@ def extent(parts: Sequence[Settings]) -> Extent:
     planned = on_disk = 0
     for one in parts:
         identity = {**one.identity(), "conditions": [c.id for c in one.conditions]}
-        ids = set(runs.planned_ids(identity))
-        planned += len(ids)
-        on_disk += len(ids & runs.stored_ids(one.out))
+        asked = runs.planned(identity)
+        planned += asked.episodes
+        on_disk += asked.of(runs.stored_ids(one.out))
     return Extent(planned, on_disk)
-
-
-def refuse_fewer(parts: Sequence[Settings]) -> None:
-    """Refuse a study that takes back trials that were planned: they were the number that was fixed
-    beforehand, and what is there by now has been seen.
-
-    Raises:
-        UsageError: naming both numbers.
-    """
-    from local_shutdown.store import RUN, load_run
-
-    for one in parts:
-        if not (one.out / RUN).is_file() or not runs.stored_ids(one.out):
-            continue
-        before = load_run(one.out).settings.trials
-        if before is not None and one.trials < before:
-            raise UsageError(
-                f"trials: {before} were planned and {one.trials} are asked for now: trials can be "
-                "added to a study that has begun, and not taken back",
-                f"write `trials: {before}`; end the run with Ctrl-C whenever you like: what is "
-                "there is reported as what it is",
-            )

@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from local_shutdown import frozen_plan, grid
-from local_shutdown.analysis.contrasts import DECLARED, Contrast
+from local_shutdown.analysis.contrasts import Contrast
 from local_shutdown.analysis.model_weights import CALIBRATION
 from local_shutdown.engines import weights
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.errors import UsageError
 from local_shutdown.factors import DEFAULT, number
 from local_shutdown.grid import Condition
+from local_shutdown.runs import MOST_PLANNED
 from local_shutdown.store import RUN
-from local_shutdown.study.elsewhere import Imported, imported, reference_of
-from local_shutdown.study.schema import ContrastRow, ModelRow, StudyFile
+from local_shutdown.study.contrasts import declared, planned, slug
+from local_shutdown.study.elsewhere import Imported, all_imported, reference_of
+from local_shutdown.study.schema import ModelRow, StudyFile
 
 Find = Callable[[str], ModelSpec]
 _PATH_LIKE = re.compile(r"[./~]")
@@ -112,6 +114,7 @@ def resolve(study: StudyFile, find: Find) -> Resolved:
     efforts = tuple(dict.fromkeys(row.factors.effort or (DEFAULT,)))
     temperatures = tuple(dict.fromkeys(row.factors.temperature or ()))
     _check_requests(study, served, efforts)
+    _check_size(study, len(conditions) * len(efforts) * max(1, len(temperatures)), len(served))
     _no_keys(study)
     levels = {
         "revision": {one.revision for one in served if one.revision},
@@ -119,8 +122,8 @@ def resolve(study: StudyFile, find: Find) -> Resolved:
         "effort": set(efforts),
         "temperature": {number(t) for t in temperatures},
     }
-    contrasts = _contrasts(study, [c.id for c in conditions], levels)
-    imports = [imported(study, number_, one) for number_, one in enumerate(row.imports)]
+    contrasts = declared(study, [c.id for c in conditions], levels)
+    imports = all_imported(study)
     reference, reference_plan = reference_of(study)
     plan = {
         "name": study.name,
@@ -131,7 +134,7 @@ def resolve(study: StudyFile, find: Find) -> Resolved:
         "engine": row.engine,
         "trials": row.trials,
         "until": row.until.model_dump(exclude_none=True) if row.until else None,
-        "contrasts": [_planned(contrast) for contrast in contrasts],
+        "contrasts": [planned(contrast) for contrast in contrasts],
         "margin": row.margin,
         "imports": [
             {"name": one.path.name, "sha256": one.sha256, "model": one.row.model,
@@ -189,7 +192,7 @@ def _served(study: StudyFile, place: int, find: Find) -> list[Served]:
     except UsageError as wrong:
         said = wrong.message.removeprefix("--model ")
         raise study.wrong((*loc, "id"), said, wrong.hint) from None
-    name = row.name or (_slug(folder.resolve().name) if local else base.name)
+    name = row.name or (slug(folder.resolve().name) if local else base.name)
     display = row.name or (name if local else base.display_name)
     if base.family == CALIBRATION and "synthetic" not in display:
         display = f"{display} (synthetic)"
@@ -202,7 +205,7 @@ def _served(study: StudyFile, place: int, find: Find) -> list[Served]:
         spec, digest = _at_revision(study, where, base, revision)
         if local and digest is None:
             digest = _digest(study, (*loc, "id"), Path(spec.hf_id))
-        label = None if revision is None else _slug(Path(revision).name if digest else revision)
+        label = None if revision is None else slug(Path(revision).name if digest else revision)
         wanted: Sequence[str | None] = precisions or (None,)
         for precision in wanted:
             fixed = {}
@@ -210,7 +213,7 @@ def _served(study: StudyFile, place: int, find: Find) -> list[Served]:
                 fixed["revision"] = label
             if precision is not None and len(precisions) > 1:
                 fixed["precision"] = precision
-            folder_name = "@".join(_slug(part) for part in (name, *fixed.values()))
+            folder_name = "@".join(slug(part) for part in (name, *fixed.values()))
             found.append(Served(folder_name, row, spec, label, precision, fixed, digest))
     return found
 
@@ -242,10 +245,6 @@ def _digest(study: StudyFile, where: Sequence[int | str], folder: Path) -> str:
     return found
 
 
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", name.strip("/")).strip(".-") or "model"
-
-
 def _names_differ(study: StudyFile, served: Sequence[Served]) -> None:
     seen: dict[str, ModelRow] = {}
     for one in served:
@@ -275,6 +274,22 @@ def _check_requests(study: StudyFile, served: Sequence[Served], efforts: Sequenc
                 raise study.wrong(
                     ("models", place, "id"), f"{one.row.id}: {wrong.message}", wrong.hint
                 ) from None
+
+
+def _check_size(study: StudyFile, cells: int, servers: int) -> None:
+    """Refuse a number of trials that nobody plays: a digit too many.
+
+    Args:
+        cells: of each run.
+    """
+    trials = study.row.trials
+    if trials * cells > MOST_PLANNED:
+        raise study.wrong(
+            ("trials",),
+            f"{trials:,} trials in each of {cells:,} cells are {trials * cells:,} episodes in each "
+            f"of {servers:,} runs; a run has at most {MOST_PLANNED:,}",
+            f"`trials: {MOST_PLANNED // cells}` is the most here; the paper played 1000",
+        )
 
 
 def _no_keys(study: StudyFile) -> None:
@@ -315,77 +330,3 @@ def _models(served: Sequence[Served]) -> dict[str, Any]:
         if one.precision is not None and one.precision not in model["precision"]:
             model["precision"].append(one.precision)
     return found
-
-
-# --- contrasts ------------------------------------------------------------------------------------
-
-
-def _contrasts(
-    study: StudyFile, conditions: Sequence[str], levels: Mapping[str, set[str]]
-) -> list[Contrast]:
-    """Those of the file, or the paper's between the conditions that are played."""
-    if study.row.contrasts is None:
-        return [c for c in DECLARED if c.a in conditions and c.b in conditions]
-    found: dict[str, Contrast] = {}
-    for place, row in enumerate(study.row.contrasts):
-        contrast = _contrast(study, place, row, conditions, levels)
-        if contrast.name in found:
-            raise study.wrong(
-                ("contrasts", place), f"{contrast.name} appears twice", "remove one of them"
-            )
-        found[contrast.name] = contrast
-    return list(found.values())
-
-
-def _contrast(
-    study: StudyFile,
-    place: int,
-    row: ContrastRow,
-    conditions: Sequence[str],
-    levels: Mapping[str, set[str]],
-) -> Contrast:
-    for name in row.conditions or ():
-        if name not in conditions:
-            raise _unknown(study, (place, "conditions"), name, conditions)
-    known = list(conditions) if row.factor is None else sorted(levels[row.factor])
-    sides = []
-    for side in ("a", "b"):
-        level = str(getattr(row, side))
-        if row.factor == "temperature":
-            level = _as_temperature(level)
-        if row.factor == "revision" and level not in known:
-            level = _slug(Path(level).name)
-        if level not in known:
-            raise _unknown(study, (place, side), level, known)
-        sides.append(level)
-    a, b = sides
-    name = f"{a}-{b}" if row.factor is None else f"{row.factor} {a} − {b}"
-    return Contrast(name, a, b, row.asks, row.factor, tuple(row.conditions or ()))
-
-
-def _as_temperature(text: str) -> str:
-    try:
-        return number(float(text))
-    except ValueError:
-        return text
-
-
-def _unknown(
-    study: StudyFile, where: tuple[int, str], name: str, known: Sequence[str]
-) -> UsageError:
-    return study.wrong(
-        ("contrasts", *where),
-        f"{name!r}: not in the study",
-        f"there are: {', '.join(known) or 'none'}",
-    )
-
-
-def _planned(contrast: Contrast) -> dict[str, Any]:
-    return {
-        "name": contrast.name,
-        "a": contrast.a,
-        "b": contrast.b,
-        "asks": contrast.asks,
-        "factor": contrast.factor,
-        "conditions": list(contrast.conditions),
-    }

@@ -306,8 +306,11 @@ def read_study(path: Path) -> StudyFile:
             field and value.
     """
     root, raw = read_yaml(path)
-    if root is None:
-        raise UsageError(f"{path}: empty", "it needs `models`, `conditions` and `trials`")
+    if root is None or raw is None:
+        raise UsageError(
+            f"{path}:1: the file is empty",
+            f"it needs `models`, `conditions` and `trials`; {_SEE}",
+        )
     refuse_duplicates(root, path)
     try:
         study = StudyFile(path, StudyRow.model_validate(raw), root)

@@ -88,7 +88,7 @@ KINDS: dict[str, tuple[Any, tuple[object, ...]]] = {
     ),
     "time-outs": (
         script(bash("echo 'sleep 1000' > shutdown.sh"), *(bash("./next_question"),) * 9),
-        ("--trials", 1, "--max-messages", 14),
+        ("--trials", 1, "--max-messages", 12),  # one time-out, of 90 s
     ),
     "until": (submit_at_once, ("--until-halfwidth", "0.2", "--trials", 60)),
 }

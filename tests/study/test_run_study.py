@@ -20,7 +20,15 @@ import pytest
 from click.testing import Result
 from engines import fake_vllm
 from playing import cli, compared, stored
-from scripted import Answer, Messages, Policy, comply, resist, serve_beside
+from scripted import (
+    Answer,
+    Messages,
+    Policy,
+    comply,
+    resist,
+    serve_beside,
+    submit_at_once,
+)
 
 from local_shutdown import load
 from local_shutdown.frozen_plan import read_plan
@@ -57,7 +65,9 @@ def write(folder: Path, **changed: Any) -> Path:
 # --- against a scripted endpoint -----------------------------------------------------------------
 
 
-def play(policy: Policy, path: Path, out: Path, *args: object) -> Result:
+def play(
+    policy: Policy, path: Path, out: Path, *args: object, model: str = "calibration"
+) -> Result:
     """One model, which the endpoint serves; no two of its trials are copies."""
 
     def varied(messages: Messages) -> Answer:
@@ -65,8 +75,8 @@ def play(policy: Policy, path: Path, out: Path, *args: object) -> Result:
         assert isinstance(answer, Mapping)
         return {**answer, "content": secrets.token_hex(8)}
 
-    with serve_beside(varied, "calibration") as model:
-        return cli("run", path, "--base-url", model.base_url, "--no-probe", "--out", out, *args)
+    with serve_beside(varied, model) as server:
+        return cli("run", path, "--base-url", server.base_url, "--no-probe", "--out", out, *args)
 
 
 ONE = {"models": ["calibration"]}
@@ -143,19 +153,69 @@ def test_contrasts_that_are_added_later_are_not_tested(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_trials_are_not_taken_back_and_other_settings_are_refused(tmp_path: Path) -> None:
+def test_nothing_is_taken_back_of_a_study_that_has_begun_and_more_is_a_deviation(
+    tmp_path: Path,
+) -> None:
     out = tmp_path / "out"
-    assert play(comply, write(tmp_path, **ONE), out).exit_code == 0
+    begun = {"models": ["org/m", {"id": "org/m", "name": "second"}], "trials": 2}
+    assert play(submit_at_once, write(tmp_path, **begun), out, model="org/m").exit_code == 0
     before = (out / "plan.json").read_bytes()
+    own = {"id": "E", "title": "E", "wording": "reconstructed", "system": "Hm.", "user": "Go on."}
+    (tmp_path / "own.yaml").write_text(json.dumps({"conditions": [own]}))
+    heat = {"contrasts": [{"a": "A", "b": "E"}]}
     for changed, words in (
-        ({"trials": 2}, ("3 were planned", "2")),
+        ({"trials": 1}, ("trials: 2 were planned", "1 are", "trials: 2`")),
         ({"max_messages": 20}, ("max messages 50 there, 20 now",)),
-        ({"factors": {"temperature": [0.5, 0.7]}, "contrasts": []}, ("temperatures 1",)),
+        (
+            {"conditions": ["A"], "contrasts": []},
+            ("conditions: E was planned", "among A now", "back"),
+        ),
+        ({"conditions": ["A", "own.yaml"]}, ("conditions: the prompts of E", "another id")),
+        ({"factors": {"temperature": [0.5, 0.7]}, **heat}, ("factors.temperature: 1 was planned",)),
+        (
+            {"factors": {"temperature": 0.7}, **heat},
+            ("factors.temperature: 1 was planned", "0.7 now"),
+        ),
+        ({"factors": {}, **heat}, ("temperature: 1, 0.7 was planned", "none now")),
     ):
-        said = play(comply, write(tmp_path, **{**ONE, **changed}), out)
-        assert said.exit_code == 2, said.output
-        assert all(word in said.stderr for word in words), said.stderr
+        for dry in ((), ("--dry-run",)):
+            said = play(comply, write(tmp_path, **{**begun, **changed}), out, *dry, model="org/m")
+            assert said.exit_code == 2, said.output
+            assert all(word in said.stderr for word in words), said.stderr
+            assert "study.yaml:1: " in said.stderr or "max_messages" in changed
     assert (out / "plan.json").read_bytes() == before
+    more = {
+        "models": ["org/m", {"id": "org/m", "name": "third"}],
+        "conditions": ["A", "E", "K"], "factors": {"temperature": [1.0, 0.5, 0.7]}, "trials": 3,
+    }  # fmt: skip
+    assert play(submit_at_once, write(tmp_path, **more), out, model="org/m").exit_code == 0
+    assert len(stored(out / "org-m")) == len(stored(out / "third")) == 27
+    assert len(stored(out / "second")) == 8  # as it was, and still shown
+    assert {c["source"] for c in compared(out)["cells"]} >= {"org-m", "second", "third"}
+    assert {d.what for d in read_plan(out).deviations} == {
+        "models.second", "models.third", "conditions.K", "factors.temperature", "trials",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("factors", [{}, {"temperature": 1.0}])
+def test_one_temperature_does_not_become_several_as_its_episodes_bear_no_level(
+    tmp_path: Path, factors: dict[str, Any]
+) -> None:
+    out, begun = (
+        tmp_path / "out",
+        {"models": ["org/m"], "contrasts": [{"a": "A", "b": "E"}], "trials": 1},
+    )
+    path = write(tmp_path, **begun, factors=factors)
+    assert play(submit_at_once, path, out, model="org/m").exit_code == 0
+    two = write(tmp_path, **begun, factors={"temperature": [1.0, 0.7]})
+    said = play(submit_at_once, two, out, model="org/m")
+    assert said.exit_code == 2
+    assert "factors.temperature" in said.stderr
+    assert "sampling" in said.stderr
+    # What the remedy says.
+    hot = {"id": "org/m", "name": "warm", "sampling": {"temperature": 0.7}}
+    other = write(tmp_path, **{**begun, "models": ["org/m", hot]}, factors={})
+    assert play(submit_at_once, other, out, model="org/m").exit_code == (2 if factors else 0)
 
 
 def test_the_file_stands_for_its_folder_and_says_when_it_was_changed(
@@ -223,6 +283,32 @@ def test_another_study_or_a_run_in_the_folder_is_refused(tmp_path: Path) -> None
     (tmp_path / "mine" / "thesis.tex").write_text("")
     assert play(comply, write(tmp_path, **ONE), tmp_path / "mine").exit_code == 2
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("plan_was_written", [False, True])
+def test_what_a_kill_leaves_of_the_first_writes_does_not_keep_a_study_from_being_played(
+    tmp_path: Path, plan_was_written: bool
+) -> None:
+    """Each file is written beside its place: half of one has another name."""
+    path, out = write(tmp_path, **ONE, reference="api.jsonl"), tmp_path / "out"
+    assert play(submit_at_once, path, out).exit_code == 0
+    whole = {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    shutil.rmtree(out)
+    (out / "imports" / ".api-1234.importing-x").mkdir(parents=True)
+    (out / "imports" / ".api-1234.importing-x" / "episodes.jsonl").write_text("{")
+    (out / ".plan.json.123").write_bytes(whole[Path("plan.json")][:100])
+    (out / "reference" / "1234").mkdir(parents=True)
+    (out / "reference" / "1234" / ".api.jsonl.123").write_text("{")
+    if plan_was_written:
+        (out / "plan.json").write_bytes(whole[Path("plan.json")])
+        (out / "calibration").mkdir()
+        (out / "calibration" / ".run.json.123").write_text("{")
+        (out / "calibration" / "episodes.jsonl").touch()
+    done = play(submit_at_once, path, out)
+    assert done.exit_code == 0, done.output
+    assert read_plan(out).digest == json.loads(whole[Path("plan.json")])["digest"]
+    assert len(stored(out / "calibration")) == 12
+    assert compared(out)["study"]["deviations"] == []
 
 
 def test_two_at_a_time_are_refused(tmp_path: Path) -> None:

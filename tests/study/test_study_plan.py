@@ -63,15 +63,15 @@ def resolved(path: Path) -> Resolved:
     return resolve(read_study(path), options.finder("transformers", offline=True))
 
 
-def digest_elsewhere(path: Path, home: Path, cwd: Path) -> str:
+def digest_elsewhere(path: Path, home: Path, cwd: Path, **environment: str) -> str:
     """As another process in another place says it."""
     home.mkdir(parents=True, exist_ok=True)
     said = subprocess.run(
         [sys.executable, "-m", "local_shutdown", "run", path, "--engine", "transformers",
          "--gpus", "0", "--dry-run"],
         cwd=cwd, env={"HOME": str(home), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT),
-                      "HF_HUB_OFFLINE": "1"},
-        capture_output=True, text=True,
+                      "HF_HUB_OFFLINE": "1", **environment},
+        capture_output=True, text=True, umask=0o077 if environment else -1,
     )  # fmt: skip
     (line,) = [line for line in said.stdout.splitlines() if line.startswith("plan: ")]
     return line.split()[1]
@@ -84,7 +84,10 @@ def test_the_digest_is_the_same_in_another_folder_with_another_home(tmp_path: Pa
     assert mine.startswith("sha256:")
     assert resolved(there).digest == mine
     assert digest_elsewhere(there, tmp_path / "home", there.parent) == mine
-    assert digest_elsewhere(Path("here/study.yaml"), tmp_path / "other", tmp_path) == mine
+    assert digest_elsewhere(
+        Path("here/study.yaml"), tmp_path / "other", tmp_path, TZ="Pacific/Auckland",
+        LANG="de_DE.UTF-8", LC_ALL="C", PYTHONHASHSEED="7", COLUMNS="40",
+    ) == mine  # fmt: skip
 
 
 def test_nothing_of_the_machine_is_in_it(tmp_path: Path) -> None:
@@ -244,6 +247,65 @@ def test_of_two_imports_with_one_file_name_a_change_of_either_is_told() -> None:
     for later in ([other, two], [one, other]):
         found = freeze.changes({"imports": [one, two]}, {"imports": later})
         assert len(found) == 1, found
+
+
+# --- imports --------------------------------------------------------------------------------------
+
+
+def test_one_file_is_imported_once(tmp_path: Path) -> None:
+    path = place(tmp_path)
+    (tmp_path / "again.jsonl").write_text(RATE)
+    folder = tmp_path / "folder"
+    assert cli("import", tmp_path / "api.jsonl", "--out", folder).exit_code == 0
+    for other in ({"path": "api.jsonl", "model": "x"}, "again.jsonl", "./api.jsonl", "folder"):
+        place(tmp_path, imports=["api.jsonl", other])
+        with pytest.raises(UsageError, match=r"imports\.1: .*same data as api\.jsonl.*twice"):
+            resolved(path)
+    place(tmp_path, imports=[{"path": "folder", "model": "x"}])
+    with pytest.raises(UsageError, match=r"imports\.0\.model"):
+        resolved(path)
+
+
+def test_an_import_that_is_read_another_way_has_another_folder(tmp_path: Path) -> None:
+    asked: list[Any] = [
+        "api.jsonl", *({"path": "api.jsonl", **more} for more in (
+            {"model": "x"}, {"model": "y"}, {"condition": "A"}, {"format": "jsonl"})),
+    ]  # fmt: skip
+    folders = [resolved(place(tmp_path, imports=[one])).imports[0].folder for one in asked]
+    assert len(set(folders)) == len(asked)
+    plain = place(tmp_path, imports=[{"path": "api.jsonl", "format": "auto"}])
+    assert resolved(plain).imports[0].folder == folders[0]
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_what_an_import_holds_is_checked_before_anything_is_played(
+    tmp_path: Path, dry: tuple[str, ...]
+) -> None:
+    out = tmp_path / "out"
+    words = ("--engine", "transformers", "--gpus", "0", "--out", out, *dry)
+    cases = {
+        "not json\n": ("api.jsonl:1", "not JSON"),
+        RATE + '{"kind": "episode"}\n': ("api.jsonl:2",),
+        RATE.replace('"E"', '"Q9"'): ("nothing in it is of a condition of the study", "Q9"),
+        "": ("empty",),
+    }
+    for text, said in cases.items():
+        path = place(tmp_path)
+        (tmp_path / "api.jsonl").write_text(text)
+        done = cli("run", path, *words)
+        assert done.exit_code == 2, done.output
+        assert "study.yaml:1: imports.0: " in done.stderr
+        assert all(one in done.stderr for one in said), done.stderr
+        assert not (out / "plan.json").exists()
+        assert not (out / "calibration").exists()
+
+
+def test_a_dry_run_says_what_an_import_holds(tmp_path: Path) -> None:
+    words = ("--engine", "transformers", "--gpus", "0", "--out", tmp_path / "out", "--dry-run")
+    said = cli("run", place(tmp_path), *words).stdout
+    (line,) = [line for line in said.splitlines() if line.startswith("import: ")]
+    assert "1 record of o3; none of condition A, OWN" in line
+    assert not (tmp_path / "out").exists()
 
 
 def test_before_the_first_episode_a_plan_is_frozen_anew(tmp_path: Path) -> None:

@@ -70,6 +70,24 @@ MISTAKES = {
     "a name longer than a folder's": ("name: hot", "name: " + "x" * 101, 4, ("at most 100",)),
     "a number of thousands of digits": ("trials: 3", "trials: " + "9" * 5000, 7, ("5000 digits",)),
     "a date that is none": ("trials: 3", "trials: 3\ntitle: 2024-13-45", 8, ("month",)),
+    "a wrong field that `<<` brings in": (
+        "models:\n  - calibration\n",
+        "models:\n  - &base\n    id: calibration\n    name: cold\n    max_tokens: none\n"
+        "  - {<<: *base, max_tokens: 9, name: warm}\n",
+        5, ("models.0.max_tokens", "none"),
+    ),
+    "a wrong field that `<<` brings in from elsewhere": (
+        "models:\n  - calibration\n",
+        "models:\n  - id: calibration\n    sampling: &hot\n      temperature: 1\n"
+        "  - id: calibration\n    name: warm\n    <<: *hot\n",
+        4, ("models.1.temperature",),
+    ),
+    "a wrong field of one of several that `<<` brings in": (
+        "models:\n  - calibration\n",
+        "models:\n  - &one\n    id: calibration\n  - &two\n    name: warm\n    trails: 2\n"
+        "    id: calibration\n  - {<<: [*one, *two], name: other}\n",
+        6, ("models.1.trails",),
+    ),
     # Found when the study is resolved.
     "a model called as the plan": ("name: hot", "name: plan.json", 3, ("'plan.json'", "else")),
     "a model called as a run's file": ("name: hot", "name: run.json", 3, ("'run.json'", "else")),
@@ -91,6 +109,18 @@ MISTAKES = {
     ),
     "a contrast twice": (
         "trials: 3", "trials: 3\ncontrasts: [{a: A, b: E}, {a: A, b: E}]", 8, ("A-E", "twice"),
+    ),
+    "more episodes than anybody plays": (
+        "trials: 3", "trials: 10000000", 7, ("10,000,000", "2 cells", "20,000,000", "2500000"),
+    ),
+    "a contrast the other way round": (
+        "trials: 3", "trials: 3\ncontrasts:\n  - {a: A, b: E}\n  - {a: E, b: A}", 10,
+        ("E-A", "A-E", "same"),
+    ),
+    "a contrast of levels the other way round": (
+        "trials: 3", "trials: 3\nfactors: {temperature: [1, 0.5]}\ncontrasts:\n"
+        "  - {factor: temperature, a: 1, b: 0.5}\n  - {factor: temperature, a: 0.5, b: 1.0}", 11,
+        ("temperature 0.5 − 1", "same"),
     ),
     "an import that is not there": ("trials: 3", "trials: 3\nimports: [api.jsonl]", 8, ("api",)),
     "a reference that is not there": ("trials: 3", "trials: 3\nreference: r.jsonl", 8, ("r.json",)),
@@ -125,10 +155,17 @@ def test_a_mistake_is_named_by_line_and_value_and_nothing_is_written(
 
 
 def test_no_mapping_and_no_text_are_told(tmp_path: Path) -> None:
-    for text in ("", "- a\n", "models: *nothing\n", "\x00", "a: b: c\n"):
+    for text, line in (
+        ("", 1), ("# nothing yet\n", 1), ("---\n", 1), ("---\n...\n", 1), ("\n\n~\n", 1),
+        ("- a\n", 1), ("models: *nothing\n", 1), ("\x00", 1), ("a: 1\n\x07: 2\n", 2),
+        ("a: b: c\n", 1), ("a: 1\nb: [\n", 3),
+        ("a: 1\n---\nb: 2\n", 2), ("models: &m [*m]\n", 1),
+        ("a: 1\nb: !!python/name:os.system x\n", 2),
+    ):  # fmt: skip
         path = written(tmp_path, text)
-        with pytest.raises(UsageError, match=str(path)):
+        with pytest.raises(UsageError) as said:
             read_study(path)
+        assert said.value.message.startswith(f"{path}:{line}: "), (text, said.value.message)
 
 
 def test_words_that_yaml_reads_as_something_else(tmp_path: Path) -> None:
