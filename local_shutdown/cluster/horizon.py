@@ -10,7 +10,7 @@ and it is split only where it fits nowhere.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 # A stint plays for no less than so much of what it costs.
@@ -92,7 +92,7 @@ class _Bin:
 
 
 def horizon(
-    works: Sequence[Work], places: Sequence[Place], able: dict[str, Collection[str]]
+    works: Sequence[Work], places: Sequence[Place], able: Mapping[str, Collection[str]]
 ) -> Plan:
     """The shortest plan that is found.
 
@@ -187,7 +187,10 @@ class _Packing:
 
 
 def _pack(
-    works: Sequence[Work], places: Sequence[Place], able: dict[str, Collection[str]], end_s: float
+    works: Sequence[Work],
+    places: Sequence[Place],
+    able: Mapping[str, Collection[str]],
+    end_s: float,
 ) -> Plan | None:
     """Everything done by then; None where that is not found."""
     packing = _Packing(end_s)
@@ -214,7 +217,7 @@ def _pack(
     return packing.plan
 
 
-def _by_crew(work: Work, able: dict[str, Collection[str]], packing: _Packing) -> float:
+def _by_crew(work: Work, able: Mapping[str, Collection[str]], packing: _Packing) -> float:
     """What the nodes of a model leave; what they can do without it is free for others."""
     rest = work.work_s
     end_s = packing.plan.seconds
