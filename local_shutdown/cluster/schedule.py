@@ -18,45 +18,32 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil, floor
-from typing import Literal
 
 from local_shutdown.cluster.horizon import Crew, Place, Plan, Work, horizon
+from local_shutdown.cluster.standing import (
+    PRIOR_S,
+    Expected,
+    ModelState,
+    NodeState,
+    Phase,
+    learn_emptying,
+    learn_rate,
+    rate_of,
+)
 
 # Seconds of work that a node is given beyond what is in flight: twice the time between two reports.
 AHEAD_S = 4.0
-# Weight of what was expected of a model, in seconds of what was seen.
-PRIOR_S = 60.0
 # Of a trial, that a node of a model loses while its engine empties, before that has been seen; and
 # the weight of this, in engines.
 EMPTYING, EMPTYING_WEIGHT = 0.8, 3.0
 # Trials until an engine that gets no more has ended all that it has.
 EMPTY_IN = 1.5
-# An engine that has just been filled ends nothing for a while: in the long run it is behind by so
-# much of a trial, ((1 - cv^2) / 2 of renewal theory, cv being that of a trial's length).
-BEHIND = 0.35
 # Of the nodes that a model is to get, those that it gets before its speed is known.
 CAUTION = 0.7
 # Between two looks at which weights will be wanted next, and at which nodes a model can spare.
 LOOK_S = 15.0
-
-Phase = Literal["free", "starting", "playing"]
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """What is expected of a model on one node before it is known.
-
-    Attributes:
-        trials_per_s: with its engine full.
-        start_s: until its engine answers.
-        trial_s: one trial takes in a full engine.
-    """
-
-    trials_per_s: float
-    start_s: float
-    trial_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,55 +74,6 @@ class Fetch:
 Assignment = Start | Play | Fetch
 
 
-@dataclass(slots=True)
-class _Model:
-    name: str
-    waiting: int  # trials that no node has
-    expected: Expected
-    start_s: float
-    out: int = 0  # trials that nodes have
-    seen_s: float = 0.0  # seconds of play of a node of speed 1, its engine full
-    seen: float = 0.0  # trials in them
-    target: int = 0
-    emptied: list[float] = field(default_factory=list)  # of a trial, lost by engines that emptied
-    nodes: set[str] = field(default_factory=set)  # that do not leave it
-
-    @property
-    def rate(self) -> float:
-        """Trials a second of a node of speed 1."""
-        return (self.expected.trials_per_s * PRIOR_S + self.seen) / (PRIOR_S + self.seen_s)
-
-    @property
-    def trial_s(self) -> float:
-        """A trial takes in a full engine: Little's law, once its size is known."""
-        return self.target / self.rate if self.target else self.expected.trial_s
-
-    @property
-    def left(self) -> int:
-        return self.waiting + self.out
-
-
-@dataclass(slots=True)
-class _Node:
-    name: str
-    able: set[str]
-    speed: float = 1.0
-    phase: Phase = "free"
-    model: str | None = None
-    since: float = 0.0  # when this phase began
-    leaving: bool = False  # gets no more of this model
-    emptying: float | None = None  # since when
-    ended: int = 0  # trials, of this engine
-    full_s: float = 0.0  # that the engine has been full, from its start
-    full: int = 0  # trials that ended in them
-    seen_s: float = 0.0  # of these, what is counted
-    seen: float = 0.0
-    last: float = 0.0  # its last report
-    out: int = 0
-    target: int = 1
-    fetched: str | None = None
-
-
 class Scheduler:
     """Follows the nodes and models of one run.
 
@@ -145,10 +83,10 @@ class Scheduler:
 
     def __init__(self, models: Iterable[tuple[str, int, Expected]]) -> None:
         self._models = {
-            name: _Model(name, trials, expected, expected.start_s)
+            name: ModelState(name, trials, expected, expected.start_s)
             for name, trials, expected in models
         }
-        self._nodes: dict[str, _Node] = {}
+        self._nodes: dict[str, NodeState] = {}
         self._looked = -LOOK_S
 
     # --- events -------------------------------------------------------------------------------
@@ -160,7 +98,7 @@ class Scheduler:
             able: models that it can serve.
             speed: as far as its hardware tells; 1 is the node that `Expected` speaks of.
         """
-        self._nodes[node] = _Node(node, set(able) & set(self._models), speed, since=now)
+        self._nodes[node] = NodeState(node, set(able) & set(self._models), speed, since=now)
 
     def lose(self, node: str) -> None:
         """A node is gone; what it had is to be played by others."""
@@ -187,7 +125,7 @@ class Scheduler:
         if it.out >= it.target and it.emptying is None:
             it.full_s += now - it.last
             it.full += finished
-            self._learn_rate(it, model)
+            learn_rate(it, model)
         it.last = now
         it.target = model.target = max(1, target)
         it.ended += finished
@@ -197,7 +135,7 @@ class Scheduler:
         if more is None and it.out < it.target and it.ended and it.emptying is None:
             it.emptying = now
         if finished and not it.out and it.emptying is not None:
-            self._learn_emptying(it, model, now)
+            learn_emptying(it, model, now)
         return more
 
     def give_back(self, node: str, trials: int) -> None:
@@ -235,8 +173,11 @@ class Scheduler:
             return found
         plan = self._plan(now)
         stints = sorted(plan.stints, reverse=True)
+        found += self._take_again(stints)
         lacking = self._cautious(stints)
         for it in idle:
+            if not self._idle(it):
+                continue  # taken again
             name = self._choose(it, lacking) or self._choose(it, stints)
             if name is None:
                 continue
@@ -274,22 +215,6 @@ class Scheduler:
 
     # --- what is learned ----------------------------------------------------------------------
 
-    def _learn_rate(self, it: _Node, model: _Model) -> None:
-        early = it.full_s < 0.6 * model.trial_s and it.full < 0.25 * it.target
-        if early and not it.seen_s:
-            return
-        ended = it.full + BEHIND * it.target
-        model.seen_s += (it.full_s - it.seen_s) * it.speed
-        model.seen += ended - it.seen
-        it.seen_s, it.seen = it.full_s, ended
-
-    def _learn_emptying(self, it: _Node, model: _Model, now: float) -> None:
-        lost_s = now - it.since - it.ended / (model.rate * it.speed)
-        share = lost_s / max(model.trial_s, 1e-9)
-        if it.seen_s:
-            model.emptied.append(min(max(share, 0.1), 3.0))
-        it.ended = 0
-
     def _emptying(self) -> float:
         """Of a trial, lost while an engine empties: of any model."""
         seen = [share for model in self._models.values() for share in model.emptied]
@@ -297,14 +222,14 @@ class Scheduler:
 
     # --- rules --------------------------------------------------------------------------------
 
-    def _idle(self, it: _Node) -> bool:
+    def _idle(self, it: NodeState) -> bool:
         if it.phase == "free":
             return True
         if it.phase != "playing" or it.out or it.model is None:
             return False
         return it.leaving or not self._models[it.model].waiting
 
-    def _leave_model(self, it: _Node) -> None:
+    def _leave_model(self, it: NodeState) -> None:
         if it.model is not None:
             model = self._models[it.model]
             model.nodes.discard(it.name)
@@ -312,16 +237,16 @@ class Scheduler:
             model.waiting += it.out
         it.model, it.out, it.phase, it.leaving = None, 0, "free", False
 
-    def _top_up(self, it: _Node) -> Play | None:
+    def _top_up(self, it: NodeState) -> Play | None:
         assert it.model is not None
         model = self._models[it.model]
         if it.leaving:
             return None
-        rate = self._rate(it, model)
+        rate = rate_of(it, model)
         most = it.target + ceil(rate * AHEAD_S)
         if model.waiting < most:  # the end is near: what is left goes by speed
             others = [self._nodes[name] for name in model.nodes]
-            total = sum(self._rate(one, model) for one in others if one.phase == "playing")
+            total = sum(rate_of(one, model) for one in others if one.phase == "playing")
             left = model.waiting + sum(one.out for one in others)
             most = min(most, ceil(left * rate / max(total, 1e-9)))
         count = min(most - it.out, model.waiting)
@@ -333,9 +258,6 @@ class Scheduler:
         model.out += count
         it.emptying = None
         return Play(it.name, model.name, count)
-
-    def _rate(self, it: _Node, model: _Model) -> float:
-        return (model.rate * it.speed * PRIOR_S + it.seen) / (PRIOR_S + it.seen_s)
 
     def _plan(self, now: float) -> Plan:
         works, places = [], []
@@ -376,6 +298,19 @@ class Scheduler:
             places.append(Place(it.name, it.speed, after_s, it.able))
         return horizon(works, places, able)
 
+    def _take_again(self, stints: list[tuple[float, str]]) -> list[Assignment]:
+        """Nodes that were to leave a model which lacks some now: its engine is still up there."""
+        found: list[Assignment] = []
+        for it in self._nodes.values():
+            this = next((stint for stint in stints if it.leaving and stint[1] == it.model), None)
+            if this is not None:
+                stints.remove(this)
+                it.leaving = False
+                self._models[this[1]].nodes.add(it.name)
+                if (more := self._top_up(it)) is not None:
+                    found.append(more)
+        return found
+
     def _cautious(self, stints: list[tuple[float, str]]) -> list[tuple[float, str]]:
         """Fewer nodes than planned for models whose speed is not known yet: one that comes later
         costs a start, and one that is spared has cost it for nothing."""
@@ -393,7 +328,7 @@ class Scheduler:
                 found.append(stint)
         return found
 
-    def _choose(self, it: _Node, lacking: list[tuple[float, str]]) -> str | None:
+    def _choose(self, it: NodeState, lacking: list[tuple[float, str]]) -> str | None:
         able = [n for _, n in lacking if n in it.able and self._models[n].waiting]
         able = [n for n in able if n != it.model]
         return next((n for n in able if n == it.fetched), able[0] if able else None)
