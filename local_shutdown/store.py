@@ -219,10 +219,12 @@ class Started:
 
     def to_json(self) -> bytes:
         """One line, without the newline; `again` and `retry` only where it is so."""
-        record = asdict(self)
-        for name in ("again", "retry"):
-            if not record[name]:
-                del record[name]
+        # Not `asdict`, which copies: one of these is written for each episode of a cluster.
+        record = {
+            name: value
+            for name in self.__slots__
+            if (value := getattr(self, name)) or name not in ("again", "retry")
+        }
         return orjson.dumps(record)
 
 

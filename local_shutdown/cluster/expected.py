@@ -3,7 +3,7 @@ What a run sees takes its place within minutes."""
 
 from __future__ import annotations
 
-from local_shutdown.cluster.schedule import Expected
+from local_shutdown.cluster.standing import Expected
 from local_shutdown.engines.spec import ModelSpec
 
 # Estimates (reconstructed), from the same sources as scripts/simulate-engine: a node of eight

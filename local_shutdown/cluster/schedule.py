@@ -3,11 +3,11 @@ clock, no Ray; the driver of a run and `scripts/simulate-cluster` drive the same
 
 The rules (reconstructed; what they come to stands in docs/cluster.md):
 
-1. A finishing time for everything that is left is worked out (`_horizon`): the earliest by which
-   all nodes together could play it, each start of an engine counted. It says how many nodes each
-   model needs to be done by then. A free node goes to a model that lacks nodes, the longest first.
-2. Where none lacks any, a free node joins the model that would end last, if what it would play
-   there takes longer than a part of the engine's start.
+1. The shortest plan for everything that is left is worked out (`horizon`), each start of an engine
+   and its emptying counted. A free node takes the longest stint of it; of a model whose speed is
+   not known yet, fewer than planned while there is something else.
+2. A node leaves a model that ends in time without it, where another model wants it: so a model
+   keeps its other nodes to the end, and all end together.
 3. A node is given what its engine has in flight and a few seconds more, never a share of the whole:
    a lost node costs the episodes it had in flight, and a slow one asks for less by itself. What is
    left at the end of a model is shared by speed. No trial is ever given out twice at a time.
@@ -16,40 +16,34 @@ The rules (reconstructed; what they come to stands in docs/cluster.md):
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
-from math import ceil
-from typing import Literal
+from dataclasses import dataclass
+from math import ceil, floor
+
+from local_shutdown.cluster.horizon import Crew, Place, Plan, Work, horizon
+from local_shutdown.cluster.standing import (
+    PRIOR_S,
+    Expected,
+    ModelState,
+    NodeState,
+    Phase,
+    learn_emptying,
+    learn_rate,
+    rate_of,
+)
 
 # Seconds of work that a node is given beyond what is in flight: twice the time between two reports.
 AHEAD_S = 4.0
-# Weight of what was expected of a model, in seconds of what was seen.
-PRIOR_S = 60.0
-# A node joins for no less than so much of a start.
-WORTH = 0.5
-# Of a trial, that an engine spends emptying at the end of a model.
-TAIL = 0.5
-# Of a trial, that each node of a model loses while its engine empties.
-DRAIN = 0.7
-# Between two looks at which weights will be wanted next.
+# Of a trial, that a node of a model loses while its engine empties, before that has been seen; and
+# the weight of this, in engines.
+EMPTYING, EMPTYING_WEIGHT = 0.8, 3.0
+# Trials until an engine that gets no more has ended all that it has.
+EMPTY_IN = 1.5
+# Of the nodes that a model is to get, those that it gets before its speed is known.
+CAUTION = 0.7
+# Between two looks at which weights will be wanted next, and at which nodes a model can spare.
 LOOK_S = 15.0
-
-Phase = Literal["free", "starting", "playing"]
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """What is expected of a model on one node before it is known.
-
-    Attributes:
-        trials_per_s: with its engine full.
-        start_s: until its engine answers.
-        trial_s: one trial takes in a full engine.
-    """
-
-    trials_per_s: float
-    start_s: float
-    trial_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,49 +74,6 @@ class Fetch:
 Assignment = Start | Play | Fetch
 
 
-@dataclass(slots=True)
-class _Model:
-    name: str
-    waiting: int  # trials that no node has
-    expected: Expected
-    start_s: float
-    out: int = 0  # trials that nodes have
-    seen_s: float = 0.0  # node-seconds of play
-    seen: int = 0  # trials in them
-    speed: float = 1.0  # of a node, on the average
-    nodes: set[str] = field(default_factory=set)
-
-    @property
-    def unit_rate(self) -> float:
-        """Trials a second of a node of speed 1."""
-        return (self.expected.trials_per_s * PRIOR_S + self.seen) / (PRIOR_S + self.seen_s)
-
-    @property
-    def rate(self) -> float:
-        """Trials a second of a node."""
-        return self.unit_rate * self.speed
-
-    @property
-    def left(self) -> int:
-        return self.waiting + self.out
-
-
-@dataclass(slots=True)
-class _Node:
-    name: str
-    able: set[str]
-    speed: float = 1.0
-    phase: Phase = "free"
-    model: str | None = None
-    since: float = 0.0  # when this phase began
-    last: float = 0.0  # its last report
-    seen_s: float = 0.0  # as of the model, of this engine
-    finished: int = 0
-    out: int = 0
-    target: int = 1
-    fetched: str | None = None
-
-
 class Scheduler:
     """Follows the nodes and models of one run.
 
@@ -132,10 +83,10 @@ class Scheduler:
 
     def __init__(self, models: Iterable[tuple[str, int, Expected]]) -> None:
         self._models = {
-            name: _Model(name, trials, expected, expected.start_s)
+            name: ModelState(name, trials, expected, expected.start_s)
             for name, trials, expected in models
         }
-        self._nodes: dict[str, _Node] = {}
+        self._nodes: dict[str, NodeState] = {}
         self._looked = -LOOK_S
 
     # --- events -------------------------------------------------------------------------------
@@ -147,13 +98,11 @@ class Scheduler:
             able: models that it can serve.
             speed: as far as its hardware tells; 1 is the node that `Expected` speaks of.
         """
-        self._nodes[node] = _Node(node, set(able) & set(self._models), speed, since=now)
-        self._weigh()
+        self._nodes[node] = NodeState(node, set(able) & set(self._models), speed, since=now)
 
     def lose(self, node: str) -> None:
         """A node is gone; what it had is to be played by others."""
         self._leave_model(self._nodes.pop(node))
-        self._weigh()
 
     def up(self, node: str, now: float, target: int) -> None:
         """Its engine answers, and plays so many trials at once."""
@@ -161,9 +110,10 @@ class Scheduler:
         assert it.model is not None
         model = self._models[it.model]
         model.start_s += 0.5 * (now - it.since - model.start_s)
-        it.phase, it.since, it.last, it.finished = "playing", now, now, 0
-        it.seen_s = 0.0
-        it.target = max(1, target)
+        it.phase, it.since, it.last, it.emptying, it.leaving = "playing", now, now, None, False
+        it.ended = it.full = 0
+        it.full_s = it.seen_s = it.seen = 0.0
+        it.target = model.target = max(1, target)
 
     def report(self, node: str, finished: int, target: int, now: float) -> Play | None:
         """So many more of its trials are on disk, and so many it would have in flight; what it is
@@ -172,17 +122,21 @@ class Scheduler:
         if it.phase != "playing" or it.model is None:
             return None
         model = self._models[it.model]
-        # An engine that has just been filled ends nothing yet, and one without trials waits.
-        if it.out and it.last - it.since > model.expected.trial_s:
-            model.seen_s += (now - it.last) * it.speed
-            model.seen += finished
-            it.seen_s += now - it.last
-            it.finished += finished
+        if it.out >= it.target and it.emptying is None:
+            it.full_s += now - it.last
+            it.full += finished
+            learn_rate(it, model)
         it.last = now
-        it.target = max(1, target)
+        it.target = model.target = max(1, target)
+        it.ended += finished
         it.out -= finished
         model.out -= finished
-        return self._top_up(it)
+        more = self._top_up(it)
+        if more is None and it.out < it.target and it.ended and it.emptying is None:
+            it.emptying = now
+        if finished and not it.out and it.emptying is not None:
+            learn_emptying(it, model, now)
+        return more
 
     def give_back(self, node: str, trials: int) -> None:
         """It could not play so many of those that it had."""
@@ -217,20 +171,28 @@ class Scheduler:
         look = now >= self._looked + LOOK_S  # ahead: costs as much as placing, and is in no hurry
         if not (idle or look) or not any(model.waiting for model in self._models.values()):
             return found
-        wanted = self._wanted()
-        if idle:
-            for it in idle:
-                name = self._choose(it, wanted)
-                if name is None:
-                    continue
-                self._leave_model(it)
-                it.phase, it.model, it.since, it.fetched = "starting", name, now, None
-                self._models[name].nodes.add(it.name)
-                wanted[name] = wanted.get(name, 0) - 1
-                found.append(Start(it.name, name))
+        plan = self._plan(now)
+        stints = sorted(plan.stints, reverse=True)
+        found += self._take_again(stints)
+        lacking = self._cautious(stints)
+        for it in idle:
+            if not self._idle(it):
+                continue  # taken again
+            name = self._choose(it, lacking) or self._choose(it, stints)
+            if name is None:
+                continue
+            for those in (lacking, stints):
+                this = next((stint for stint in those if stint[1] == name), None)
+                if this is not None:
+                    those.remove(this)
+            self._leave_model(it)
+            it.phase, it.model, it.since, it.fetched = "starting", name, now, None
+            self._models[name].nodes.add(it.name)
+            found.append(Start(it.name, name))
         if look:
             self._looked = now
-            found += self._foreseen(wanted)
+            found += self._foreseen(stints)
+            self._spare(plan)
         return found
 
     def unplayable(self) -> list[str]:
@@ -251,37 +213,42 @@ class Scheduler:
         it = self._nodes[node]
         return it.phase, it.model
 
+    # --- what is learned ----------------------------------------------------------------------
+
+    def _emptying(self) -> float:
+        """Of a trial, lost while an engine empties: of any model."""
+        seen = [share for model in self._models.values() for share in model.emptied]
+        return (EMPTYING * EMPTYING_WEIGHT + sum(seen)) / (EMPTYING_WEIGHT + len(seen))
+
     # --- rules --------------------------------------------------------------------------------
 
-    def _weigh(self) -> None:
-        speeds = [it.speed for it in self._nodes.values()]
-        for model in self._models.values():
-            model.speed = sum(speeds) / len(speeds) if speeds else 1.0
-
-    def _idle(self, it: _Node) -> bool:
+    def _idle(self, it: NodeState) -> bool:
         if it.phase == "free":
             return True
         if it.phase != "playing" or it.out or it.model is None:
             return False
-        return not self._models[it.model].waiting
+        return it.leaving or not self._models[it.model].waiting
 
-    def _leave_model(self, it: _Node) -> None:
+    def _leave_model(self, it: NodeState) -> None:
         if it.model is not None:
             model = self._models[it.model]
             model.nodes.discard(it.name)
             model.out -= it.out
             model.waiting += it.out
-        it.model, it.out, it.phase = None, 0, "free"
+        it.model, it.out, it.phase, it.leaving = None, 0, "free", False
 
-    def _top_up(self, it: _Node) -> Play | None:
+    def _top_up(self, it: NodeState) -> Play | None:
         assert it.model is not None
         model = self._models[it.model]
-        rate = self._rate(it, model)
+        if it.leaving:
+            return None
+        rate = rate_of(it, model)
         most = it.target + ceil(rate * AHEAD_S)
         if model.waiting < most:  # the end is near: what is left goes by speed
             others = [self._nodes[name] for name in model.nodes]
-            total = sum(self._rate(one, model) for one in others if one.phase == "playing")
-            most = min(most, ceil(model.left * rate / max(total, 1e-9)))
+            total = sum(rate_of(one, model) for one in others if one.phase == "playing")
+            left = model.waiting + sum(one.out for one in others)
+            most = min(most, ceil(left * rate / max(total, 1e-9)))
         count = min(most - it.out, model.waiting)
         # Not in crumbs: a block is a message, and its trials a record each.
         if count <= 0 or (count < most / 16 and it.out >= it.target):
@@ -289,72 +256,102 @@ class Scheduler:
         it.out += count
         model.waiting -= count
         model.out += count
+        it.emptying = None
         return Play(it.name, model.name, count)
 
-    def _rate(self, it: _Node, model: _Model) -> float:
-        return (model.unit_rate * it.speed * PRIOR_S + it.finished) / (PRIOR_S + it.seen_s)
-
-    def _wanted(self) -> dict[str, int]:
-        """How many more nodes each model needs to be done with all others."""
-        horizon = self._horizon()
-        return {
-            model.name: _needed(model, horizon) - len(model.nodes)
-            for model in self._models.values()
-            if model.waiting
-        }
-
-    def _horizon(self) -> float:
-        """Seconds until all is played, were it spread over all nodes without a gap."""
-        models = [model for model in self._models.values() if model.left]
-        nodes = max(len(self._nodes), 1)
-
-        play_s = sum(model.left / model.rate for model in models)
-
-        def enough(horizon: float) -> bool:
-            more = sum(
-                max(0, _needed(model, horizon) - len(model.nodes))
-                * (model.start_s + DRAIN * model.expected.trial_s)
-                for model in models
+    def _plan(self, now: float) -> Plan:
+        works, places = [], []
+        able = {it.name: it.able for it in self._nodes.values()}
+        usual = self._emptying()
+        for model in self._models.values():
+            if not model.left:
+                continue
+            crew = []
+            out = 0
+            for name in model.nodes:
+                it = self._nodes[name]
+                wait_s = max(0.0, it.since + model.start_s - now) if it.phase == "starting" else 0.0
+                certain = it.phase == "playing" and model.seen_s >= PRIOR_S
+                crew.append(Crew(name, it.speed, wait_s, certain and it.emptying is None))
+                out += it.out
+            if not model.waiting:
+                continue
+            works.append(
+                Work(
+                    model.name,
+                    (model.waiting + out) / model.rate,
+                    model.waiting / model.rate,
+                    model.start_s,
+                    (usual + sum(model.emptied)) / (1 + len(model.emptied)) * model.trial_s,
+                    crew,
+                )
             )
-            return play_s + more <= nodes * horizon
+        for it in self._nodes.values():
+            after_s = 0.0
+            if it.model is not None:
+                model = self._models[it.model]
+                if not it.leaving and model.waiting:
+                    continue
+                begun = now if it.emptying is None else it.emptying
+                if it.out or it.phase == "starting":
+                    after_s = max(5.0, begun + EMPTY_IN * model.trial_s - now)
+            places.append(Place(it.name, it.speed, after_s, it.able))
+        return horizon(works, places, able)
 
-        low = max((m.start_s + m.expected.trial_s for m in models if not m.nodes), default=1.0)
-        high = low
-        while not enough(high):
-            high *= 2
-        while high - low > 0.01 * high:
-            middle = (low + high) / 2
-            low, high = (low, middle) if enough(middle) else (middle, high)
-        return high
+    def _take_again(self, stints: list[tuple[float, str]]) -> list[Assignment]:
+        """Nodes that were to leave a model which lacks some now: its engine is still up there."""
+        found: list[Assignment] = []
+        for it in self._nodes.values():
+            this = next((stint for stint in stints if it.leaving and stint[1] == it.model), None)
+            if this is not None:
+                stints.remove(this)
+                it.leaving = False
+                self._models[this[1]].nodes.add(it.name)
+                if (more := self._top_up(it)) is not None:
+                    found.append(more)
+        return found
 
-    def _choose(self, it: _Node, wanted: dict[str, int]) -> str | None:
-        able = [self._models[n] for n in it.able if self._models[n].waiting and n != it.model]
-        lacking = [model for model in able if wanted.get(model.name, 0) > 0]
-        if lacking:
-            ready = [model for model in lacking if model.name == it.fetched]
-            return max(ready or lacking, key=lambda m: (_ends_with_one_more(m), m.name)).name
-        worth = [m for m in able if self._gain_s(m) > WORTH * m.start_s]
-        return max(worth, key=lambda m: (self._gain_s(m), m.name)).name if worth else None
+    def _cautious(self, stints: list[tuple[float, str]]) -> list[tuple[float, str]]:
+        """Fewer nodes than planned for models whose speed is not known yet: one that comes later
+        costs a start, and one that is spared has cost it for nothing."""
+        allowed = Counter(name for _, name in stints)
+        for name, count in allowed.items():
+            model = self._models[name]
+            if not model.seen_s:
+                nodes = len(model.nodes)
+                least = 0 if nodes else 1
+                allowed[name] = max(floor(CAUTION * (count + nodes)) - nodes, least)
+        found = []
+        for stint in stints:
+            if allowed[stint[1]]:
+                allowed[stint[1]] -= 1
+                found.append(stint)
+        return found
 
-    def _gain_s(self, model: _Model) -> float:
-        """Seconds that one more node would play of what nobody has by the time it is up."""
-        nodes = len(model.nodes)
-        coming = model.waiting - model.rate * nodes * model.start_s
-        return coming / model.rate / (nodes + 1)
+    def _choose(self, it: NodeState, lacking: list[tuple[float, str]]) -> str | None:
+        able = [n for _, n in lacking if n in it.able and self._models[n].waiting]
+        able = [n for n in able if n != it.model]
+        return next((n for n in able if n == it.fetched), able[0] if able else None)
 
-    def _foreseen(self, wanted: dict[str, int]) -> list[Assignment]:
+    def _spare(self, plan: Plan) -> None:
+        """A model lets nodes go that it can do without, one at a time."""
+        seen = set()
+        for name, model in plan.spared:
+            it = self._nodes[name]
+            if model not in seen and it.model == model and len(self._models[model].nodes) > 1:
+                seen.add(model)
+                it.leaving = True
+                self._models[model].nodes.discard(name)
+
+    def _foreseen(self, lacking: list[tuple[float, str]]) -> list[Assignment]:
         """Weights that nodes will want next: the models that lack nodes, longest first, to the
         nodes that fall free first."""
-        lacking = [n for n, count in wanted.items() if count > 0]
-        if not lacking:
-            return []
         fetching = {it.fetched for it in self._nodes.values()}
-        lacking = [name for name in lacking if name not in fetching]
-        lacking.sort(key=lambda name: -_ends_with_one_more(self._models[name]))
+        names = [n for n in dict.fromkeys(n for _, n in lacking) if n not in fetching]
         busy = [it for it in self._nodes.values() if it.phase == "playing" and it.fetched is None]
-        busy.sort(key=lambda it: self._models[it.model].left if it.model else 0)
+        busy.sort(key=lambda it: (not it.leaving, self._models[it.model].left if it.model else 0))
         found: list[Assignment] = []
-        for name in lacking:
+        for name in names:
             for it in busy:
                 if name in it.able and it.model != name:
                     it.fetched = name
@@ -362,17 +359,3 @@ class Scheduler:
                     found.append(Fetch(it.name, name))
                     break
         return found
-
-
-def _needed(model: _Model, horizon: float) -> int:
-    """Nodes that play all that is left of a model by then; those it has need no start."""
-    play_s = max(horizon - TAIL * model.expected.trial_s, 1e-9)
-    rest = model.left - len(model.nodes) * play_s * model.rate
-    if rest <= 0:
-        return min(len(model.nodes), model.left)
-    each = max(play_s - model.start_s, 1e-9) * model.rate
-    return min(len(model.nodes) + ceil(rest / each), model.left)
-
-
-def _ends_with_one_more(model: _Model) -> float:
-    return model.start_s + model.left / model.rate / (len(model.nodes) + 1)

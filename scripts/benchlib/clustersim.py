@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
-from local_shutdown.cluster.schedule import Expected, Fetch, Play, Scheduler, Start
+from local_shutdown.cluster.schedule import Fetch, Play, Scheduler, Start
+from local_shutdown.cluster.standing import Expected
 
 REPORT_S = 2.0
 PLACE_S = 5.0

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from local_shutdown.cluster.schedule import Expected, Fetch, Play, Scheduler, Start
+from local_shutdown.cluster.schedule import Fetch, Play, Scheduler, Start
+from local_shutdown.cluster.standing import Expected
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -98,6 +99,47 @@ def test_the_end_of_a_model_is_shared_by_speed() -> None:
     given = {one.node: one.trials for one in ours.place(60.0) if isinstance(one, Play)}
     # Either could have taken all of them.
     assert given == {"n1": 2_000, "n2": 2_000}
+
+
+def busy(until: float) -> tuple[Scheduler, dict[str, int]]:
+    """Two nodes near the end of `a`, and trials of `b` that nobody plays; and what each has."""
+    ours = Scheduler([("a", 300_000, expected(per_s=50.0)), ("b", 0, expected())])
+    out = {"n1": 0, "n2": 0}
+    for name in out:
+        ours.join(name, ["a", "b"], 0.0)
+    ours.place(0.0)
+    for name in out:
+        ours.up(name, 60.0, 100)
+    for play in ours.place(60.0):
+        assert isinstance(play, Play)
+        out[play.node] += play.trials
+    now = 60.0
+    while (now := now + 2.0) <= until:
+        for name in out:
+            more = ours.report(name, 100, 100, now)
+            out[name] += (more.trials if more else 0) - 100
+    ours.waiting("b", 20_000)
+    return ours, out
+
+
+def test_a_model_lets_a_node_go_that_it_can_do_without_and_another_wants() -> None:
+    ours, out = busy(2_900.0)
+    assert not starts(ours.place(2_900.0))
+    more = {name: ours.report(name, out[name], 100, 2_902.0) for name in out}
+    (goes,) = [name for name, play in more.items() if play is None]
+    assert starts(ours.place(2_902.0)) == [(goes, "b")]
+
+
+def test_a_node_that_was_to_leave_stays_when_its_model_loses_the_other() -> None:
+    ours, out = busy(2_900.0)
+    ours.place(2_900.0)
+    more = {name: ours.report(name, 100, 100, 2_902.0) for name in out}
+    (goes,) = [name for name, play in more.items() if play is None]
+    (stays,) = set(out) - {goes}
+    ours.lose(stays)
+    found = ours.place(2_920.0)
+    assert [(one.node, one.model) for one in found if isinstance(one, Play)] == [(goes, "a")]
+    assert not starts(found)
 
 
 def test_weights_are_wanted_before_their_model_is() -> None:

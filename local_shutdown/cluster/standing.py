@@ -1,0 +1,107 @@
+"""What the scheduler knows of models and nodes, and how it learns it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+# Weight of what was expected of a model, in seconds of what was seen.
+PRIOR_S = 60.0
+# An engine that has just been filled ends nothing for a while: in the long run it is behind by so
+# much of a trial, ((1 - cv^2) / 2 of renewal theory, cv being that of a trial's length).
+BEHIND = 0.35
+
+Phase = Literal["free", "starting", "playing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What is expected of a model on one node before it is known.
+
+    Attributes:
+        trials_per_s: with its engine full.
+        start_s: until its engine answers.
+        trial_s: one trial takes in a full engine.
+    """
+
+    trials_per_s: float
+    start_s: float
+    trial_s: float
+
+
+@dataclass(slots=True)
+class ModelState:
+    """One model."""
+
+    name: str
+    waiting: int  # trials that no node has
+    expected: Expected
+    start_s: float
+    out: int = 0  # trials that nodes have
+    seen_s: float = 0.0  # seconds of play of a node of speed 1, its engine full
+    seen: float = 0.0  # trials in them
+    target: int = 0
+    emptied: list[float] = field(default_factory=list)  # of a trial, lost by engines that emptied
+    nodes: set[str] = field(default_factory=set)  # that do not leave it
+
+    @property
+    def rate(self) -> float:
+        """Trials a second of a node of speed 1."""
+        return (self.expected.trials_per_s * PRIOR_S + self.seen) / (PRIOR_S + self.seen_s)
+
+    @property
+    def trial_s(self) -> float:
+        """A trial takes in a full engine: Little's law, once its size is known."""
+        return self.target / self.rate if self.target else self.expected.trial_s
+
+    @property
+    def left(self) -> int:
+        return self.waiting + self.out
+
+
+@dataclass(slots=True)
+class NodeState:
+    """One node."""
+
+    name: str
+    able: set[str]
+    speed: float = 1.0
+    phase: Phase = "free"
+    model: str | None = None
+    since: float = 0.0  # when this phase began
+    leaving: bool = False  # gets no more of this model
+    emptying: float | None = None  # since when
+    ended: int = 0  # trials, of this engine
+    full_s: float = 0.0  # that the engine has been full, from its start
+    full: int = 0  # trials that ended in them
+    seen_s: float = 0.0  # of these, what is counted
+    seen: float = 0.0
+    last: float = 0.0  # its last report
+    out: int = 0
+    target: int = 1
+    fetched: str | None = None
+
+
+def rate_of(it: NodeState, model: ModelState) -> float:
+    """Trials a second of this node."""
+    return (model.rate * it.speed * PRIOR_S + it.seen) / (PRIOR_S + it.seen_s)
+
+
+def learn_rate(it: NodeState, model: ModelState) -> None:
+    """How fast a node with a full engine plays."""
+    early = it.full_s < 0.6 * model.trial_s and it.full < 0.25 * it.target
+    if early and not it.seen_s:
+        return
+    ended = it.full + BEHIND * it.target
+    model.seen_s += (it.full_s - it.seen_s) * it.speed
+    model.seen += ended - it.seen
+    it.seen_s, it.seen = it.full_s, ended
+
+
+def learn_emptying(it: NodeState, model: ModelState, now: float) -> None:
+    """What its engine lost that has just ended the last of its trials."""
+    lost_s = now - it.since - it.ended / (model.rate * it.speed)
+    share = lost_s / max(model.trial_s, 1e-9)
+    if it.seen_s:
+        model.emptied.append(min(max(share, 0.1), 3.0))
+    it.ended = 0
