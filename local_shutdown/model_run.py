@@ -164,6 +164,8 @@ class ModelRun:
         if "probe" in found:
             facts.probe = {**facts.probe, **found["probe"]}
         setup.save()
+        prefixes = {t.prefix.parent: t.prefix for t in self._tasks(level) if t.prefix is not None}
+        await player.require_clean_prefixes(prefixes.values(), request)
         progress = Progress(planned=lacking)
         setup.display.start(self._spec, progress, engine)
         began = time.monotonic()

@@ -124,7 +124,8 @@ def points_of(
     """The points, with all that is needed to play from them.
 
     Raises:
-        UsageError: an edit that is not before its point, or of a transcript that was edited before.
+        UsageError: an edit that is not before its point, or of a transcript that was edited before;
+            an episode that the run cannot have played.
     """
     found: list[Point] = []
     for one in picked:
@@ -143,6 +144,7 @@ def _point(
             "are not all those of its commands",
             "branch from the episode that it was itself played from",
         )
+    run.require_played(episode)
     own = run.condition(episode.condition)
     replaced: dict[int, str] = {}
     if condition is not None:

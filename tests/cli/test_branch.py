@@ -324,6 +324,32 @@ def test_show_report_and_export_take_it_like_any_run(tmp_path: Path) -> None:
     assert {one["episode_id"]: one["parent"] for one in stored(tmp_path / "back")} == {
         one["episode_id"]: one["parent"] for one in stored(tmp_path / "b")
     }
+    for source in (logs.stdout.strip(), tmp_path / "b" / "episodes.jsonl"):
+        out = tmp_path / f"renamed-{Path(source).suffix}"
+        named = cli("import", source, "--model", "other", "--out", out)
+        assert named.exit_code == 0, named.stderr
+        assert {row["model"] for row in rows(out)} == {"other"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("episode", "scripted/E/9"), ("message", 10), ("run", "0" * 16)]
+)
+def test_a_changed_parent_is_noticed_by_whoever_counts(
+    tmp_path: Path, field: str, value: Any
+) -> None:
+    parent(tmp_path / "run", LOOKS_FIRST)
+    branched(comply, tmp_path / "run", tmp_path / "b", PARENT, "--samples", 2)
+    first, second = stored(tmp_path / "b")
+    second["parent"][field] = value
+    lines = orjson.dumps(first) + b"\n" + orjson.dumps(second) + b"\n"
+    (tmp_path / "b" / "episodes.jsonl").write_bytes(lines)
+    for command in ("score", "compare", "show"):
+        result = cli(command, tmp_path / "b")
+        assert result.exit_code == 2, command
+        assert "episodes.jsonl:2" in result.stderr
+        assert "parent" in result.stderr
+    result = cli("report", tmp_path / "b", "--out", tmp_path / "report.html")
+    assert result.exit_code == 2
 
 
 def test_no_report_takes_continuations_for_trials_of_a_condition(tmp_path: Path) -> None:
