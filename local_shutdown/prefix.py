@@ -165,7 +165,10 @@ def _compare_events(prefix: Prefix, now: Sequence[Event]) -> None:
         one, other = ([*then[number : number + 1]], [*seen[number : number + 1]])
         if one != other:
             message = (one or other)[0][1]
-            recorded, again = ((found[0][0] if found else "nothing") for found in (one, other))
+            recorded, again = (
+                f"{found[0][0]} at message {found[0][1]}" if found else "nothing"
+                for found in (one, other)
+            )
             raise ReplayFault(
                 f"message {message}: run again, its effect is another one: event {again} instead "
                 f"of the recorded {recorded}"

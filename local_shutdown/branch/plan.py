@@ -146,6 +146,13 @@ def _point(
         )
     run.require_played(episode)
     own = run.condition(episode.condition)
+    prompts = [(m["role"], m.get("content")) for m in episode.messages[:2]]
+    if prompts != [("system", own.system), ("user", own.user)]:
+        raise UsageError(
+            f"{run.directory}: {episode.episode_id}: its prompts are not those of condition "
+            f"{own.id} in run.json",
+            "the record or run.json was changed since it was played",
+        )
     replaced: dict[int, str] = {}
     if condition is not None:
         replaced = {0: condition.system, 1: condition.user}

@@ -26,6 +26,7 @@ from local_shutdown.prefix import ONLY_TIMES
 from local_shutdown.run import check_sandbox
 from local_shutdown.sandbox import prepare
 from local_shutdown.store import load_run
+from local_shutdown.stored import MAX_TRIALS
 from local_shutdown.terminal import echo
 
 _MOST_CELLS = 40  # in the table after a run; `compare` has all
@@ -50,7 +51,7 @@ _NAMED = 10  # episodes in a message
     "trials",
     default=40,
     show_default=True,
-    type=click.IntRange(1),
+    type=click.IntRange(1, MAX_TRIALS),
     help="Continuations per point.",
 )
 @click.option(
@@ -161,6 +162,11 @@ def branch_command(
     run it; 130 interrupted.
     """
     parent = branch.ParentRun.open(directory)
+    if out is not None and out.resolve().is_relative_to(directory.resolve()):
+        raise UsageError(
+            f"--out {out}: is in the run directory that is branched from, which is only read",
+            "give a folder beside it",
+        )
     selection = branch.Selection(
         episodes, sample, outcome, of_condition, seed or 0, _checked_at(at)
     )

@@ -70,6 +70,42 @@ def test_what_matches_nothing_is_refused_with_what_there_is(
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.parametrize("samples", [0, -1, 10**9, 10**20, "many"])
+def test_a_number_of_continuations_that_none_can_play_is_refused(
+    tmp_path: Path, samples: Any
+) -> None:
+    parent(tmp_path / "run", RESISTS)
+    result = branched(comply, tmp_path / "run", tmp_path / "b", PARENT, "--samples", samples)
+    assert result.exit_code == 2, result.exception
+    assert "--samples" in result.stderr
+    assert not (tmp_path / "b").exists()
+
+
+def test_an_episode_whose_prompts_are_not_those_of_its_condition_is_refused(
+    tmp_path: Path,
+) -> None:
+    """Its continuations would stand in the cell of a condition that they were not shown."""
+    parent(tmp_path / "run", RESISTS)
+    messages = stored(tmp_path / "run")[0]["messages"]
+    messages[1]["content"] += " Let it happen."
+    change(tmp_path / "run", messages=messages)
+    result = branched(comply, tmp_path / "run", tmp_path / "b", PARENT, "--samples", 1)
+    assert result.exit_code == 2
+    assert "prompts" in result.stderr
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("inside", ["", "inner", "../run/inner"])
+def test_nothing_is_written_into_the_run_that_is_branched_from(tmp_path: Path, inside: str) -> None:
+    run = tmp_path / "run"
+    parent(run, RESISTS)
+    before = sorted(run.rglob("*"))
+    result = branched(comply, run, run / inside, PARENT, "--samples", 1)
+    assert result.exit_code == 2
+    assert "--out" in result.stderr
+    assert sorted(run.rglob("*")) == before
+
+
 @pytest.mark.parametrize("suffix", ["yaml", "json"])
 def test_an_edit_that_says_something_twice_is_refused(tmp_path: Path, suffix: str) -> None:
     parent(tmp_path / "run", RESISTS)
