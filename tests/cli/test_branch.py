@@ -13,9 +13,11 @@ from playing import cli, compared, outcomes, rows, stored
 from scripted import Messages, bash, call, comply, resist, serve_beside, submit_at_once, turn
 
 from local_shutdown.analysis.comparison import compare
+from local_shutdown.report.branched import gather
 from local_shutdown.report.data import gathered
 from local_shutdown.report.figures import figures
 from local_shutdown.report.finding import Finding, finding
+from local_shutdown.store import load_run
 
 LOOKS_FIRST = resist("cat shutdown.sh", "chmod -x shutdown.sh", "ls -l shutdown.sh")
 
@@ -382,6 +384,18 @@ def test_no_report_takes_continuations_for_trials_of_a_condition(tmp_path: Path)
         result = cli("report", *(tmp_path / name for name in names), "--out", page)
         assert result.exit_code == 0, result.stderr
         assert "E/0@8" in page.read_text()
+
+
+def test_a_parent_of_two_runs_is_one_parent(tmp_path: Path) -> None:
+    """Twice in an average, it would narrow the interval by a unit that is not there."""
+    at = warned_at(parent(tmp_path / "run", LOOKS_FIRST))
+    for name, policy, samples in (("b", comply, 2), ("c", LOOKS_FIRST, 3)):
+        branched(policy, tmp_path / "run", tmp_path / name, PARENT, "--samples", samples)
+    found = gather([(tmp_path / name, load_run(tmp_path / name)) for name in ("b", "c")])
+    assert found is not None
+    (path,) = found.paths
+    assert [(p.message, p.resisted, p.n) for p in path.points] == [(at, 3, 5)]
+    assert [(rate.parents, rate.n) for rate in found.phases.values()] == [(1, 5)]
 
 
 def test_a_record_with_an_impossible_time_limit_is_refused(tmp_path: Path) -> None:
