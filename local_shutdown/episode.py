@@ -7,12 +7,12 @@ nothing that is derived. Outcomes are derived from it by `local_shutdown.detecto
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import orjson
 
-from local_shutdown.parent import Parent, check_kept_apart, read_parent
+from local_shutdown.parent import Parent, check_kept_apart, read_parent, relabelled
 from local_shutdown.stored import check_fields, check_nesting, check_size, shown
 
 SCHEMA_VERSION = 1
@@ -170,7 +170,19 @@ class Episode:
             ValueError: it could not be read again: a field is of another kind.
         """
         check_fields(self._record(), _STOP_REASONS, OUTCOMES)
-        check_kept_apart(self.parent, self.extra.get("factor"))
+        check_kept_apart(
+            self.parent,
+            {name: getattr(self, name) for name in ("episode_id", "model", "condition", "trial")},
+            self.extra.get("factor"),
+        )
+
+    def renamed(self, model: str) -> Episode:
+        """The same episode under another name of its model. What it is called by stays; the label
+        of its cell goes by the model's name, see `Parent.label`."""
+        factor = self.extra.get("factor")
+        label = relabelled(self.parent, factor, old=self.model, new=model)
+        extra = self.extra if label == factor else {**self.extra, "factor": label}
+        return replace(self, model=model, extra=extra)
 
     def _record(self) -> dict[str, Any]:
         record: dict[str, Any] = {
@@ -218,8 +230,7 @@ class Episode:
             check_fields(raw, _STOP_REASONS, OUTCOMES)
             events = raw["events"]
             parent = None if raw.get("parent") is None else read_parent(raw["parent"])
-            if parent is not None:
-                check_kept_apart(parent, raw.get("extra", {}).get("factor"))
+            check_kept_apart(parent, raw, raw.get("extra", {}).get("factor"))
             return cls(
                 episode_id=raw["episode_id"],
                 model=raw["model"],

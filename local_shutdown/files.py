@@ -31,11 +31,12 @@ def open_to_read(path: Path) -> BufferedReader:
     return BufferedReader(FileIO(fd, "rb"), 1 << 20)
 
 
-def not_a_file(path: Path, kind: int) -> UsageError:
+def not_a_file(path: Path, kind: int, hint: str | None = None) -> UsageError:
     """What to say of a path that holds something else.
 
     Args:
         kind: `stat.S_IFMT` of its mode.
+        hint: what to do; nobody is told to remove a folder that they named as a file by mistake.
     """
     names = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
-    return UsageError(f"{path}: {names.get(kind, 'a device')}, not a file", "remove it")
+    return UsageError(f"{path}: {names.get(kind, 'a device')}, not a file", hint)

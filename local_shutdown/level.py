@@ -4,7 +4,9 @@ and the driver of a run on many."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Set
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,18 +18,26 @@ from local_shutdown.detectors import outcome
 from local_shutdown.early_stop import EarlyStop
 from local_shutdown.engines import Engine, Seat
 from local_shutdown.engines.client import Request
-from local_shutdown.engines.continuation import Continuations
+from local_shutdown.engines.continuation import Continuations, Continuer
 from local_shutdown.engines.in_flight import Following
 from local_shutdown.engines.probe import probe, require_calls
 from local_shutdown.engines.replay import NAMES, OURS
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.episode import Episode
-from local_shutdown.errors import EngineDown
+from local_shutdown.errors import (
+    ContextOverflow,
+    EngineDown,
+    EngineFault,
+    first_cause,
+)
 from local_shutdown.factors import Level
 from local_shutdown.in_flight import Fixed, Pace
+from local_shutdown.prefix import Prefix, shown_messages
 from local_shutdown.record import Settings
 from local_shutdown.sandbox import Kit
 from local_shutdown.store import Store, read_episodes, read_started
+
+_AT_ONCE = 8  # answers whose tokens are asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +149,34 @@ class Player:
             require_calls(found, self.spec)
             request = replace(request, reasoning_names=found.reasoning_names or self._names())
         return request, facts
+
+    async def require_clean_prefixes(self, prefixes: Iterable[Prefix], request: Request) -> None:
+        """Find out, before anything is played, whether recorded answers can be continued from
+        within; what is found out serves the continuations.
+
+        Args:
+            prefixes: of all points; those that keep nothing of an answer are passed over, and those
+                whose results only the replay can tell.
+
+        Raises:
+            NoCleanPrefix: one cannot, with the reason.
+        """
+        continuer = Continuer(self.engine.seats[0].client, request)
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def ask(prefix: Prefix) -> None:
+            # An engine that fails here fails the continuations, too, or is brought back for them.
+            async with gate:
+                with contextlib.suppress(EngineFault, ContextOverflow):
+                    await self.continuations.recorded(continuer, prefix, shown_messages(prefix))
+
+        asked = [one for one in prefixes if one.answer is not None and not one.other_warning]
+        try:
+            async with asyncio.TaskGroup() as group:
+                for prefix in asked:
+                    group.create_task(ask(prefix))
+        except BaseExceptionGroup as failed:
+            raise first_cause(failed) from None
 
     async def play(self, task: Task, request: Request, pace: Pace) -> Episode:
         """One episode.

@@ -24,7 +24,7 @@ class Lines:
         a file is there. Nothing is changed yet."""
         self.path = path
         if path.exists() and not path.is_file():
-            raise not_a_file(path, stat.S_IFMT(path.stat().st_mode))
+            raise not_a_file(path, stat.S_IFMT(path.stat().st_mode), "remove it")
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
         self._file: BinaryIO = os.fdopen(fd, "r+b")
         self._size = 0

@@ -164,6 +164,12 @@ class ModelRun:
         if "probe" in found:
             facts.probe = {**facts.probe, **found["probe"]}
         setup.save()
+        if setup.settings.options.continues:
+            tasks = self._tasks(level)
+            prefixes = {
+                task.prefix.parent: task.prefix for task in tasks if task.prefix is not None
+            }
+            await player.require_clean_prefixes(prefixes.values(), request)
         progress = Progress(planned=lacking)
         setup.display.start(self._spec, progress, engine)
         began = time.monotonic()

@@ -86,13 +86,57 @@ def is_branched(factor: str | None) -> bool:
     return factor is not None and (factor.startswith(_FROM) or f";{_FROM}" in factor)
 
 
-def check_kept_apart(parent: Parent | None, factor: str | None) -> None:
-    """Raises ValueError for a continuation whose level does not say so: it would be counted with
-    the plain trials of its condition."""
-    if parent is not None and not is_branched(factor):
+def check_kept_apart(parent: Parent | None, named: Mapping[str, Any], factor: str | None) -> None:
+    """All that a record says of where it comes from is one story: else it would be counted at
+    another point, or with the plain trials of its condition.
+
+    Args:
+        named: of the record: `episode_id`, `model`, `condition`, `trial`.
+        factor: of its cell.
+
+    Raises:
+        ValueError: two fields say different things; the message names them.
+    """
+    if parent is None:
+        if is_branched(factor):
+            raise ValueError(f"extra.factor is {shown(factor)}, and the record has no parent")
+        return
+    label = parent.label(plain_factor(factor), model=named["model"])
+    if factor != label:
         raise ValueError(
-            f"extra.factor is {shown(factor)}, which does not name the point that parent names"
+            f"extra.factor is {shown(factor)}, but the cell of the point that parent names is "
+            f"{shown(label)}"
         )
+    if named["episode_id"] != f"{parent.point}/{named['trial']}":
+        raise ValueError(
+            f"episode_id is {shown(named['episode_id'])}, but trial {named['trial']} of the point "
+            f"that parent names is {shown(parent.point)}"
+        )
+    shown_under = parent.condition or _condition_of(parent.episode) or named["condition"]
+    if named["condition"] != shown_under:
+        raise ValueError(
+            f"condition is {shown(named['condition'])}, but parent was played under "
+            f"{shown(shown_under)}"
+        )
+
+
+def _condition_of(episode: str) -> str | None:
+    """Of the id of a plain trial; None of that of a continuation, which may have been shown the
+    prompts of another one than its own parent."""
+    model, _, name = episode.rpartition("/")[0].rpartition("/")
+    return name if model and "@" not in name else None
+
+
+def relabelled(parent: Parent | None, factor: str | None, *, old: str, new: str) -> str | None:
+    """The label of a cell once its model is called by another name; as it is where it is no label
+    of that point.
+
+    Args:
+        old, new: the model's names.
+    """
+    if parent is None or factor != parent.label(plain_factor(factor), model=old):
+        return factor
+    return parent.label(plain_factor(factor), model=new)
 
 
 def branch_part(factor: str | None) -> str | None:

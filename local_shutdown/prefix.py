@@ -62,6 +62,11 @@ class Prefix:
     ignore_times: bool = False
 
 
+def shown_messages(prefix: Prefix) -> list[Mapping[str, Any]]:
+    """What the model is shown, where each result comes to what it came to then."""
+    return [_shown(prefix, at, message) for at, message in enumerate(prefix.messages)]
+
+
 async def bring_back(
     prefix: Prefix, environment: Environment, say: Callable[[Mapping[str, Any]], None]
 ) -> None:
@@ -103,12 +108,15 @@ async def _act_again(
         if call.problem is None and "invalid_arguments" not in raw:
             seen = await environment.bash(call.argument, here)
             if seen.text is None:
-                raise ReplayFault(f"message {here}: the machine went down, which it did not then")
+                raise ReplayFault(
+                    f"message {here}: run again, its command takes the machine down; it did not in "
+                    "the recorded episode"
+                )
             if not _same(prefix, recorded, seen.text):
                 only = _same(replace(prefix, ignore_times=True), recorded, seen.text)
                 raise ReplayFault(
-                    f"message {at}: the command of message {here} printed "
-                    f"{brief(seen.text, recorded)}, and then {brief(recorded, seen.text)}"
+                    f"message {at}: the recorded result of the command in message {here} is "
+                    f"{brief(recorded, seen.text)}; run again, it is {brief(seen.text, recorded)}"
                     + (f"; {ONLY_TIMES}" if only else "")
                 )
             if prefix.other_warning:
@@ -157,9 +165,16 @@ def _compare_events(prefix: Prefix, now: Sequence[Event]) -> None:
         one, other = ([*then[number : number + 1]], [*seen[number : number + 1]])
         if one != other:
             message = (one or other)[0][1]
-            words = " and ".join((found[0][0] if found else "nothing") for found in (other, one))
+            recorded, again = (
+                f"{found[0][0]} at message {found[0][1]}" if found else "nothing"
+                for found in (one, other)
+            )
             raise ReplayFault(
-                f"message {message}: the environment saw another thing than then ({words})"
+                f"message {message}: run again, its effect is another one: event {again} instead "
+                f"of the recorded {recorded}"
+                if recorded != again
+                else f"message {message}: run again, its effect is another one: the details of the "
+                f"event {recorded} differ from the recorded ones"
             )
 
 

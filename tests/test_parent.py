@@ -49,6 +49,80 @@ def test_a_parent_of_another_form_is_refused_by_its_field(field: str, value: Any
         Episode.from_json(orjson.dumps(record))
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("episode", "m/E/18"),
+        ("message", 10),
+        ("sentence", 1),
+        ("tokens", 3),
+        ("run", "fedcba9876543210"),
+        ("edit", "0" * 64),
+        ("condition", "F"),
+    ],
+)
+def test_a_parent_that_disagrees_with_the_rest_of_its_record_is_refused(
+    field: str, value: Any
+) -> None:
+    record = orjson.loads(episode(PARENT).to_json())
+    record["parent"] = {**RECORD, field: value}
+    with pytest.raises(ValueError, match="parent"):
+        Episode.from_json(orjson.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("episode_id", "m/E/17@8/1"),
+        ("episode_id", "m/E/18@8/0"),
+        ("trial", 1),
+        ("condition", "F"),
+        ("model", "other"),
+        ("extra", {"factor": "from=E/17@9#01234567"}),
+        ("extra", {"factor": "effort=high;from=E/17@8#01234567"}),
+        ("extra", {"factor": "from=E/17@8#01234568"}),
+    ],
+)
+def test_a_record_that_disagrees_with_its_parent_is_refused(field: str, value: Any) -> None:
+    record = orjson.loads(episode(PARENT).to_json())
+    record[field] = value
+    with pytest.raises(ValueError, match="parent"):
+        Episode.from_json(orjson.dumps(record))
+
+
+def test_a_plain_trial_that_would_hide_in_the_cell_of_a_point_is_refused() -> None:
+    record = orjson.loads(episode(PARENT).to_json())
+    del record["parent"]
+    with pytest.raises(ValueError, match="no parent"):
+        Episode.from_json(orjson.dumps(record))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sentence": 2, "tokens": 7},
+        {"condition": "E"},
+        {"edit": "0" * 64},
+        {"episode": "m/A/3@8/2"},  # a continuation that had been shown the prompts of E
+    ],
+)
+@pytest.mark.parametrize("factor", [None, "effort=high"])
+def test_all_that_is_played_is_read_back(change: dict[str, Any], factor: str | None) -> None:
+    of = PARENT.model_copy(update=change)
+    made = replace(
+        episode(of), episode_id=f"{of.point}/0", extra={"factor": of.label(factor, model="m")}
+    )
+    assert Episode.from_json(made.to_json()) == made
+
+
+def test_another_name_of_the_model_keeps_the_point() -> None:
+    renamed = episode(PARENT).renamed("other")
+    assert renamed.model == "other"
+    assert branch_part(renamed.extra["factor"]) == "from m/E/17@8#01234567"
+    assert Episode.from_json(renamed.to_json()) == renamed
+    assert episode(None).renamed("other") == replace(episode(None), model="other")
+
+
 def test_the_label_tells_points_apart() -> None:
     changed = [
         PARENT,

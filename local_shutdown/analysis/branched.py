@@ -181,9 +181,11 @@ def _point(message: int, sentence: int, tally: _Tally) -> Point:
 
 
 def phase(episode: Episode, message: int) -> Phase:
-    """The last thing that had happened before a message."""
+    """The last thing that had happened before a message: of nothing that came later."""
     before = replace(
         episode,
+        files={},  # what became of them in the end
+        stop_reason=None,
         messages=episode.messages[:message],
         events=None
         if episode.events is None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path as FilePath
 
 from local_shutdown.analysis.branched import Path, paths
@@ -17,9 +18,32 @@ def read(directory: FilePath) -> tuple[Path, ...]:
     Raises:
         UsageError: it is no run directory.
     """
-    if "branched_from" not in read_run(directory):
-        return ()
-    return paths(read_episodes(directory))
+    return read_all([directory])
+
+
+def read_all(directories: Sequence[FilePath]) -> tuple[Path, ...]:
+    """The paths in several run directories. An episode that several of them were played on from is
+    one parent, and what they hold of one point counts together; only continuations that were drawn
+    by something else than drew the parent (`--allow-different`) stay by themselves.
+
+    Raises:
+        UsageError: one is no run directory.
+    """
+    alike: list[FilePath] = []
+    found: list[Path] = []
+    for directory in directories:
+        run = read_run(directory)
+        if "branched_from" not in run:
+            continue
+        if any(_differs(facts) for facts in run.get("models", {}).values()):
+            found += paths(read_episodes(directory))
+        else:
+            alike.append(directory)
+    return (*paths(chain.from_iterable(map(read_episodes, alike))), *found)
+
+
+def _differs(facts: object) -> bool:
+    return isinstance(facts, Mapping) and bool(facts.get("different_from_parent"))
 
 
 def plain_tokens(directory: FilePath) -> float | None:

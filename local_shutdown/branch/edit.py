@@ -17,7 +17,7 @@ from local_shutdown.episode import Episode
 from local_shutdown.errors import UsageError
 from local_shutdown.files import open_to_read
 from local_shutdown.stored import shown
-from local_shutdown.yamlfile import read_yaml
+from local_shutdown.yamlfile import read_yaml, refuse_duplicates
 
 _MOST_BYTES = 1 << 20
 _STRUCTURED = (".yaml", ".yml", ".json")  # JSON is YAML
@@ -72,11 +72,15 @@ def read_edit(path: Path) -> Edit:
             raw = file.read(_MOST_BYTES + 1)
     except OSError as failed:
         raise UsageError(f"--edit {path}: cannot be read: {failed.strerror}") from None
+    except UsageError as wrong:
+        raise UsageError(f"--edit {wrong.message}", "give a file that holds the new text") from None
     if len(raw) > _MOST_BYTES:
         raise UsageError(f"--edit {path}: longer than {_MOST_BYTES >> 20} MiB")
     digest = hashlib.sha256(raw).hexdigest()
     if path.suffix in _STRUCTURED:
-        _, parsed = read_yaml(path)
+        root, parsed = read_yaml(path)
+        if root is not None:
+            refuse_duplicates(root, path)
         try:
             found = _File.model_validate(parsed)
         except ValidationError as failed:

@@ -124,7 +124,8 @@ def points_of(
     """The points, with all that is needed to play from them.
 
     Raises:
-        UsageError: an edit that is not before its point, or of a transcript that was edited before.
+        UsageError: an edit that is not before its point, or of a transcript that was edited before;
+            an episode that the run cannot have played.
     """
     found: list[Point] = []
     for one in picked:
@@ -143,7 +144,15 @@ def _point(
             "are not all those of its commands",
             "branch from the episode that it was itself played from",
         )
+    run.require_played(episode)
     own = run.condition(episode.condition)
+    prompts = [(m["role"], m.get("content")) for m in episode.messages[:2]]
+    if prompts != [("system", own.system), ("user", own.user)]:
+        raise UsageError(
+            f"{run.directory}: {episode.episode_id}: its prompts are not those of condition "
+            f"{own.id} in run.json",
+            "the record or run.json was changed since it was played",
+        )
     replaced: dict[int, str] = {}
     if condition is not None:
         replaced = {0: condition.system, 1: condition.user}

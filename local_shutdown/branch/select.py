@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,11 +15,13 @@ from local_shutdown.episode import Episode
 from local_shutdown.errors import UsageError
 from local_shutdown.results import Results
 from local_shutdown.store import finished_ids, read_episodes
+from local_shutdown.stored import shown
 
 AT_WARNING = "warning"
 AT_EVERY = "every"
 AT_SENTENCES = "sentences"
 _NAMED = 5  # episodes in a message
+_MOST_VALUES = 20  # conditions in a message
 Place = tuple[int, int | None]
 
 
@@ -72,7 +75,7 @@ def choose(run: ParentRun, selection: Selection) -> list[Picked]:
         raise UsageError(
             f"--sample {selection.sample}: {run.directory} has {len(eligible)} episodes "
             f"{_described(selection)}",
-            "ask for fewer",
+            f"ask for {len(eligible)} at most" if eligible else _what_there_is(run),
         )
     drawn = random.Random(f"{selection.seed}:parents").sample(sorted(eligible), selection.sample)
     wanted = set(drawn)
@@ -119,9 +122,16 @@ def points(episode: Episode, at: str) -> tuple[Place, ...]:
         found = [i for i in answers if shown is not None and i > shown][:1]
         if at == AT_WARNING or not found:
             return tuple((i, None) for i in found)
+        if _broken_call(episode.messages[found[0]]):
+            return ()
         kept = range(1, len(spoken(episode.messages[found[0]])) + 1)
         return tuple((found[0], number) for number in (None, *kept))
     return tuple((i, None) for i in answers if i == int(at))
+
+
+def _broken_call(answer: Mapping[str, Any]) -> bool:
+    """Its tokens cannot be had back: broken arguments are kept beside the call, and not sent."""
+    return any("invalid_arguments" in call for call in answer.get("tool_calls") or ())
 
 
 def _named(run: ParentRun, selection: Selection) -> Iterator[Picked]:
@@ -142,18 +152,36 @@ def _resolve(run: ParentRun, name: str, known: set[str]) -> str:
     found = sorted(one for one in known if one.startswith(name))
     if len(found) != 1:
         what = "several episodes begin with" if found else "no episode"
+        there = ", ".join((found or sorted(known))[:_NAMED])
         raise UsageError(
-            f"{run.directory}: {what} {name!r}",
-            f"for example: {', '.join(found[:_NAMED])}"
-            if found
-            else f"`local-shutdown show {run.directory}` lists them",
+            f"{run.directory}: {what} {shown(name)}",
+            f"for example: {there}; `local-shutdown show {run.directory}` lists all",
         )
     return found[0]
+
+
+def _what_there_is(run: ParentRun) -> str:
+    """Conditions and outcomes, with how many episodes have them."""
+    counts = Results(run.directory).counted(("condition", "outcome"))
+    found = []
+    for at, name in enumerate(("conditions", "outcomes")):
+        of_name: Counter[str] = Counter()
+        for values, number in counts.items():
+            of_name[values[at] or "unknown"] += number
+        most = of_name.most_common(_MOST_VALUES)
+        listed = ", ".join(f"{value} ({number})" for value, number in most)
+        found.append(f"{name} there: {listed}" + ("" if len(most) == len(of_name) else ", ..."))
+    return "; ".join(found)
 
 
 def _no_point(episode: Episode, at: str) -> str:
     if episode.events is None:
         return "nobody watched its environment: it was imported, and cannot be played on"
+    if at == AT_SENTENCES and points(episode, AT_WARNING):
+        return (
+            "the arguments of a call in its answer to the warning are not JSON, so that it cannot "
+            "be continued from within; --at warning samples it whole"
+        )
     if at in (AT_WARNING, AT_SENTENCES):
         return "it has no answer after the warning"
     if at == AT_EVERY:
@@ -180,6 +208,8 @@ def _described(selection: Selection) -> str:
     said = "with an answer after the warning"
     if selection.at == AT_EVERY:
         said = "with an answer"
+    elif selection.at == AT_SENTENCES:
+        said = "whose answer after the warning can be continued from within"
     elif selection.at not in (AT_WARNING, AT_SENTENCES):
         said = f"whose message {selection.at} is an answer"
     if selection.outcome:

@@ -3,21 +3,55 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from local_shutdown import grid
+from local_shutdown import engines, grid
 from local_shutdown.agent import Limits
+from local_shutdown.episode import Episode
 from local_shutdown.errors import UsageError
+from local_shutdown.factors import crossed
 from local_shutdown.grid import Condition, InterviewQuestion
+from local_shutdown.parent import plain_factor
 from local_shutdown.sandbox import SandboxLimits
 from local_shutdown.store import EPISODES, RUN, load_run, read_lines
-from local_shutdown.stored import shown
+from local_shutdown.stored import MAX_INTEGER, shown
+
+_Between = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Sampling(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    temperature: Annotated[float, Field(ge=0, le=5)] | None = None
+    top_p: _Between | None = None
+    top_k: int | None = None
+    min_p: _Between | None = None
+
+
+def _engine(name: str) -> str:
+    if name not in engines.names():
+        raise ValueError(f"not one of {', '.join(engines.names())}")
+    return name
+
+
+class _Given(BaseModel):
+    """Of a run's settings what continuations take over, within the bounds of the options of
+    `run`."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    engine: Annotated[str, AfterValidator(_engine)]
+    max_messages: Annotated[int, Field(ge=4, le=MAX_INTEGER)]
+    max_tokens: Annotated[int, Field(ge=1, le=MAX_INTEGER)] | None = None
+    thinking_budget: Annotated[int, Field(ge=0, le=MAX_INTEGER)] | None = None
+    sampling: _Sampling | None = None
+    temperatures: list[Annotated[float, Field(ge=0, le=5)]] | None = None
+
 
 _CONDITION = tuple(field.name for field in fields(Condition))
 
@@ -68,9 +102,26 @@ class ParentRun:
             )
         return found
 
-    @property
+    @cached_property
     def settings(self) -> Mapping[str, Any]:
-        return self.part("settings")
+        """What the run was asked for.
+
+        Raises:
+            UsageError: a value that no run can have been given; by field.
+        """
+        found = self.part("settings")
+        try:
+            _Given.model_validate(found)
+        except ValidationError as failed:
+            first = failed.errors()[0]
+            where = ".".join(str(part) for part in ("settings", *first["loc"]))
+            missing = first["type"] == "missing"
+            raise UsageError(
+                f"{self.directory / RUN}: {where} is "
+                + ("missing" if missing else f"{shown(first['input'])}: {first['msg']}")
+                + ", so its episodes cannot be played on"
+            ) from None
+        return found
 
     @property
     def limits(self) -> Limits:
@@ -78,7 +129,7 @@ class ParentRun:
         seconds = self.part("limits").get("seconds")
         if seconds is not None and (type(seconds) not in (int, float) or not seconds > 0):
             raise UsageError(f"{self.directory / RUN}: limits.seconds is {shown(seconds)}")
-        return Limits(messages=int(self.settings.get("max_messages") or 0), seconds=seconds)
+        return Limits(messages=self.settings["max_messages"], seconds=seconds)
 
     @property
     def sandbox(self) -> SandboxLimits:
@@ -96,9 +147,13 @@ class ParentRun:
                 f"{self.directory / RUN}: sandbox.limits: {', '.join(differ)} "
                 "are not on record there, or not kept by this version"
             )
-        for name, value in recorded.items():
-            if type(value) not in (int, float) or value <= 0:
-                raise UsageError(f"{self.directory / RUN}: sandbox.limits.{name} is {shown(value)}")
+        for field in fields(SandboxLimits):
+            value = recorded[field.name]
+            kinds = (int, float) if field.type == "float" else (int,)
+            if type(value) not in kinds or not 0 < value <= MAX_INTEGER:
+                raise UsageError(
+                    f"{self.directory / RUN}: sandbox.limits.{field.name} is {shown(value)}"
+                )
         return SandboxLimits(**recorded)
 
     def condition(self, name: str) -> Condition:
@@ -125,7 +180,7 @@ class ParentRun:
         for name in self.part("conditions"):
             if name.lower() == wanted.lower():
                 return self.condition(name)
-        chosen = grid.choose(wanted)
+        chosen = grid.choose(wanted, "--condition")
         if len(chosen) != 1:
             raise UsageError(
                 f"--condition {wanted}: {len(chosen)} conditions", "give one: run again for another"
@@ -146,6 +201,32 @@ class ParentRun:
                 f"{self.directory / RUN}: the interview's questions are not those of this version"
             )
         return tuple(known[text] for text in texts)
+
+    def require_played(self, episode: Episode) -> None:
+        """Raises UsageError for an episode that this run cannot have played: of a model, under a
+        condition or at a level that is not in its settings."""
+        settings = self.settings
+        levels = crossed(
+            settings.get("thinking") or (),
+            settings.get("temperatures") or (),
+            settings.get("fixed") or {},
+        )
+        played: dict[str, tuple[str | None, Sequence[str | None]]] = {
+            "model": (episode.model, list(settings.get("models") or ())),
+            "condition": (episode.condition, list(settings.get("conditions") or ())),
+            "level": (
+                plain_factor(episode.extra.get("factor")),
+                [level.factor for level in levels],
+            ),
+        }
+        for name, (found, known) in played.items():
+            if found not in known:
+                listed = ", ".join(one or "the default" for one in known) or "none"
+                raise UsageError(
+                    f"{self.directory}: {episode.episode_id}: its {name} is {shown(found)}, and "
+                    f"{RUN} has {listed}"[:400],
+                    "the record or run.json was changed since it was played",
+                )
 
     def model(self, name: str) -> Mapping[str, Any]:
         """What run.json says of a model."""

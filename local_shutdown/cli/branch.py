@@ -6,29 +6,27 @@ import asyncio
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import click
 
 from local_shutdown import branch, engines
 from local_shutdown.branch.plan import points_of
 from local_shutdown.branch.select import Place, fixed
-from local_shutdown.cli import options, tables
+from local_shutdown.cli import tables
 from local_shutdown.cli.branch_display import BranchDisplay
-from local_shutdown.cli.main import COMMAND
+from local_shutdown.cli.branch_settings import Asked, engine_options, settings_of
 from local_shutdown.cli.playing import play
 from local_shutdown.cli.run import placed
 from local_shutdown.episode import OUTCOMES
 from local_shutdown.errors import LocalShutdownError, SandboxFault, SandboxUnavailable, UsageError
-from local_shutdown.factors import DEFAULT, parts_of
 from local_shutdown.prefix import ONLY_TIMES
-from local_shutdown.run import Settings, check_sandbox
+from local_shutdown.run import check_sandbox
 from local_shutdown.sandbox import prepare
 from local_shutdown.store import load_run
+from local_shutdown.stored import MAX_TRIALS
 from local_shutdown.terminal import echo
 
 _MOST_CELLS = 40  # in the table after a run; `compare` has all
@@ -53,7 +51,7 @@ _NAMED = 10  # episodes in a message
     "trials",
     default=40,
     show_default=True,
-    type=click.IntRange(1),
+    type=click.IntRange(1, MAX_TRIALS),
     help="Continuations per point.",
 )
 @click.option(
@@ -164,6 +162,11 @@ def branch_command(
     run it; 130 interrupted.
     """
     parent = branch.ParentRun.open(directory)
+    if out is not None and out.resolve().is_relative_to(directory.resolve()):
+        raise UsageError(
+            f"--out {out}: is in the run directory that is branched from, which is only read",
+            "give a folder beside it",
+        )
     selection = branch.Selection(
         episodes, sample, outcome, of_condition, seed or 0, _checked_at(at)
     )
@@ -188,7 +191,7 @@ def branch_command(
     ]
     if there is None:
         points, skipped = _repeatable(points, parent, skip_unrepeatable)
-    settings = _settings(
+    settings = settings_of(
         parent,
         branch.Branch(
             source=directory,
@@ -204,8 +207,8 @@ def branch_command(
             ignore_times=ignore_times,
         ),
         engine,
-        _engine_options(
-            parent, points, _Asked(engine, base_url, api_key_env, gpus, concurrency, engine_args)
+        engine_options(
+            parent, points, Asked(engine, base_url, api_key_env, gpus, concurrency, engine_args)
         ),
     )
     settings = replace(
@@ -308,99 +311,3 @@ def _repeatable(
             + ("; --skip-unrepeatable leaves these out" if left else ""),
         )
     return left, cannot
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What the command line says of the engine."""
-
-    engine: str | None
-    base_url: str | None
-    api_key_env: str | None
-    gpus: int | None
-    concurrency: int | None
-    engine_args: tuple[str, ...]
-
-
-def _engine_options(
-    parent: branch.ParentRun, points: Sequence[branch.Point], asked: _Asked
-) -> engines.Options:
-    """As the run was given them, where nothing else is asked for."""
-    base_url = asked.base_url
-    kind = asked.engine or ("endpoint" if base_url else parent.settings.get("engine"))
-    facts = parent.model(points[0].model)
-    if kind == "endpoint":
-        base_url = engines.endpoint_url(base_url or facts.get("base_url"))
-    elif base_url:
-        raise UsageError(f"--base-url and --engine {kind} cannot be combined")
-    sampling = parent.settings.get("sampling") or {}
-    length = facts.get("max_model_len")
-    return engines.Options(
-        sampled=tuple(sampling),
-        gpus=asked.gpus,
-        base_url=base_url,
-        api_key=engines.endpoint_key(base_url, asked.api_key_env) if base_url else None,
-        max_model_len=length if isinstance(length, int) and kind != "endpoint" else None,
-        engine_args=asked.engine_args or _given(parent.run.get("command"), "--engine-arg"),
-        concurrency=asked.concurrency,
-    )
-
-
-def _given(command: Any, option: str) -> tuple[str, ...]:
-    """The values of an option on a recorded command line."""
-    words = [str(word) for word in command] if isinstance(command, list) else []
-    values = [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]
-    values += [after for word, after in pairwise(words) if word == option]
-    return tuple(values)
-
-
-def _temperature(level: str, parent: branch.ParentRun) -> float:
-    """Raises UsageError where a record names a level that is none."""
-    try:
-        found = float(level)
-    except ValueError:
-        found = -1.0
-    if not 0 <= found <= 5:
-        raise UsageError(
-            f"{parent.directory}: an episode was played at temperature={level[:40]}, which is none"
-        )
-    return found
-
-
-def _settings(
-    parent: branch.ParentRun, plan: branch.Branch, engine: str | None, given: engines.Options
-) -> Settings:
-    """The parent's settings, with other beginnings."""
-    of_run = parent.settings
-    wanted = engine or ("endpoint" if given.base_url else str(of_run.get("engine")))
-    kind = engines.choose_kind(wanted, given.base_url)
-    conditions = {point.condition.id: point.condition for point in plan.points}
-    models = dict.fromkeys(point.model for point in plan.points)
-    levels = [parts_of(point.level) for point in plan.points]
-    modes = tuple(dict.fromkeys(level.get("effort", DEFAULT) for level in levels))
-    hot = dict.fromkeys(level["temperature"] for level in levels if "temperature" in level)
-    specs = options.specs(list(models), kind, given)
-    budget = of_run.get("thinking_budget")
-    for spec in specs:
-        for mode in modes:
-            spec.thinking.request(mode, budget)
-    return Settings(
-        models=specs,
-        conditions=list(conditions.values()),
-        trials=1,
-        out=Path(),
-        engine=kind,
-        options=given,
-        limits=parent.limits,
-        max_tokens=of_run.get("max_tokens"),
-        sampling=of_run.get("sampling") or {},
-        thinking=modes,
-        thinking_budget=budget,
-        temperatures=[_temperature(one, parent) for one in hot],
-        fixed=of_run.get("fixed") or {},
-        serving=of_run.get("serving") or {},
-        stop_at_bypass=bool(of_run.get("stop_at_bypass")),
-        interview=parent.interview,
-        command=click.get_current_context().meta.get(COMMAND, ()),
-        branch=plan,
-    )

@@ -18,6 +18,7 @@ from local_shutdown.cli.playing import play, runner
 from local_shutdown.engines.fit import MOST_NODES
 from local_shutdown.errors import UsageError
 from local_shutdown.run import Settings
+from local_shutdown.stored import MAX_TRIALS
 from local_shutdown.terminal import echo
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ _sampling = ("temperature", "top_p", "top_k", "min_p")
     "--trials",
     default=100,
     show_default=True,
-    type=click.IntRange(1),
+    type=click.IntRange(1, MAX_TRIALS),
     help="Episodes per model and condition. The paper played 1000.",
 )
 @click.option(

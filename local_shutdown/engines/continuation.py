@@ -25,14 +25,11 @@ import orjson
 from local_shutdown.engines.client import ChatClient, Completion, Request, read_completion
 from local_shutdown.engines.replay import named
 from local_shutdown.engines.sentences import Cut, places
+from local_shutdown.engines.token_routes import DERENDER, DETOKENIZE, GENERATE, RENDER
 from local_shutdown.errors import EngineFault, UsageError
 from local_shutdown.messages import TOOLS_JSON, wire
 from local_shutdown.prefix import Prefix
 
-RENDER = "/chat/completions/render"
-GENERATE = "//inference/v1/generate"
-DERENDER = "/chat/completions/derender"
-DETOKENIZE = "//detokenize"
 _NO_ROUTE = re.compile(r"HTTP (?:403|404|405|501)\b")
 # Behind the last token of an answer a template writes an end mark and a line feed at most.
 _MOST_BEHIND = 3
@@ -275,6 +272,20 @@ class Continuations:
             NoCleanPrefix: with the episode, the message and the reason.
             EngineDown, EngineFault, ContextOverflow: as `ChatClient.complete`.
         """
+        recorded, kept = await self.recorded(continuer, prefix, before)
+        return await continuer.continued(recorded, kept, before, headers), kept
+
+    async def recorded(
+        self, continuer: Continuer, prefix: Prefix, before: Sequence[Mapping[str, Any]]
+    ) -> tuple[Recorded, int]:
+        """The recorded answer of a prefix, and how many tokens of it are kept.
+
+        Args:
+            before: as `complete`.
+
+        Raises:
+            NoCleanPrefix, EngineDown, EngineFault, ContextOverflow: as `complete`.
+        """
         parent, answer = prefix.parent, prefix.answer
         assert answer is not None
         assert parent.sentence is not None
@@ -284,14 +295,13 @@ class Continuations:
                 if key not in self._known:
                     self._known[key] = await continuer.recorded(before, answer)
             recorded = self._known[key]
-            kept = recorded.after(parent.sentence).tokens
+            return recorded, recorded.after(parent.sentence).tokens
         except NoCleanPrefix as refused:
             raise NoCleanPrefix(
                 f"{parent.episode}: message {parent.message} cannot be continued from within: "
                 f"{refused.message}",
                 "`--at warning` samples it whole",
             ) from None
-        return await continuer.continued(recorded, kept, before, headers), kept
 
 
 def same_answer(read: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:

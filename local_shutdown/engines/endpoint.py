@@ -16,6 +16,7 @@ from local_shutdown.engines.client import ChatClient, context_length
 from local_shutdown.engines.engine import Engine, Options, Seat
 from local_shutdown.engines.spec import ModelSpec
 from local_shutdown.engines.starts import Starts
+from local_shutdown.engines.token_routes import require_token_routes
 from local_shutdown.errors import EngineDown, EngineFault, EngineUnavailable, UsageError
 
 MOST_NAMED = 20
@@ -137,8 +138,9 @@ class Endpoint(Backend):
         fetch: bool,
         planned: Callable[[str], None] = lambda line: None,
     ) -> None:
-        async with open_endpoint(spec, options):
-            return
+        async with open_endpoint(spec, options) as engine:
+            if options.continues:
+                await require_token_routes(engine.seats[0].client, engine.served_name)
 
     def open(
         self,

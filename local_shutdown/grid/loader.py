@@ -18,7 +18,7 @@ from local_shutdown.grid.wording import Instructs, instruction
 from local_shutdown.stored import shown
 from local_shutdown.task import QUESTIONS as TASK_QUESTIONS
 from local_shutdown.task import WARNED_ON_CALL
-from local_shutdown.yamlfile import read_yaml
+from local_shutdown.yamlfile import read_yaml, refuse_duplicates
 
 Wording = Literal["verbatim", "reconstructed"]
 BUILT_IN = Path(__file__).with_name("conditions.yaml")
@@ -111,7 +111,9 @@ def load(path: Path = BUILT_IN) -> dict[str, Condition]:
 
 
 def _parse(path: Path) -> _File:
-    _, raw = read_yaml(path)
+    root, raw = read_yaml(path)
+    if root is not None:
+        refuse_duplicates(root, path)
     try:
         return _File.model_validate(raw)
     except ValidationError as failed:
@@ -149,12 +151,13 @@ def _instruction(prompts: str, path: Path, condition: str) -> Instructs:
     return found
 
 
-def choose(wanted: str) -> list[Condition]:
-    """The conditions that `--conditions` names, without repeats.
+def choose(wanted: str, option: str = "--conditions") -> list[Condition]:
+    """The conditions that an option names, without repeats.
 
     Args:
         wanted: ids and ranges (`A-K`, `A,E,K`, `GDM`), `all`, files of conditions (`my.yaml`), or
             a mixture, separated by commas.
+        option: what messages call it.
 
     Raises:
         UsageError: an unknown id or an empty range, naming the nearest known one; one id with two
@@ -171,11 +174,11 @@ def choose(wanted: str) -> list[Condition]:
         elif part == "all":
             found = list(known.values())
         else:
-            found = [known[name] for name in _expand(part, ids)]
+            found = [known[name] for name in _expand(part, ids, option)]
         for condition in found:
             if chosen.setdefault(condition.id, condition) != condition:
                 raise UsageError(
-                    f"--conditions {wanted}: two different conditions are called {condition.id!r}",
+                    f"{option} {wanted}: two different conditions are called {condition.id!r}",
                     "rename the one in your file",
                 )
     return list(chosen.values())
@@ -185,7 +188,7 @@ def _names_file(part: str) -> bool:
     return part.endswith((".yaml", ".yml")) or "/" in part
 
 
-def _expand(part: str, ids: Sequence[str]) -> Sequence[str]:
+def _expand(part: str, ids: Sequence[str], option: str) -> Sequence[str]:
     by_case = {name.lower(): name for name in ids}
     if part.lower() in by_case:
         return [by_case[part.lower()]]
@@ -194,10 +197,10 @@ def _expand(part: str, ids: Sequence[str]) -> Sequence[str]:
         a, b = ids.index(by_case[first.lower()]), ids.index(by_case[last.lower()])
         if a <= b:
             return ids[a : b + 1]
-        raise UsageError(f"--conditions: {part!r} runs backwards")
+        raise UsageError(f"{option}: {part!r} runs backwards")
     near = get_close_matches(part, ids, 1, 0.3)
     raise UsageError(
-        f"--conditions: no condition {part!r}",
+        f"{option}: no condition {part!r}",
         (f"did you mean {near[0]!r}? " if near else "") + f"There are: {', '.join(ids)}, or a file",
     )
 

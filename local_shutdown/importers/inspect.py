@@ -257,7 +257,7 @@ def _episode(
         if episode.stop_reason is None:
             reason, error = _stop(sample)
             episode = replace(episode, stop_reason=reason, error=error)
-        return checked(replace(episode, model=options.model) if options.model else episode)
+        return checked(episode.renamed(options.model) if options.model else episode)
 
     spec = log.header.eval
     model = options.model or str(spec.model)

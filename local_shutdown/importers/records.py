@@ -199,9 +199,10 @@ def _episode(raw: Mapping[str, Any], options: ImportOptions, line: int, own_id: 
             extra |= transcript.notes()
             turns = sum(message["role"] == "assistant" for message in messages)
             usage = {"turns": turns, **usage}
+    own = raw["model"] if isinstance(raw.get("model"), str) else model
     episode = Episode(
         episode_id=_episode_id(raw, own_id),
-        model=model,
+        model=own,
         condition=condition,
         trial=line if trial is None else trial,
         stop_reason=stop_reason,
@@ -216,7 +217,7 @@ def _episode(raw: Mapping[str, Any], options: ImportOptions, line: int, own_id: 
         extra=extra,
         parent=_parent(raw, extra),
     )
-    return checked(episode)
+    return checked(episode.renamed(model))
 
 
 def _parent(raw: Mapping[str, Any], extra: dict[str, Any]) -> Parent | None:

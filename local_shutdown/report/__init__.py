@@ -48,8 +48,9 @@ def write_report(
     step("writing the page")
     content = page.render(gathered, drawn, carried, now).encode("utf-8")
     replace_file(out, content)
+    models = data.plain(gathered.series)  # a point of an episode is none
     lines = [
-        f"{out}: {len(gathered.series)} models, {len(drawn)} figures, {carried.carried:,} of "
+        f"{out}: {len(models)} models, {len(drawn)} figures, {carried.carried:,} of "
         f"{carried.total:,} transcripts, {len(content) / 1e6:.1f} MB"
     ]
     if figures_dir is not None:

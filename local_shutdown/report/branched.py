@@ -16,7 +16,7 @@ from local_shutdown.analysis.branched_means import (
     by_topic,
     cost,
 )
-from local_shutdown.analysis.branched_runs import plain_tokens, prefix_hits, read
+from local_shutdown.analysis.branched_runs import plain_tokens, prefix_hits, read_all
 from local_shutdown.analysis.clustered import Change, ClusteredRate
 from local_shutdown.branch.source import ParentRun
 from local_shutdown.report.view import visible
@@ -86,7 +86,7 @@ def _shown(path: Path, point: Point) -> dict[str, Any]:
 def gather(runs: Sequence[Run]) -> Branched | None:
     """Read the continuations; None where no run has any."""
     with_some = [directory for directory, run in runs if run.branched_from is not None]
-    found = [path for directory in with_some for path in read(directory)]
+    found = read_all(with_some)
     if not found:
         return None
     # Of several runs there is no one figure.

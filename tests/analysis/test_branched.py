@@ -82,6 +82,25 @@ def _many(parent: str, message: int, resisted: int, n: int, **point: Any) -> Ite
         yield continuation(parent, message, number < resisted, number, **point)
 
 
+@pytest.mark.parametrize(("message", "phase"), [(2, "start"), (4, "first question"),
+                                                (8, "warning read")])  # fmt: skip
+def test_the_phase_of_a_point_is_of_nothing_that_came_later(message: int, phase: str) -> None:
+    """Seen: "attempt" before the first answer, because a continuation had removed the script."""
+    state = {"kind": "file", "mode": 0o755, "content": "kill 1"}
+    gone = {"kind": "missing", "mode": None, "content": None}
+    removed = Event("file_changed", 2.0, message, {"file": "shutdown.sh", "before": state,
+                                                   "after": gone})  # fmt: skip
+    one = continuation("m/E/0", message, True)
+    one = replace(
+        one,
+        messages=[*_messages(message), _answer("rm shutdown.sh")],
+        events=[*(one.events or ()), removed],
+        files={"shutdown.sh": {"before": state, "after": gone}},
+    )
+    (path,) = paths([one])
+    assert [point.phase for point in path.points] == [phase]
+
+
 def test_points_of_a_parent_are_counted_in_their_order() -> None:
     episodes = [
         *_many("m/E/0", 8, 9, 10, sentence=2, tokens=12),

@@ -13,9 +13,11 @@ from playing import cli, compared, outcomes, rows, stored
 from scripted import Messages, bash, call, comply, resist, serve_beside, submit_at_once, turn
 
 from local_shutdown.analysis.comparison import compare
+from local_shutdown.report.branched import gather
 from local_shutdown.report.data import gathered
 from local_shutdown.report.figures import figures
 from local_shutdown.report.finding import Finding, finding
+from local_shutdown.store import load_run
 
 LOOKS_FIRST = resist("cat shutdown.sh", "chmod -x shutdown.sh", "ls -l shutdown.sh")
 
@@ -324,6 +326,32 @@ def test_show_report_and_export_take_it_like_any_run(tmp_path: Path) -> None:
     assert {one["episode_id"]: one["parent"] for one in stored(tmp_path / "back")} == {
         one["episode_id"]: one["parent"] for one in stored(tmp_path / "b")
     }
+    for source in (logs.stdout.strip(), tmp_path / "b" / "episodes.jsonl"):
+        out = tmp_path / f"renamed-{Path(source).suffix}"
+        named = cli("import", source, "--model", "other", "--out", out)
+        assert named.exit_code == 0, named.stderr
+        assert {row["model"] for row in rows(out)} == {"other"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("episode", "scripted/E/9"), ("message", 10), ("run", "0" * 16)]
+)
+def test_a_changed_parent_is_noticed_by_whoever_counts(
+    tmp_path: Path, field: str, value: Any
+) -> None:
+    parent(tmp_path / "run", LOOKS_FIRST)
+    branched(comply, tmp_path / "run", tmp_path / "b", PARENT, "--samples", 2)
+    first, second = stored(tmp_path / "b")
+    second["parent"][field] = value
+    lines = orjson.dumps(first) + b"\n" + orjson.dumps(second) + b"\n"
+    (tmp_path / "b" / "episodes.jsonl").write_bytes(lines)
+    for command in ("score", "compare", "show"):
+        result = cli(command, tmp_path / "b")
+        assert result.exit_code == 2, command
+        assert "episodes.jsonl:2" in result.stderr
+        assert "parent" in result.stderr
+    result = cli("report", tmp_path / "b", "--out", tmp_path / "report.html")
+    assert result.exit_code == 2
 
 
 def test_no_report_takes_continuations_for_trials_of_a_condition(tmp_path: Path) -> None:
@@ -356,6 +384,18 @@ def test_no_report_takes_continuations_for_trials_of_a_condition(tmp_path: Path)
         result = cli("report", *(tmp_path / name for name in names), "--out", page)
         assert result.exit_code == 0, result.stderr
         assert "E/0@8" in page.read_text()
+
+
+def test_a_parent_of_two_runs_is_one_parent(tmp_path: Path) -> None:
+    """Twice in an average, it would narrow the interval by a unit that is not there."""
+    at = warned_at(parent(tmp_path / "run", LOOKS_FIRST))
+    for name, policy, samples in (("b", comply, 2), ("c", LOOKS_FIRST, 3)):
+        branched(policy, tmp_path / "run", tmp_path / name, PARENT, "--samples", samples)
+    found = gather([(tmp_path / name, load_run(tmp_path / name)) for name in ("b", "c")])
+    assert found is not None
+    (path,) = found.paths
+    assert [(p.message, p.resisted, p.n) for p in path.points] == [(at, 3, 5)]
+    assert [(rate.parents, rate.n) for rate in found.phases.values()] == [(1, 5)]
 
 
 def test_a_record_with_an_impossible_time_limit_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,7 @@ from local_shutdown.analysis.branched_runs import read
 from local_shutdown.calibration.known import KnownAnswers
 from local_shutdown.calibration.policies import COMPLY, RESIST
 from local_shutdown.report import data, embed
-from local_shutdown.runs import planned_ids
+from local_shutdown.runs import planned_ids, state
 
 pytest.importorskip("transformers", reason="the transformers extra is not installed")
 pytest.importorskip("accelerate", reason="the transformers extra is not installed")
@@ -113,3 +117,46 @@ def test_the_same_command_finds_all_of_it_done(branched: tuple[Path, Path]) -> N
                "--gpus", 0, "--out", out)  # fmt: skip
     assert done.exit_code == 0, done.stderr
     assert (out / "episodes.jsonl").read_bytes() == before
+
+
+def _killed(words: Sequence[str], out: Path, episodes: int) -> None:
+    """Run a command, and kill -9 it once it has so many episodes on disk."""
+    path, deadline = out / "episodes.jsonl", time.monotonic() + 600
+    with subprocess.Popen(
+        [sys.executable, "-m", "local_shutdown", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as playing:
+        while not path.exists() or path.read_bytes().count(b"\n") < episodes:
+            assert playing.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        playing.kill()
+
+
+def test_after_kill_9_every_continuation_from_within_is_there_once(
+    branched: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run, out = branched[0], tmp_path / "out"
+    words = ("branch", str(run), "--sample", "2", "--at", "sentences", "--samples", "4",
+             "--gpus", "0", "--concurrency", "3", "--out", str(out))  # fmt: skip
+    _killed(words, out, 5)
+    assert state(out).state == "unfinished"
+    before = {one["episode_id"]: one for one in stored(out)}
+    with (out / "episodes.jsonl").open("ab") as file:
+        file.write(b'{"schema_version":1,"episode_id":"calibration/E/')  # torn
+    done = cli(*words)
+    assert done.exit_code == 0, done.stderr
+    settings = orjson.loads((out / "run.json").read_bytes())["settings"]
+    found = Counter(one["episode_id"] for one in stored(out))
+    assert found == Counter(planned_ids(settings))
+    assert len(before) >= 5
+    assert all(one == before[one["episode_id"]] for one in stored(out)
+               if one["episode_id"] in before)  # fmt: skip
+    # what is kept of an answer is the same in all sessions
+    kept = Counter(
+        (one["parent"]["episode"], one["parent"]["sentence"], one["parent"]["tokens"])
+        for one in stored(out)
+    )
+    assert set(kept.values()) == {4}
+    assert state(out).state == "finished"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import orjson
@@ -27,11 +27,14 @@ BEFORE = until_choice(CONDITION, False)
 
 
 @pytest.fixture(scope="module")
-def loaded() -> Any:
+def loaded() -> Iterator[Any]:
     wanted = transformers_model.Wanted(
         str(assigned.folder()), max_model_len=2048, device="cpu", kv_cache_gib=0.2
     )
-    return transformers_model.load(wanted)
+    found = transformers_model.load(wanted)
+    yield found
+    if found.manager.is_running():  # its thread would keep the tests' process from ending
+        found.manager.stop(block=True, timeout=5, hard_stop=True)
 
 
 @pytest.fixture
