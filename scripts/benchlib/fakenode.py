@@ -36,7 +36,7 @@ class FakeNode:
         target: int = 64,
         ready: dict[str, Any] | None = None,
         facts: dict[str, Any] | None = None,
-        change: Change = lambda record: None,
+        change: Change | None = None,
         lost_after: int | None = None,
     ) -> None:
         self.place = "fake"
@@ -47,6 +47,7 @@ class FakeNode:
         self._ready, self._facts = ready or {}, facts or {}
         self._change = change
         self._left = lost_after
+        self._rest = b""
         self._says: list[bytes] = []
         self._woken = asyncio.Event()
         self._server = ""
@@ -94,8 +95,7 @@ class FakeNode:
                 self._gone = True
                 return
             self._left -= 1
-        record = {
-            **self._episode,
+        own = {
             "episode_id": trial.episode_id,
             "model": self._model,
             "condition": trial.condition,
@@ -106,6 +106,14 @@ class FakeNode:
                 "server": self._server,
             },
         }
+        if self._change is None:
+            # A bench must not measure how long it takes to write the same words again and again.
+            if not self._rest:
+                rest = {name: value for name, value in self._episode.items() if name not in own}
+                self._rest = b"," + orjson.dumps(rest)[1:]
+            self._says.append(wire.EPISODE + orjson.dumps(own)[:-1] + self._rest)
+            return
+        record = {**self._episode, **own}
         more = self._change(record)
         self._says.append(wire.EPISODE + orjson.dumps(record))
         if isinstance(more, bytes):
