@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -366,3 +367,36 @@ def test_a_shard_whose_record_says_merged_null(tmp_path: Path) -> None:
     (tmp_path / "1/run.json").write_bytes(orjson.dumps({**record, "merged": None}))
     merged = merge(tmp_path / "1", "--partial", "--out", tmp_path / "all")
     assert merged.exit_code == 0, merged.stderr
+
+
+def test_a_shard_that_was_killed_and_resumed_is_merged_with_what_the_kill_cost(
+    tmp_path: Path,
+) -> None:
+    """The trials that were in flight are drawn again and count as that: no plain interval."""
+    one, two, merged = tmp_path / "one", tmp_path / "two", tmp_path / "merged"
+    gate = scripted.Gate(by_condition, free=2)
+    with serve_beside(gate) as model:
+        command = ("run", "--base-url", model.base_url, "--out", one, *ASKED)
+        command = (*command, "--trials", 6, "--shard", "1/2")
+        argv = [sys.executable, "-m", "local_shutdown", *map(str, command)]
+        with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as shard:
+            deadline = time.monotonic() + 120
+            while not (one / "episodes.jsonl").exists() or len(ids(one)) < 2 or not gate.waiting:
+                assert time.monotonic() < deadline
+                assert shard.poll() is None
+                time.sleep(0.05)
+            shard.kill()
+        gate.open = True
+        assert cli(*command).exit_code == 0
+        assert run(model.base_url, two, "--trials", 6, "--shard", "2/2").exit_code == 0
+    result = merge(one, two, "--out", merged)
+    assert result.exit_code == 0, result.stderr
+    assert Counter(ids(merged)) == Counter(f"scripted/{c}/{t}" for c in "AE" for t in range(6))
+    begun = [orjson.loads(line) for line in (merged / "started.jsonl").read_bytes().splitlines()]
+    twice = {name for name, count in Counter(b["episode_id"] for b in begun).items() if count > 1}
+    assert twice
+    for cell in cells(merged):
+        hit = any(name.startswith(f"scripted/{cell['condition']}/") for name in twice)
+        assert (cell["interval"] == "jeffreys") is not hit, cell
+    (state,) = orjson.loads(cli("list", merged, "--json").stdout)
+    assert (state["state"], state["on_disk"]) == ("finished", 12)
