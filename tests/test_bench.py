@@ -16,6 +16,8 @@ from scripted import resist, serve_beside
 
 from local_shutdown.cli.options import _of_endpoint
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

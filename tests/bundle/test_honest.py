@@ -32,6 +32,8 @@ from scripted import (
 from local_shutdown.bundle.layout import Finding
 from local_shutdown.bundle.verify import verify
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 ONE = ("--conditions", "E", "--trials", 2, "--concurrency", 1, "--no-probe")
 

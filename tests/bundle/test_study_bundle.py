@@ -20,6 +20,8 @@ from local_shutdown.bundle.verify import verify
 from local_shutdown.bundle.write import Wanted, write_bundle
 from local_shutdown.frozen_plan import digest
 
+pytestmark = pytest.mark.long
+
 RATE = '{"kind": "aggregate", "model": "o3", "condition": "E", "resisted": 159, "n": 1000}\n'
 STUDY: dict[str, Any] = {
     "name": "tried",

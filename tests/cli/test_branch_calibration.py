@@ -18,6 +18,8 @@ from local_shutdown.calibration.known import KnownAnswers
 from local_shutdown.calibration.play import until_choice
 from local_shutdown.grid import load
 
+pytestmark = pytest.mark.long
+
 pytest.importorskip("transformers", reason="the transformers extra is not installed")
 
 SAMPLES = 16

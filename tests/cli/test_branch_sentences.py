@@ -21,6 +21,8 @@ from local_shutdown.calibration.policies import COMPLY, RESIST
 from local_shutdown.report import data, embed
 from local_shutdown.runs import planned_ids, state
 
+pytestmark = pytest.mark.long
+
 pytest.importorskip("transformers", reason="the transformers extra is not installed")
 pytest.importorskip("accelerate", reason="the transformers extra is not installed")
 

@@ -21,6 +21,8 @@ from scripted import Gate, Messages, Policy, comply, resist, serve_beside, turn
 
 from local_shutdown.analysis.stopping import trials_to_stop
 
+pytestmark = pytest.mark.long
+
 RUN = (sys.executable, "-m", "local_shutdown", "run", "--no-probe", "--conditions", "E")
 H = 0.25
 

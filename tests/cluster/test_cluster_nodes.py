@@ -21,6 +21,8 @@ from local_shutdown.model_run import Display
 from local_shutdown.record import Settings
 from local_shutdown.store import read_run, read_started
 
+pytestmark = pytest.mark.long
+
 
 def settings(out: Path, trials: int) -> Settings:
     made = engines.Options(gpus=0, concurrency=4)

@@ -18,6 +18,8 @@ from local_shutdown.cluster import rays
 from local_shutdown.errors import UsageError
 from local_shutdown.store import read_run
 
+pytestmark = pytest.mark.long
+
 pytest.importorskip("ray")
 OURS = ("cluster.worker", "transformers_server")
 TRIALS = 12

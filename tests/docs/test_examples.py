@@ -27,6 +27,8 @@ from scripted import resist, serve_beside
 from local_shutdown import engines, grid, resources
 from local_shutdown.cli import main
 
+pytestmark = pytest.mark.long
+
 HERE = Path(__file__).resolve().parent
 
 # Scripts that are not run: they are there, and bash reads them.

@@ -21,6 +21,8 @@ from terminals import pieces, screen
 from local_shutdown.engines.registry import load_registry
 from local_shutdown.store import read_run
 
+pytestmark = pytest.mark.long
+
 pytest.importorskip("transformers", reason="the transformers extra is not installed")
 
 COLUMNS = 80

@@ -19,6 +19,8 @@ pytest.importorskip("inspect_ai", reason="needs inspect-ai, the extra [inspect]"
 
 from inspect_playing import running
 
+pytestmark = pytest.mark.long
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 INSPECT = (sys.executable, "-m", "inspect_ai")
 

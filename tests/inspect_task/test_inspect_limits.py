@@ -24,6 +24,7 @@ from local_shutdown.detectors import outcome, score
 
 # inspect-ai leaves streams of its own unclosed.
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]

@@ -34,6 +34,8 @@ from local_shutdown import load
 from local_shutdown.frozen_plan import read_plan
 from local_shutdown.resources import data
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 RATE = '{"kind": "aggregate", "model": "o3", "condition": "E", "resisted": 159, "n": 1000}\n'
 STUDY: dict[str, Any] = {
