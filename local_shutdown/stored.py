@@ -55,7 +55,7 @@ def check_nesting(value: Any, text: bytes | str) -> None:
     for _ in range(_WRITTEN_LEVELS - MAX_NESTED):
         value = [value]
     try:
-        orjson.dumps(value)  # a third of the time that counting takes
+        orjson.dumps(value)  # faster than counting brackets
     except TypeError:
         if isinstance(text, str):
             text = text.encode("utf-8", "replace")
