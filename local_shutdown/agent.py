@@ -262,23 +262,16 @@ class _Waiting:
     ) -> Completion:
         """As `ChatClient.complete`, once the observer lets it."""
         until, asked_at = self.clock.when(), asyncio.get_running_loop().time()
-        if until is None or until <= asked_at:
-            return await self._complete(request, messages, tools, headers)
-        self.clock.reschedule(None)
+        runs = until is not None and until > asked_at
+        if runs:
+            self.clock.reschedule(None)
         try:
-            return await self._complete(request, messages, tools, headers)
+            await self.observer.turn()
+            return await self.client.complete(request, messages, tools, headers)
         finally:
-            self.clock.reschedule(until + asyncio.get_running_loop().time() - asked_at)
-
-    async def _complete(
-        self,
-        request: Request,
-        messages: Sequence[Any],
-        tools: Any,
-        headers: Mapping[str, str] | None,
-    ) -> Completion:
-        await self.observer.turn()
-        return await self.client.complete(request, messages, tools, headers)
+            if runs:
+                assert until is not None
+                self.clock.reschedule(until + asyncio.get_running_loop().time() - asked_at)
 
 
 async def _turn(
