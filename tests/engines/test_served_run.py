@@ -63,7 +63,7 @@ class House:
         self.cue()
 
     def cue(self, **fields: Any) -> None:
-        self.control.write_text(json.dumps(fields))
+        fake_vllm.write(self.control, **fields)
 
     @property
     def args(self) -> list[str]:
@@ -409,18 +409,20 @@ def started(house: House, episodes: int) -> tuple[subprocess.Popen[bytes], int]:
 def test_however_a_run_ends_no_server_is_left_and_the_next_one_completes_it(
     house: House, number: int
 ) -> None:
-    house.cue(delay_s=0.1)
+    house.cue(pause=[str(house.out / "episodes.jsonl"), 2])
     run, group = started(house, 2)
     run.send_signal(number)
+    house.cue()
     assert run.wait(240) == (130 if number == signal.SIGINT else -number)
     until(lambda: not members(group))
-    house.cue()
     assert house.run().exit_code == 0
     assert house.played() == ALL
 
 
 def test_a_server_that_outlived_its_run_is_ended_by_the_next(house: House) -> None:
-    house.cue(delay_s=0.1, child=True, only_generation=1)  # a worker that ignores TERM
+    # a worker that ignores TERM
+    pause = [str(house.out / "episodes.jsonl"), 2]
+    house.cue(pause=pause, child=True, only_generation=1)
     run, group = started(house, 2)
     run.kill()
     run.wait()
