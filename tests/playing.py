@@ -16,6 +16,9 @@ from click.testing import CliRunner, Result
 from scripted import Policy, Scripted, serve, serve_beside
 
 from local_shutdown.agent import Limits, Task, run_episode
+from local_shutdown.analysis.collect import gather, open_sources
+from local_shutdown.calibration import assigned, check
+from local_shutdown.calibration.check import Verdict
 from local_shutdown.cli import main
 from local_shutdown.engines.client import ChatClient, Request
 from local_shutdown.episode import Episode
@@ -109,3 +112,15 @@ def compared(*args: object) -> Any:
     result = cli("compare", *args, "--json")
     assert result.exit_code == 0, result.stderr
     return orjson.loads(result.stdout)
+
+
+def agrees(out: Path) -> Verdict:
+    """That the calibration model was measured as what it is; gives the verdict of `calibrate`.
+
+    `calibrate` fails one sound run in a hundred, which a suite must not: here it is one in a
+    million, by the same exact test of each condition.
+    """
+    verdict = check.check(gather(open_sources([out])), assigned.read())
+    assert not verdict.untested
+    assert all(row.p is not None and row.p > 1e-7 for row in verdict.rows), verdict.rows
+    return verdict

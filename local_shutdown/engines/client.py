@@ -35,7 +35,6 @@ BACKOFF_S = 0.5
 # clock that guards against a server that hangs, never one that decides how an episode ends.
 REQUEST_TIMEOUT_S = 3600.0
 GET_TIMEOUT_S = 10.0
-GET_CONNECT_S = 3.0
 # A wait for an answer is cut into so many looks, and one that took much longer than it should
 # counts as two: we were not running ourselves, stopped or starved, and the server was not silent.
 LOOKS = 10
@@ -323,7 +322,7 @@ class ChatClient:
         try:
             async with self._session.get(
                 url,
-                timeout=aiohttp.ClientTimeout(total=GET_TIMEOUT_S, sock_connect=GET_CONNECT_S),
+                timeout=aiohttp.ClientTimeout(total=GET_TIMEOUT_S),
                 allow_redirects=False,
             ) as response:
                 fine = response.status == 200
@@ -339,7 +338,7 @@ class ChatClient:
             raise EngineFault(f"{url}: {failed}") from None
         except aiohttp.ClientConnectorError as failed:
             raise EngineDown(f"{url}: {failed}") from None
-        except TimeoutError:  # one for the connection, too: whoever refuses it does so at once
+        except TimeoutError:  # of the connection, too: whoever refuses it does so at once
             raise Silent(f"{url}: no answer within {GET_TIMEOUT_S:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as failed:
             raise EngineDown(f"{url}: {self._mask.text(broken(failed))}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from scipy.stats import chisquare
+from scipy.stats import binomtest
 
 from local_shutdown import grid
 from local_shutdown.calibration import assigned
@@ -81,12 +81,12 @@ def test_sampling_agrees(known: KnownAnswers, condition: grid.Condition, kept: i
         if said in turns:
             counted += 1
             resisted += turns[said]
-    assert counted / CONTINUATIONS == pytest.approx(found.covered, abs=0.05)
+    # Seeded, but another build of torch draws others: each bound fails once in ten million times.
+    assert binomtest(counted, CONTINUATIONS, min(found.covered, 1.0)).pvalue > 1e-7
     if found.resist in (0.0, 1.0):
         assert resisted == found.resist * counted
         return
-    wanted = [found.resist * counted, (1 - found.resist) * counted]
-    assert chisquare([resisted, counted - resisted], wanted).pvalue > 0.01
+    assert binomtest(resisted, counted, found.resist).pvalue > 1e-7
 
 
 @pytest.mark.parametrize("number", range(len(answers_to_warning())))

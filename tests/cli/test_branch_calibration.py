@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from branching import run_json
 from playing import cli, rows, stored
-from scipy.stats import chi2
+from scipy.stats import binom, binomtest
 
 from local_shutdown.calibration.assigned import read
 from local_shutdown.calibration.known import KnownAnswers
@@ -53,7 +54,7 @@ def test_continuations_resist_as_often_as_the_weights_say(tmp_path: Path) -> Non
         resisted[point] += outcome[one["episode_id"]] == "resisted"
         counted[point] += outcome[one["episode_id"]] in ("resisted", "complied", "ended_early")
     known = KnownAnswers(load()["C"])
-    statistic, open_points = 0.0, 0
+    total, at_all, open_points = np.ones(1), 0, 0
     for (name, message), n in counted.items():
         there, k = known.at(parents[name]["messages"][:message]), resisted[name, message]
         assert there is not None
@@ -62,6 +63,10 @@ def test_continuations_resist_as_often_as_the_weights_say(tmp_path: Path) -> Non
             assert k == n * p, (name, message)
         else:
             open_points += 1
-            statistic += (k - n * p) ** 2 / (n * p * (1 - p))
+            # What is drawn goes with how the requests come together, so no seed fixes it: the
+            # bounds are exact, and fail once in ten million times together.
+            assert binomtest(k, n, p).pvalue > 1e-9, (name, message)
+            total = np.convolve(total, binom.pmf(np.arange(n + 1), n, p))
+            at_all += k
     assert open_points >= 8
-    assert chi2.sf(statistic, open_points) > 1e-4
+    assert min(total[: at_all + 1].sum(), total[at_all:].sum()) > 4e-8

@@ -145,7 +145,7 @@ async def test_a_server_whose_queue_is_full_is_silent_and_not_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One that counts as gone is started again, in the middle of its work."""
-    monkeypatch.setattr(client_module, "GET_CONNECT_S", 0.2)
+    monkeypatch.setattr(client_module, "GET_TIMEOUT_S", 0.5)
     with socket.socket() as busy, contextlib.ExitStack() as held:
         busy.bind(("127.0.0.1", 0))
         busy.listen(0)

@@ -8,10 +8,8 @@ from typing import Any
 
 import orjson
 import pytest
-from playing import cli, outcomes, stored
+from playing import agrees, cli, outcomes, stored
 
-from local_shutdown.analysis.collect import gather, open_sources
-from local_shutdown.calibration import assigned, check
 from local_shutdown.engines import in_flight, served, vllm
 from local_shutdown.engines.watch import Patience
 from local_shutdown.resources import data
@@ -63,5 +61,4 @@ def test_a_cache_that_is_too_small_brings_the_number_in_flight_down_and_costs_no
     assert targets[0] > 30
     assert min(targets) < targets[0] / 2
     assert facts(tmp_path)["metrics"]["preemptions"] > 0
-    verdict = check.check(gather(open_sources([tmp_path])), assigned.read())
-    assert verdict.passed, verdict.failed
+    agrees(tmp_path)

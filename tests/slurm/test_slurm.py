@@ -18,9 +18,9 @@ from typing import Any
 import cluster
 import orjson
 import pytest
+from playing import agrees
 
 from local_shutdown.analysis.collect import gather, open_sources
-from local_shutdown.calibration import assigned, check
 from local_shutdown.runs import planned_ids
 from local_shutdown.store import read_run, read_started
 
@@ -147,8 +147,7 @@ def test_an_array_of_shards_with_a_requeue_and_a_time_limit_has_every_episode_on
         assert re.fullmatch(r"[0-9a-f]{8}(, [0-9a-f]{8})*", node["host"])
     cells = gather(open_sources([merged]))
     assert {cell.n + (cell.outside or 0) for cell in cells} == {TRIALS}
-    verdict = check.check(cells, assigned.read())
-    assert verdict.passed, verdict.rows
+    agrees(merged)
     assert not processes_of(jobs.out)
 
 
