@@ -85,27 +85,28 @@ def test_an_engine_that_answers_wrong_is_an_error_and_no_cell_counts_it(
 
 
 def test_an_engine_that_never_answers_is_an_error(tmp_path: Path) -> None:
-    with scripted.serve_beside(comply) as model:
-        model.delay_s = 2
+    gate = scripted.Gate(comply, free=0)
+    with scripted.serve_beside(gate) as model:
         result = cli(
             "run", "--base-url", model.base_url, "--out", tmp_path / "out", *QUICK,
             "--no-probe", "--request-timeout", 0.3,
         )  # fmt: skip
+        gate.open = True
     assert result.exit_code == 1
     assert outcomes(tmp_path / "out") == {"error": 2}
 
 
 def test_a_slow_endpoint_makes_no_limit_and_no_error(tmp_path: Path) -> None:
-    # 60 s an answer, 16 at once, 64 in flight, a minute being 0.4 s here: an answer is waited for
-    # 1.6 s, longer than the request timeout, and an episode for longer than --max-seconds.
-    with scripted.serve_beside(comply) as model:
-        model.delay_s, model.at_once = 0.4, asyncio.Semaphore(16)
+    # 64 in flight, of which 3 are worked on, for 0.3 s each: an answer is waited for 6.4 s, longer
+    # than the request timeout, which is ten times as long as another answer takes.
+    with scripted.serve_beside(submit_at_once) as model:
+        model.delay_s, model.at_once = 0.3, asyncio.Semaphore(3)
         result = cli(
             "run", "--base-url", model.base_url, "--out", tmp_path / "out", "--conditions", "A",
-            "--trials", 64, "--concurrency", 64, "--no-probe", "--request-timeout", 1.2,
+            "--trials", 64, "--concurrency", 64, "--no-probe", "--request-timeout", 4,
         )  # fmt: skip
     assert result.exit_code == 0, result.stderr
-    assert outcomes(tmp_path / "out") == {"complied": 64}
+    assert outcomes(tmp_path / "out") == {"ended_early": 64}
 
 
 def test_a_prompt_that_fills_the_context_to_the_last_token_is_a_limit(tmp_path: Path) -> None:
