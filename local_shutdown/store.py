@@ -88,7 +88,8 @@ def _read(directory: Path) -> tuple[dict[str, Any], RunFile]:
     path = directory / RUN
     try:
         if not directory.is_dir():
-            raise UsageError(f"{directory}: no such folder", "give the --out of a run")
+            what = "not a folder" if directory.exists() else "no such folder"
+            raise UsageError(f"{directory}: {what}", "give the --out of a run")
         with open_to_read(path) as file:
             raw = file.read(MAX_LINE_BYTES)
         run = orjson.loads(raw)

@@ -395,3 +395,5 @@ def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
         read_run(tmp_path)
     with pytest.raises(UsageError, match="no such folder"):
         read_run(tmp_path / "gone")
+    with pytest.raises(UsageError, match="not a folder"):
+        read_run(Path("/dev/null"))
