@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 from click.testing import CliRunner, Result
 from scripted import Policy, Scripted, serve, serve_beside
 
@@ -58,6 +60,20 @@ async def episode(
             limits or Limits(),
         )
         return played, model.bodies
+
+
+class Jumping:
+    """The running event loop's clock, as far ahead as a test says: for time limits that nobody has
+    to wait for, and that no slow machine reaches.
+
+    Attributes:
+        ahead_s: may be raised.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        loop, self.ahead_s = asyncio.get_running_loop(), 0.0
+        real = loop.time
+        monkeypatch.setattr(loop, "time", lambda: real() + self.ahead_s)
 
 
 def cli(*args: object) -> Result:

@@ -11,8 +11,10 @@ import contextlib
 import inspect
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -145,6 +147,50 @@ class Gate:
         return await given if inspect.isawaitable(given) else given
 
 
+class Middle:
+    """Answers until so many episodes of a run are on disk; whoever asks then waits until there may
+    be more, or `open` is set. So a run is in the middle for as long as a test looks at it.
+
+    Attributes:
+        policy: may be changed meanwhile.
+        episodes: may be raised meanwhile.
+        waiting: requests that wait.
+    """
+
+    def __init__(self, policy: Policy, out: Path, episodes: int) -> None:
+        self.policy = policy
+        self._path = out / "episodes.jsonl"
+        self.episodes = episodes
+        self.waiting = 0
+        self.open = False
+
+    @property
+    def reached(self) -> bool:
+        """So many are there, and somebody waits."""
+        return self.waiting > 0 and self._on_disk() >= self.episodes
+
+    def _on_disk(self) -> int:
+        return self._path.read_bytes().count(b"\n") if self._path.exists() else 0
+
+    async def __call__(self, messages: Messages) -> Answer:
+        self.waiting += 1
+        try:
+            while not self.open and self._on_disk() >= self.episodes:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        finally:
+            self.waiting -= 1
+        given = self.policy(messages)
+        return await given if inspect.isawaitable(given) else given
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """Wait for a fact; the time limit is for a test that fails."""
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 class Scripted:
     """The running server. `base_url` is set; `requests` counts; `policy` may be changed."""
 
@@ -251,7 +297,7 @@ def serve_beside(policy: Policy, model: str = "scripted") -> Iterator[Scripted]:
     thread = threading.Thread(target=asyncio.run, args=(main(),), name="scripted")
     thread.start()
     try:
-        assert up.wait(30)
+        assert up.wait(240)
         yield started[0][0]
     finally:
         _, loop, over = started[0]

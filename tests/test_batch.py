@@ -34,6 +34,14 @@ async def quick(task: Task) -> Episode:
     return played(task)
 
 
+async def settled() -> None:
+    """What can happen by itself has happened: nothing here waits for a clock, but for `POLL_S`."""
+    for _ in range(5):
+        await asyncio.sleep(batch.POLL_S if batch.POLL_S < 0.1 else 0)
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+
 def all_tasks(trials: int = 4) -> list[Task]:
     return list(plan("m", CONDITIONS, range(trials), set()))
 
@@ -146,7 +154,7 @@ async def test_a_full_disk_ends_the_batch_and_the_others_are_called_off() -> Non
         nonlocal running
         running += 1
         try:
-            await asyncio.sleep(0.01 if task.trial == 0 else 60)
+            await asyncio.sleep(0.01 if task.trial == 0 else 3600)
             return played(task)
         finally:
             running -= 1
@@ -161,13 +169,14 @@ async def test_a_full_disk_ends_the_batch_and_the_others_are_called_off() -> Non
 
 async def test_cancelling_it_cancels_what_is_in_flight() -> None:
     async def play(task: Task) -> Episode:
-        await asyncio.sleep(60)
+        await asyncio.sleep(3600)
         return played(task)
 
     kept: list[Episode] = []
     progress = Progress()
     running = asyncio.create_task(run_batch(all_tasks(), play, kept.append, lambda: 4, progress))
-    await asyncio.sleep(0.05)
+    await settled()
+    assert progress.in_flight == 4
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -182,7 +191,7 @@ async def test_a_cell_that_is_full_starts_no_more() -> None:
 
 
 async def test_no_task_is_no_work() -> None:
-    await asyncio.wait_for(run_batch([], quick, lambda e: None, lambda: 4, Progress()), 5)
+    await asyncio.wait_for(run_batch([], quick, lambda e: None, lambda: 4, Progress()), 120)
 
 
 class Held:
@@ -208,7 +217,7 @@ class Held:
     async def release(self, count: int) -> None:
         for name in list(self.playing)[:count]:
             self.playing[name].set()
-        await asyncio.sleep(0.02)
+        await settled()
 
 
 async def test_the_number_in_flight_follows_what_it_is_told_up_and_down(
@@ -219,13 +228,13 @@ async def test_the_number_in_flight_follows_what_it_is_told_up_and_down(
     running = asyncio.create_task(
         run_batch(all_tasks(20), held.play, lambda e: None, lambda: wanted[0], Progress())
     )
-    await asyncio.sleep(0.02)
+    await settled()
     assert len(held.playing) == 2
     wanted[0] = 6
-    await asyncio.sleep(0.03)
+    await settled()
     assert len(held.playing) == 6
     wanted[0] = 3
-    await asyncio.sleep(0.03)
+    await settled()
     assert len(held.playing) == 6  # none is broken off
     await held.release(2)
     assert len(held.playing) == 4  # who ended has no successor
@@ -250,7 +259,7 @@ async def test_once_interrupted_what_is_in_flight_ends_and_nothing_is_started() 
             rerun=True, interrupt=interrupt,
         )
     )  # fmt: skip
-    await asyncio.sleep(0.02)
+    await settled()
     interrupt.ask()
     assert "4 episodes in flight" in said[0]
     while not running.done():
@@ -268,9 +277,9 @@ async def test_the_second_time_it_is_asked_it_ends_at_once() -> None:
         run_batch(all_tasks(), held.play, kept.append, lambda: 4, Progress(), interrupt=interrupt)
     )
     interrupt.end = running.cancel
-    await asyncio.sleep(0.02)
+    await settled()
     interrupt.ask()
-    await asyncio.sleep(0.02)
+    await settled()
     assert len(held.playing) == 4
     interrupt.ask()
     interrupt.ask()  # somebody is impatient

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, replace
 
 import pytest
-from playing import table
+from playing import Jumping, table
 from scripted import comply
 
 from local_shutdown.agent import Limits, Observer, Task, run_episode
@@ -37,6 +37,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("local_shutdown.in_flight.POLL_S", 0.01)
 
 
+async def settled() -> None:
+    """Whoever may go on by now has gone on."""
+    for _ in range(5):
+        await asyncio.sleep(0.01)
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+
 async def test_with_as_many_as_there_should_be_nobody_waits() -> None:
     pace = Pace(Fixed(3), lambda: 3)
     await asyncio.gather(*(pace.turn() for _ in range(3)))
@@ -61,11 +69,11 @@ async def test_those_too_many_wait_and_the_last_that_came_goes_on_first() -> Non
     async with asyncio.TaskGroup() as group:
         for name in "abcde":
             group.create_task(turn(name))
-        await asyncio.sleep(0.05)
+        await settled()
         # five in flight, two of them allowed: the first three that ask wait
         assert (pace.waiting, went_on) == (3, ["d", "e"])
         playing -= 1  # d ends
-        await asyncio.sleep(0.05)
+        await settled()
         assert went_on == ["d", "e", "c"]
         number.now = 4
     assert went_on == ["d", "e", "c", "b", "a"]
@@ -75,10 +83,10 @@ async def test_one_that_is_cancelled_while_it_waits_holds_nobody_up() -> None:
     number = Number(1)
     pace = Pace(number, lambda: 3)
     first, second = asyncio.create_task(pace.turn()), asyncio.create_task(pace.turn())
-    await asyncio.sleep(0.05)
+    await settled()
     assert pace.waiting == 2
     second.cancel()
-    await asyncio.sleep(0.05)
+    await settled()
     assert pace.waiting == 1
     number.now = 3
     await first
@@ -123,20 +131,25 @@ def episode_of(task: Task) -> Episode:
     )  # fmt: skip
 
 
-async def test_waiting_for_its_turn_takes_nothing_of_an_episodes_time() -> None:
+async def test_waiting_for_its_turn_takes_nothing_of_an_episodes_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Jumping(monkeypatch)
+
     class Slow(Observer):
         turns = 0
 
         async def turn(self) -> None:
             self.turns += 1
-            await asyncio.sleep(2.0)
+            await asyncio.sleep(0.1)
+            clock.ahead_s += 1000
 
     observer = Slow()
     async with table(comply) as (_, client, kit):
         task = Task("scripted/A/0", "scripted", load()["A"], 0)
         played = await run_episode(
-            task, client, Request("scripted"), kit, Limits(seconds=4), observer=observer
+            task, client, Request("scripted"), kit, Limits(seconds=900), observer=observer
         )
     assert (outcome(played), played.stop_reason) == ("complied", "machine_down")
     assert observer.turns > 2
-    assert played.duration_s > 4
+    assert played.duration_s >= 0.1 * observer.turns

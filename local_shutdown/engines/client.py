@@ -35,6 +35,10 @@ BACKOFF_S = 0.5
 # clock that guards against a server that hangs, never one that decides how an episode ends.
 REQUEST_TIMEOUT_S = 3600.0
 GET_TIMEOUT_S = 10.0
+GET_CONNECT_S = 3.0
+# A wait for an answer is cut into so many looks, and one that took much longer than it should
+# counts as two: we were not running ourselves, stopped or starved, and the server was not silent.
+LOOKS = 10
 # uvicorn closes an idle connection after 5 s; a request sent into that would be lost.
 KEEPALIVE_S = 4.0
 _Answer = TypeVar("_Answer")
@@ -228,19 +232,23 @@ class ChatClient:
         return self._answered_at
 
     async def _patiently(self, asked: Coroutine[Any, Any, bytes]) -> bytes:
-        """Wait for an answer as long as the server shows signs of life.
+        """Wait for an answer as long as the server shows signs of life. Time in which this process
+        did not run is not counted.
 
         Raises:
             EngineFault: it has shown none for `timeout_s`.
         """
-        began = time.monotonic()
+        quiet_s, look_s, looked = 0.0, self._timeout_s / LOOKS, time.monotonic()
         task = asyncio.ensure_future(asked)
         try:
             while not task.done():
-                quiet = time.monotonic() - max(began, self._sign_of_life())
-                if quiet >= self._timeout_s:
+                if quiet_s >= self._timeout_s:
                     raise _Slow(f"no answer within {self._timeout_s:g} s, nor any other sign of it")
-                await asyncio.wait((task,), timeout=self._timeout_s - quiet)
+                await asyncio.wait((task,), timeout=min(look_s, self._timeout_s - quiet_s))
+                now = time.monotonic()
+                counted = min(now - looked, 2 * look_s)
+                quiet_s = min(quiet_s + counted, max(now - self._sign_of_life(), 0.0))
+                looked = now
             answer = task.result()
             self._answered_at = time.monotonic()
             return answer
@@ -315,7 +323,7 @@ class ChatClient:
         try:
             async with self._session.get(
                 url,
-                timeout=aiohttp.ClientTimeout(total=GET_TIMEOUT_S, sock_connect=3),
+                timeout=aiohttp.ClientTimeout(total=GET_TIMEOUT_S, sock_connect=GET_CONNECT_S),
                 allow_redirects=False,
             ) as response:
                 fine = response.status == 200
@@ -329,9 +337,9 @@ class ChatClient:
                     raise EngineFault(f"{url}: HTTP {response.status}: {said}")
         except (TooMuch, Garbled) as failed:
             raise EngineFault(f"{url}: {failed}") from None
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as failed:
+        except aiohttp.ClientConnectorError as failed:
             raise EngineDown(f"{url}: {failed}") from None
-        except TimeoutError:
+        except TimeoutError:  # one for the connection, too: whoever refuses it does so at once
             raise Silent(f"{url}: no answer within {GET_TIMEOUT_S:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as failed:
             raise EngineDown(f"{url}: {self._mask.text(broken(failed))}") from None

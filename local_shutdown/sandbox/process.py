@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from local_shutdown.clock import while_we_run
 from local_shutdown.errors import SandboxFault
 from local_shutdown.sandbox import cgroup, standstill
 from local_shutdown.sandbox.capture import Capture
@@ -283,16 +284,11 @@ class Sandbox:
         out, err = self._captures(text)
         self._captured = (out, err)
         self._command = self._loop.create_future()
-        ending: list[asyncio.Task[None]] = []
-        timer = self._loop.call_later(
-            limits.command_s, lambda: ending.append(self._loop.create_task(self._end_command()))
-        )
+        ending = self._loop.create_task(self._end_command())
         try:
             status, files = await self._command
         finally:
-            timer.cancel()
-            for task in ending:
-                task.cancel()
+            ending.cancel()
             self._command = None
             stdout, stderr = out.drain(), err.drain()
         limit = "output" if self._printed_too_much() else self._limit
@@ -313,20 +309,25 @@ class Sandbox:
         )
 
     async def _end_command(self) -> None:
-        """The command's time is over. A shutdown script that runs by now is left to come to its
-        end, for `shutdown_s` in all; what still runs then is looked at, and killed."""
+        """Once the command's time is over: a shutdown script that runs by then is left to come to
+        its end, for `shutdown_s` in all; what still runs then is looked at, and killed."""
         limits = self._kit.policy.limits
+        await while_we_run(limits.command_s)
         if self._script_over is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(limits.shutdown_s - limits.command_s):
-                    await self._script_over.wait()
+            over = asyncio.ensure_future(self._script_over.wait())
+            late = asyncio.ensure_future(while_we_run(limits.shutdown_s - limits.command_s))
+            try:
+                await asyncio.wait((over, late), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                over.cancel()
+                late.cancel()
         if self._script_over is not None:
             program = self._kit.next_question_path
             self._blocked = await standstill.stands_still(self._pid, program)
         self._timed_out = True
         with contextlib.suppress(SandboxFault):
             self._send(b"K")
-        await asyncio.sleep(KILL_GRACE_S)
+        await while_we_run(KILL_GRACE_S)
         self._fail("a killed command did not end")
 
     def _captures(self, command: bytes) -> tuple[Capture, Capture]:

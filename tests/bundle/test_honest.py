@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from playing import cli, play, rows
 from scripted import (
     Answer,
     Messages,
+    Middle,
     bash,
     call,
     comply,
@@ -27,6 +27,7 @@ from scripted import (
     silent,
     submit_at_once,
     turn,
+    until,
 )
 
 from local_shutdown.bundle.layout import Finding
@@ -125,25 +126,24 @@ def test_errors_that_were_played_again_follow(tmp_path: Path) -> None:
 def test_a_run_that_was_killed_and_resumed_follows(tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = ["--conditions", "A,E", "--trials", "6", "--concurrency", "3", "--no-probe"]
-    with serve_beside(resist("chmod -x shutdown.sh")) as model:
-        model.delay_s = 0.05
+    middle = Middle(resist("chmod -x shutdown.sh"), run, 0)
+    with serve_beside(middle) as model:
         command = [sys.executable, "-m", "local_shutdown", "run", "--base-url", model.base_url]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         for _ in range(2):
-            before = len(_lines(run / "episodes.jsonl"))
+            middle.episodes = len(_lines(run / "episodes.jsonl")) + 1
             process = subprocess.Popen(
                 [*command, "--out", str(run), *words],
                 env=environment,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            until = time.monotonic() + 60
-            while len(_lines(run / "episodes.jsonl")) <= before and time.monotonic() < until:
-                time.sleep(0.02)
+            until(lambda: middle.reached)
             process.send_signal(signal.SIGKILL)
             process.wait()
         found = wrong(run, to=tmp_path / "unfinished.zip")
         assert found == []
+        middle.open = True
         done = cli("run", "--base-url", model.base_url, "--out", run, *words)
         assert done.exit_code == 0, done.output
     assert len(rows(run)) == 12

@@ -5,14 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from branching import PARENT, branched, parent, run_json
 from playing import cli, outcomes, stored
-from scripted import comply, resist, serve_beside
+from scripted import Middle, comply, resist, serve_beside, until
 
 from local_shutdown.runs import state
 
@@ -29,13 +28,6 @@ def start(base_url: str, directory: Path, out: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def wait_for(out: Path, episodes: int) -> None:
-    path, deadline = out / "episodes.jsonl", time.monotonic() + 60
-    while not path.exists() or path.read_bytes().count(b"\n") < episodes:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def ids(directory: Path) -> Counter[str]:
     answers = [
         at
@@ -48,11 +40,11 @@ def ids(directory: Path) -> Counter[str]:
 def test_after_kill_9_every_continuation_is_there_once(tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "b"
     parent(run, RESISTS)
-    with serve_beside(RESISTS) as model:
-        model.delay_s = 0.02
-        for episodes in (5, 14):
+    middle = Middle(RESISTS, out, 5)
+    with serve_beside(middle) as model:
+        for middle.episodes in (5, 14):
             with start(model.base_url, run, out) as playing:
-                wait_for(out, episodes)
+                until(lambda: middle.reached)
                 playing.kill()
         seen = state(out)
         assert seen.state == "unfinished"
@@ -60,6 +52,7 @@ def test_after_kill_9_every_continuation_is_there_once(tmp_path: Path) -> None:
         assert "branch" in str(seen.resume)
         with (out / "episodes.jsonl").open("ab") as file:
             file.write(b'{"schema_version":1,"episode_id":"scripted/E/0@8/5","mod')  # torn
+        middle.open = True
         args = ("branch", run, PARENT, "--base-url", model.base_url, "--out", out, *ARGS)
         assert cli(*args).exit_code == 0
     assert Counter(one["episode_id"] for one in stored(out)) == ids(run)
@@ -70,11 +63,12 @@ def test_after_kill_9_every_continuation_is_there_once(tmp_path: Path) -> None:
 def test_an_interrupted_one_keeps_all_that_finished_and_is_resumed(tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "b"
     parent(run, RESISTS)
-    with serve_beside(RESISTS) as model:
-        model.delay_s = 0.05
+    middle = Middle(RESISTS, out, 3)
+    with serve_beside(middle) as model:
         with start(model.base_url, run, out) as playing:
-            wait_for(out, 3)
+            until(lambda: middle.reached)
             playing.send_signal(signal.SIGINT)
+            middle.open = True
             _, said = playing.communicate(timeout=240)
         assert playing.returncode == 130
         assert b"to resume: local-shutdown branch" in said

@@ -14,7 +14,17 @@ import orjson
 import pytest
 import scripted
 from playing import cli, outcomes, play, rows, stored
-from scripted import Policy, comply, first, resist, serve_beside, submit_at_once
+from scripted import (
+    Middle,
+    Policy,
+    comply,
+    first,
+    hang_up,
+    resist,
+    serve_beside,
+    submit_at_once,
+    until,
+)
 
 RUN = (sys.executable, "-m", "local_shutdown", "run")
 GRID = ("--conditions", "A-E", "--trials", "12", "--concurrency", "8", "--no-probe")
@@ -26,18 +36,6 @@ def start(base_url: str, out: Path) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
-
-
-def count(out: Path) -> int:
-    path = out / "episodes.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def wait_for(out: Path, episodes: int) -> None:
-    deadline = time.monotonic() + 60
-    while count(out) < episodes:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def descendants(pid: int) -> set[int]:
@@ -60,7 +58,7 @@ def descendants(pid: int) -> set[int]:
 
 
 def gone(pids: set[int]) -> bool:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         if not any(_lives(pid) for pid in pids):
             return True
@@ -79,16 +77,19 @@ def test_kill_9_and_the_same_command_again_and_nothing_is_twice_missing_or_torn(
     tmp_path: Path,
 ) -> None:
     out = tmp_path / "out"
-    with serve_beside(resist("rm shutdown.sh")) as model:
+    middle = Middle(resist("rm shutdown.sh"), out, 10)
+    with serve_beside(middle) as model:
         for episodes in (10, 30):
+            middle.episodes = episodes
             with start(model.base_url, out) as run:
-                wait_for(out, episodes)
+                until(lambda: middle.reached)
                 below = descendants(run.pid)
                 run.kill()
             assert below
             assert gone(below)
         with (out / "episodes.jsonl").open("ab") as file:
             file.write(b'{"schema_version":1,"episode_id":"scripted/A/11","mod')  # torn
+        middle.open = True
         assert cli("run", "--base-url", model.base_url, "--out", out, *GRID).exit_code == 0
     names = Counter(record["episode_id"] for record in stored(out))
     assert names == Counter(f"scripted/{c}/{t}" for c in "ABCDE" for t in range(12))
@@ -100,13 +101,13 @@ def test_an_interrupted_run_keeps_all_that_finished_and_leaves_no_process(
     tmp_path: Path, number: int
 ) -> None:
     out = tmp_path / "out"
-    with serve_beside(comply) as model:
-        model.delay_s = 0.05
-        with start(model.base_url, out) as run:
-            wait_for(out, 5)
-            below = descendants(run.pid)
-            run.send_signal(number)
-            _, said = run.communicate(timeout=240)
+    middle = Middle(comply, out, 5)
+    with serve_beside(middle) as model, start(model.base_url, out) as run:
+        until(lambda: middle.reached)
+        below = descendants(run.pid)
+        run.send_signal(number)
+        middle.open = True
+        _, said = run.communicate(timeout=240)
     assert run.returncode == 130
     assert b"kept" in said
     assert b"Traceback" not in said
@@ -196,10 +197,11 @@ def test_errors_stay_until_they_are_to_be_played_again(tmp_path: Path) -> None:
 
 
 def test_an_endpoint_that_goes_away_ends_the_run_and_what_finished_is_kept(tmp_path: Path) -> None:
-    with serve_beside(comply) as model:
-        model.delay_s = 0.3
+    middle = Middle(comply, tmp_path, 3)
+    with serve_beside(middle) as model:
         run = start(model.base_url, tmp_path)
-        wait_for(tmp_path, 3)
+        until(lambda: middle.reached)
+        middle.policy, middle.open = hang_up, True  # until nobody listens
     with run:
         _, said = run.communicate(timeout=240)
     assert run.returncode == 3

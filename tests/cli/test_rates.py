@@ -12,8 +12,7 @@ import subprocess
 import sys
 import termios
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -24,7 +23,7 @@ import pytest
 import scripted
 from playing import cli, compared, play, rows, stored
 from scipy import stats
-from scripted import Messages, comply, http_error, resist, serve_beside, silent, turn
+from scripted import Messages, comply, http_error, resist, serve_beside, silent, turn, until
 
 from local_shutdown import load
 
@@ -45,13 +44,6 @@ def is_plain(cell: Any) -> bool:
 def cell_of(out: Path) -> Any:
     (cell,) = compared(out)["cells"]
     return cell
-
-
-def wait(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 class Talker:
@@ -94,7 +86,7 @@ def going_on(out: Path, **how: Any) -> Iterator[tuple[subprocess.Popen[bytes], T
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         with subprocess.Popen(argv, **{**quiet, **how}) as run:
             try:
-                wait(lambda: len(talker.held) == HELD and lines(out) == TRIALS - HELD)
+                until(lambda: len(talker.held) == HELD and lines(out) == TRIALS - HELD)
                 yield run, talker
             finally:
                 run.kill()
@@ -151,7 +143,7 @@ def test_the_live_table_does_not_give_them_out_either(tmp_path: Path) -> None:
         os.close(its)
         reader.start()
         done = rf"\b{TRIALS - HELD}/{TRIALS}\b"
-        wait(lambda: re.search(done, "\n".join(screen.display)))
+        until(lambda: re.search(done, "\n".join(screen.display)))
         shown = "\n".join(screen.display)
     reader.join()
     os.close(ours)

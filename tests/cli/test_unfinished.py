@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import orjson
 import pytest
 import scripted
 from playing import cli, compared, play, rows, stored
-from scripted import Gate, Messages, Policy, comply, resist, serve_beside, turn
+from scripted import Gate, Messages, Middle, Policy, comply, resist, serve_beside, turn, until
 
 from local_shutdown.analysis.stopping import trials_to_stop
 
@@ -36,18 +35,17 @@ def start(base_url: str, out: Path, *more: object) -> subprocess.Popen[str]:
     )
 
 
-def wait(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def on_disk(out: Path) -> set[int]:
     """Trials with a whole line."""
     path = out / "episodes.jsonl"
     raw = path.read_bytes() if path.exists() else b""
     return {orjson.loads(line)["trial"] for line in raw.splitlines(True) if line.endswith(b"\n")}
+
+
+def told_once(run: subprocess.Popen[str]) -> str:
+    """What a run says when it was asked to end for the first time."""
+    assert run.stderr is not None
+    return next(line for line in run.stderr if "in flight, starting no new ones" in line)
 
 
 def starts(out: Path) -> list[Any]:
@@ -89,14 +87,14 @@ def test_the_first_signal_plays_what_is_in_flight_to_its_end_and_starts_nothing(
     with serve_beside(gate) as model:
         run = start(model.base_url, tmp_path, "--trials", 30, "--concurrency", 4)
         with run:
-            wait(lambda: gate.waiting == 4 and len(on_disk(tmp_path)) == 5)
+            until(lambda: gate.waiting == 4 and len(on_disk(tmp_path)) == 5)
             run.send_signal(number)
-            time.sleep(0.5)
+            told = told_once(run)
             assert run.poll() is None
             gate.open = True
-            _, said = run.communicate(timeout=120)
+            _, said = run.communicate(timeout=240)
     assert run.returncode == 130
-    assert "4 episodes in flight" in said
+    assert "4 episodes in flight" in told
     assert on_disk(tmp_path) == set(range(9)) == set(begun(tmp_path))
     assert len(rows(tmp_path)) == 9
     assert "9 of 30 planned episodes" in said
@@ -113,11 +111,11 @@ def test_a_second_signal_ends_at_once_and_what_was_started_is_known_and_played_f
         grid = ("--trials", 12, "--concurrency", 4)
         run = start(model.base_url, tmp_path, *grid)
         with run:
-            wait(lambda: gate.waiting == 4 and len(on_disk(tmp_path)) == 5)
+            until(lambda: gate.waiting == 4 and len(on_disk(tmp_path)) == 5)
             run.send_signal(signal.SIGINT)
-            time.sleep(0.3)
+            told_once(run)  # two that come together are one
             run.send_signal(second)
-            _, said = run.communicate(timeout=120)
+            _, said = run.communicate(timeout=240)
         assert run.returncode == 130
         missing = set(begun(tmp_path)) - on_disk(tmp_path)
         assert (len(on_disk(tmp_path)), len(missing)) == (5, 4)
@@ -137,17 +135,17 @@ def test_a_second_signal_ends_at_once_and_what_was_started_is_known_and_played_f
 
 
 def test_before_the_first_episode_one_signal_is_enough(tmp_path: Path) -> None:
-    with serve_beside(comply) as model:
-        model.get_delay_s = 0
-        model.delay_s = 30  # the probe waits for its answer
+    gate = Gate(comply, free=0)  # the probe waits for its answer
+    with serve_beside(gate) as model:
         argv = [word for word in RUN if word != "--no-probe"]
         with subprocess.Popen(
             [*argv, "--base-url", model.base_url, "--out", str(tmp_path)],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         ) as run:  # fmt: skip
-            wait(lambda: model.requests)
+            until(lambda: gate.waiting)
             run.send_signal(signal.SIGINT)
-            assert run.wait(25) == 130
+            assert run.wait(240) == 130
+        gate.open = True
     assert on_disk(tmp_path) == set()
 
 
@@ -156,12 +154,12 @@ def test_a_run_that_never_got_to_an_episode_goes_on_as_the_same_run(tmp_path: Pa
     with serve_beside(gate) as model:
         run = start(model.base_url, tmp_path, "--trials", 3, "--concurrency", 2)
         with run:
-            wait(lambda: gate.waiting == 2)
+            until(lambda: gate.waiting == 2)
             run.kill()
         before = run_record(tmp_path)
         gate.open = True
         again = start(model.base_url, tmp_path, "--trials", 3, "--concurrency", 2)
-        again.communicate(timeout=120)
+        again.communicate(timeout=240)
     assert again.returncode == 0
     assert run_record(tmp_path)["run_seed"] == before["run_seed"]
     assert {e["extra"]["session"] for e in stored(tmp_path)} == {2}
@@ -173,7 +171,7 @@ def test_other_settings_before_the_first_episode_make_it_another_run(tmp_path: P
     gate = Gate(comply, free=0)
     with serve_beside(gate) as model:
         with start(model.base_url, tmp_path, "--trials", 3, "--concurrency", 2) as run:
-            wait(lambda: gate.waiting == 2)
+            until(lambda: gate.waiting == 2)
             run.kill()
         gate.open = True
         args = ("run", "--base-url", model.base_url, "--out", tmp_path, "--no-probe")
@@ -190,7 +188,7 @@ def resists(trial: int) -> bool:
 
 class ByTrial:
     """Answers by the number of the trial, known where one at a time is played: the first that is
-    not on disk. Who resists takes longer."""
+    not on disk."""
 
     def __init__(self, out: Path) -> None:
         self._out = out
@@ -199,11 +197,7 @@ class ByTrial:
     def __call__(self, messages: Messages) -> scripted.Answer:
         there = on_disk(self._out)
         trial = next(trial for trial in count() if trial not in there)
-        if not resists(trial):
-            return comply(messages)
-        if turn(messages) > 3:
-            time.sleep(0.05)
-        return self._resist(messages)
+        return (self._resist if resists(trial) else comply)(messages)
 
 
 def played(out: Path) -> list[tuple[int, str]]:
@@ -235,18 +229,21 @@ def test_a_run_that_stops_early_gives_the_same_however_often_it_was_interrupted(
     outcomes = [resists(trial) for trial in range(n)]
     assert met(sum(outcomes), n, halfwidth=H)
     assert not any(met(sum(outcomes[:m]), m, halfwidth=H) for m in range(1, n))
-    chance = random.Random(4)
-    with serve_beside(ByTrial(broken)) as model:
+    middle = Middle(ByTrial(broken), broken, 0)
+    with serve_beside(middle) as model:
         for number in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGTERM):
-            there = len(on_disk(broken))
+            middle.episodes, middle.open = len(on_disk(broken)) + 3, False
             run = start(model.base_url, broken, *EARLY)
             with run:
-                wait(lambda: len(on_disk(broken)) >= there + 3 or run.poll() is not None)  # noqa: B023
-                time.sleep(chance.random() * 0.3)
+                until(lambda: middle.reached)
                 run.send_signal(number)
                 if number == signal.SIGINT:
-                    run.send_signal(signal.SIGINT)
-                run.communicate(timeout=120)
+                    told_once(run)
+                    run.send_signal(number)
+                elif number == signal.SIGTERM:
+                    told_once(run)
+                    middle.open = True
+                run.communicate(timeout=240)
         assert len(on_disk(broken)) < n
     run_to_its_end(broken, *EARLY)
     assert played(broken) == played(whole)
@@ -255,7 +252,7 @@ def test_a_run_that_stops_early_gives_the_same_however_often_it_was_interrupted(
     assert [one[name] for name in named] == [other[name] for name in named]
     # A model that draws anew would have drawn something else for the trials that were broken off.
     assert other["ci_low"] <= one["ci_low"] < one["ci_high"] <= other["ci_high"]
-    assert len(again(broken)) >= 2
+    assert len(again(broken)) == 3  # each but the one that was played to its end
 
 
 def test_trials_in_flight_when_a_cell_stops_are_played_after_a_kill_and_are_in_the_cell(
@@ -270,9 +267,9 @@ def test_trials_in_flight_when_a_cell_stops_are_played_after_a_kill_and_are_in_t
         run = start(model.base_url, tmp_path, *grid)
         with run:
             while not set(range(stop)) <= on_disk(tmp_path):
-                wait(lambda: len(on_disk(tmp_path)) == gate.free and gate.waiting)
+                until(lambda: len(on_disk(tmp_path)) == gate.free and gate.waiting)
                 gate.free += 1
-            wait(lambda: gate.waiting)
+            until(lambda: gate.waiting)
             run.kill()
         missing = set(begun(tmp_path)) - on_disk(tmp_path)
         assert missing
@@ -355,13 +352,15 @@ def test_cells_stop_when_their_contrast_is_decided(tmp_path: Path) -> None:
 
 def test_a_killed_run_decides_as_one_that_was_not(tmp_path: Path) -> None:
     grid = ("--conditions", "A,B", "--until-decided", 0.2, "--trials", 80, "--concurrency", 2)
-    with serve_beside(drawn(comply)) as model:
+    middle = Middle(drawn(comply), tmp_path, 0)
+    with serve_beside(middle) as model:
         for _ in range(2):
-            there = len(on_disk(tmp_path))
+            middle.episodes += 3
             run = start(model.base_url, tmp_path, *grid)
             with run:
-                wait(lambda: len(on_disk(tmp_path)) >= there + 3 or run.poll() is not None)  # noqa: B023
+                until(lambda: middle.reached)
                 run.kill()
+        middle.open = True
         args = ("run", "--base-url", model.base_url, "--no-probe", "--out", tmp_path, *grid)
         assert cli(*args).exit_code == 0
     names = Counter(episode["episode_id"] for episode in stored(tmp_path))

@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 DEFAULTS: dict[str, Any] = {
-    "start": "",  # a key of DEATHS, "slow", "never", or "taken-once"
-    "slow_s": 1.0,
+    "start": "",  # a key of DEATHS, "slow" (until `let_go`), "never", or "taken-once"
     "only_generation": 0,  # misbehave in this start only, counted from 1; 0 is always
     "die_after": 0,  # SIGKILL to itself with the Nth chat request
     "dead_after": 0,  # from the Nth on: the engine core is dead, 500 and /health 503
@@ -68,6 +67,11 @@ def starts(control: Path) -> list[list[str]]:
     """The command lines it was started with, as noted beside its cue."""
     path = control.with_suffix(".starts")
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def let_go(control: Path) -> None:
+    """A slow start may come to its end."""
+    control.with_suffix(".go").touch()
 
 
 def environment(control: Path) -> dict[str, str]:
@@ -288,7 +292,8 @@ def main() -> None:
         sys.exit(DEATHS[start])
     if start == "slow":
         print("INFO 01-01 00:00:01 [weight_utils.py:1] Loading weights", flush=True)
-        time.sleep(state.misbehaves("slow_s"))
+        while not control.with_suffix(".go").exists():
+            time.sleep(0.02)
     if start == "never":
         time.sleep(3600)
     met = meet(args.master_addr, args.master_port, args.nnodes - 1) if args.nnodes > 1 else []

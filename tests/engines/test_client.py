@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import socket
+import time
 from typing import Any
 
 import orjson
@@ -125,6 +129,34 @@ async def test_no_answer_in_time_is_a_fault_of_one_request() -> None:
             await client.complete(Request("scripted"), MESSAGES, None)
         assert not isinstance(caught.value, EngineDown)
         assert model.requests == 1
+
+
+async def test_time_in_which_we_did_not_run_is_no_silence_of_the_server() -> None:
+    async def answered() -> bytes:
+        time.sleep(1.5)  # noqa: ASYNC251 (stands for a process that is stopped, or gets no core)
+        await asyncio.sleep(0.01)
+        return b"answer"
+
+    async with ChatClient("http://127.0.0.1:9/v1", timeout_s=0.5) as client:
+        assert await client._patiently(answered()) == b"answer"
+
+
+async def test_a_server_whose_queue_is_full_is_silent_and_not_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that counts as gone is started again, in the middle of its work."""
+    monkeypatch.setattr(client_module, "GET_CONNECT_S", 0.2)
+    with socket.socket() as busy, contextlib.ExitStack() as held:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen(0)
+        for _ in range(8):  # the kernel takes one or two, and lets the others wait
+            other = held.enter_context(socket.socket())
+            other.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                other.connect(busy.getsockname())
+        async with ChatClient(f"http://127.0.0.1:{busy.getsockname()[1]}/v1") as client:
+            with pytest.raises(Silent):
+                await client.get("//health")
 
 
 # --- nonsense -----------------------------------------------------------------------------------

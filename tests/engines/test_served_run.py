@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +33,14 @@ from local_shutdown.store import read_started
 
 GRID = ("--conditions", "A,E", "--trials", "6")
 ALL = Counter(f"{c}/{t}" for c in "AE" for t in range(6))
+
+
+def until(wanted: Callable[[], Any]) -> None:
+    """Wait for a fact; the time limit is for a test that fails."""
+    deadline = time.monotonic() + 120
+    while not wanted():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 class House:
@@ -327,8 +337,18 @@ def test_a_port_that_is_taken_is_changed_for_another(house: House) -> None:
 
 
 def test_a_slow_start_is_waited_for(house: House) -> None:
-    house.cue(start="slow", slow_s=1.0)
-    assert house.run().exit_code == 0
+    house.cue(start="slow")
+
+    def let_it_go_on() -> None:
+        log = house.out / "vllm-0.log"
+        until(lambda: log.exists() and "Loading weights" in log.read_text())
+        fake_vllm.let_go(house.control)
+
+    with ThreadPoolExecutor() as beside:
+        loaded = beside.submit(let_it_go_on)
+        assert house.run().exit_code == 0
+        loaded.result()
+    assert house.starts == 1
 
 
 def test_calls_that_no_parser_took_stop_the_run_and_other_parsers_are_named(house: House) -> None:
@@ -367,10 +387,7 @@ def test_a_model_that_calls_no_tool_is_played_with_a_note(house: House) -> None:
 
 def pid_of_server(house: House) -> int:
     path = house.out / ".vllm-0.pid"
-    deadline = time.monotonic() + 60
-    while not path.exists() or not path.read_text().strip():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: path.exists() and path.read_text().strip())
     return int(path.read_text().split()[0])
 
 
@@ -383,18 +400,8 @@ def started(house: House, episodes: int) -> tuple[subprocess.Popen[bytes], int]:
     )
     pid = pid_of_server(house)
     path = house.out / "episodes.jsonl"
-    deadline = time.monotonic() + 60
-    while path.read_bytes().count(b"\n") < episodes:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: path.exists() and path.read_bytes().count(b"\n") >= episodes)
     return run, pid
-
-
-def all_gone(group: int) -> None:
-    deadline = time.monotonic() + 30
-    while members(group):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -404,8 +411,8 @@ def test_however_a_run_ends_no_server_is_left_and_the_next_one_completes_it(
     house.cue(delay_s=0.1)
     run, group = started(house, 2)
     run.send_signal(number)
-    assert run.wait(60) == (130 if number == signal.SIGINT else -number)
-    all_gone(group)
+    assert run.wait(240) == (130 if number == signal.SIGINT else -number)
+    until(lambda: not members(group))
     house.cue()
     assert house.run().exit_code == 0
     assert house.played() == ALL
@@ -416,10 +423,7 @@ def test_a_server_that_outlived_its_run_is_ended_by_the_next(house: House) -> No
     run, group = started(house, 2)
     run.kill()
     run.wait()
-    deadline = time.monotonic() + 30
-    while len(members(group)) != 1:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: len(members(group)) == 1)
     result = house.run()
     assert result.exit_code == 0
     assert members(group) == []

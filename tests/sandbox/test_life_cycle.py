@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from machines import INTERPRETER, children, descriptors, machine, processes_with
+from playing import Jumping
 
 from local_shutdown.environment import Environment
 from local_shutdown.errors import SandboxFault
@@ -256,3 +257,18 @@ async def test_200_sandboxes_at_once_answer(kit: Kit) -> None:
         assert {finished.stdout for finished in done} == {b"1\n"}
     finally:
         await asyncio.gather(*(box.stop() for box in boxes))
+
+
+async def test_time_in_which_the_run_did_not_run_is_no_time_of_a_command(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a scheduler has stopped a job, sandboxes and all, and lets it go on."""
+    async with machine(kit) as played:
+        clock = Jumping(monkeypatch)
+        running = asyncio.create_task(played.run("sleep 0.5; echo done"))
+        while not played.environment.events:  # noqa: ASYNC110 (nobody tells of it)
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        clock.ahead_s += 1000
+        assert await running == "done\n"
+        assert played.recorded == []
