@@ -13,6 +13,7 @@ import orjson
 from local_shutdown import __version__
 from local_shutdown.cluster import wire
 from local_shutdown.cluster.links import Link, LinkLost
+from local_shutdown.episode import SCHEMA_VERSION
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -28,6 +29,7 @@ class FakeNode:
         change: changes each record before it is sent; what it returns is sent beside it, if it is
             bytes.
         lost_after: so many episodes, then it is gone.
+        keep: what it is told stays in `told` and `raw`.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class FakeNode:
         facts: dict[str, Any] | None = None,
         change: Change | None = None,
         lost_after: int | None = None,
+        keep: bool = True,
     ) -> None:
         self.place = "fake"
         self.told: list[wire.Command] = []
@@ -47,6 +50,7 @@ class FakeNode:
         self._ready, self._facts = ready or {}, facts or {}
         self._change = change
         self._left = lost_after
+        self._keep = keep
         self._rest = b""
         self._says: list[bytes] = []
         self._woken = asyncio.Event()
@@ -55,9 +59,10 @@ class FakeNode:
         self._gone = False
 
     async def send(self, line: bytes) -> None:
-        self.raw.append(line)
         command = wire.command_of(line)
-        self.told.append(command)
+        if self._keep:
+            self.raw.append(line)
+            self.told.append(command)
         if isinstance(command, wire.SetUp):
             self._session = command.session
             self._instructs = {c.id: c.instructs for c in command.settings.conditions}
@@ -96,24 +101,27 @@ class FakeNode:
                 return
             self._left -= 1
         own = {
+            "schema_version": SCHEMA_VERSION,
             "episode_id": trial.episode_id,
             "model": self._model,
             "condition": trial.condition,
             "trial": trial.trial,
-            "extra": {
-                "instructs": self._instructs[trial.condition],
-                "session": self._session,
-                "server": self._server,
-            },
+        }
+        extra = {
+            "instructs": self._instructs[trial.condition],
+            "session": self._session,
+            "server": self._server,
         }
         if self._change is None:
             # A bench must not measure how long it takes to write the same words again and again.
             if not self._rest:
-                rest = {name: value for name, value in self._episode.items() if name not in own}
-                self._rest = b"," + orjson.dumps(rest)[1:]
-            self._says.append(wire.EPISODE + orjson.dumps(own)[:-1] + self._rest)
+                known = {*own, "extra"}
+                rest = {name: value for name, value in self._episode.items() if name not in known}
+                self._rest = b"," + orjson.dumps(rest)[1:-1] + b',"extra":'
+            parts = (wire.EPISODE, orjson.dumps(own)[:-1], self._rest, orjson.dumps(extra), b"}")
+            self._says.append(b"".join(parts))
             return
-        record = {**self._episode, **own}
+        record = {**self._episode, **own, "extra": extra}
         more = self._change(record)
         self._says.append(wire.EPISODE + orjson.dumps(record))
         if isinstance(more, bytes):
