@@ -52,7 +52,9 @@ class FakeNode:
         self._left = lost_after
         self._keep = keep
         self._rest = b""
-        self._says: list[bytes] = []
+        # What it has been asked to play is played when somebody listens: a node keeps what it has
+        # to say on its own machine, and here it would be counted as the driver's.
+        self._says: list[bytes | wire.Trial] = []
         self._woken = asyncio.Event()
         self._server = ""
         self._model = ""
@@ -77,8 +79,7 @@ class FakeNode:
             self._server = command.name
             self._tell(wire.Up(self._model, {"engine": "fake", **self._facts}, self._target))
         elif isinstance(command, wire.Block):
-            for trial in command.trials:
-                self._play(trial)
+            self._says.extend(command.trials)
         self._woken.set()
 
     async def receive(self) -> Sequence[bytes]:
@@ -88,17 +89,22 @@ class FakeNode:
             self._woken.clear()
             await asyncio.wait([asyncio.ensure_future(self._woken.wait())], timeout=0.5)
         # As a node does: no more than some MiB at a time.
-        said, self._says = self._says[:100], self._says[100:]
+        now, self._says = self._says[:100], self._says[100:]
+        said: list[bytes] = []
+        for one in now:
+            said += [one] if isinstance(one, bytes) else self._play(one)
+        if not said and self._gone:
+            raise LinkLost("killed")
         return said
 
     async def close(self) -> None:
         self.closed = True
 
-    def _play(self, trial: wire.Trial) -> None:
+    def _play(self, trial: wire.Trial) -> list[bytes]:
         if self._left is not None:
             if self._left == 0:
                 self._gone = True
-                return
+                return []
             self._left -= 1
         own = {
             "schema_version": SCHEMA_VERSION,
@@ -119,13 +125,10 @@ class FakeNode:
                 rest = {name: value for name, value in self._episode.items() if name not in known}
                 self._rest = b"," + orjson.dumps(rest)[1:-1] + b',"extra":'
             parts = (wire.EPISODE, orjson.dumps(own)[:-1], self._rest, orjson.dumps(extra), b"}")
-            self._says.append(b"".join(parts))
-            return
+            return [b"".join(parts)]
         record = {**self._episode, **own, "extra": extra}
         more = self._change(record)
-        self._says.append(wire.EPISODE + orjson.dumps(record))
-        if isinstance(more, bytes):
-            self._says.append(more)
+        return [wire.EPISODE + orjson.dumps(record), *([more] if isinstance(more, bytes) else [])]
 
     def _tell(self, event: wire.Event) -> None:
         self._says.append(wire.event_line(event)[:-1])
