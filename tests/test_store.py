@@ -15,11 +15,11 @@ from local_shutdown import lines
 from local_shutdown import store as store_module
 from local_shutdown.episode import Episode, Event
 from local_shutdown.errors import CannotRunError, UsageError
+from local_shutdown.started import Started
 from local_shutdown.store import (
     EPISODES,
     RUN,
     STARTED,
-    Started,
     Store,
     read_episodes,
     read_run,
