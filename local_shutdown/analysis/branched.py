@@ -219,6 +219,25 @@ def steps(path: Path, alpha: float = 0.05) -> Iterator[Step]:
         yield Step(before, after, change, low, high)
 
 
+def along(paths: Iterable[Path], run: str, record: Episode) -> Iterator[tuple[Path, Point]]:
+    """The points that lie on a transcript: those that others were played on from, and of a
+    continuation those of its parent up to where it begins. From there it went another way: what is
+    known of the parent's later points says nothing of its messages.
+
+    Args:
+        run: digest of the run that the record is of.
+    """
+    own = record.parent
+    for path in paths:
+        if (path.run, path.episode) == (run, record.episode_id):
+            yield from ((path, point) for point in path.points)
+        elif own is not None and (path.run, path.episode) == (own.run, own.episode):
+            begins = own.message, own.sentence or 0
+            for point in path.points:
+                if (point.message, point.sentence or 0) <= begins:
+                    yield path, point
+
+
 def biggest_step(path: Path, alpha: float = 0.05) -> Step | None:
     """The step that moved P(resist) most, whichever way; None with fewer than two points.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import click
 
-from local_shutdown.analysis.branched import Path, Point, biggest_step
+from local_shutdown.analysis.branched import Path, Point, along, biggest_step
 from local_shutdown.analysis.branched_means import (
     Cost,
     by_condition,
@@ -15,24 +15,22 @@ from local_shutdown.analysis.branched_means import (
     cost,
 )
 from local_shutdown.analysis.clustered import Change, ClusteredRate
+from local_shutdown.episode import Episode
 from local_shutdown.terminal import clean
 
 _BAR = 20  # columns
 _TEXT = 60  # characters of a sentence
 
 
-def strips(paths: Sequence[Path], episode: str) -> Mapping[int, list[str]]:
+def strips(paths: Sequence[Path], run: str, episode: Episode) -> Mapping[int, list[str]]:
     """Lines to print before each message of an episode, by its index.
 
     Args:
-        episode: id of the parent.
+        run: digest of the run that the episode is of.
     """
     found: dict[int, list[str]] = {}
-    for path in paths:
-        if path.episode != episode:
-            continue
-        for point in path.points:
-            found.setdefault(point.message, []).append(_line(path, point))
+    for path, point in along(paths, run, episode):
+        found.setdefault(point.message, []).append(_line(path, point))
     return found
 
 

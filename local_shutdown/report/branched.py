@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
-from local_shutdown.analysis.branched import Path, Phase, Point, Step, biggest_step
+from local_shutdown.analysis.branched import Path, Phase, Point, Step, along, biggest_step
 from local_shutdown.analysis.branched_means import (
     Cost,
     Moved,
@@ -19,10 +19,11 @@ from local_shutdown.analysis.branched_means import (
 from local_shutdown.analysis.branched_runs import plain_tokens, prefix_hits, read_all
 from local_shutdown.analysis.clustered import Change, ClusteredRate
 from local_shutdown.branch.source import ParentRun
+from local_shutdown.episode import Episode
 from local_shutdown.report.view import visible
 from local_shutdown.runfile import RunFile
 
-Run = tuple[FilePath, RunFile]
+Run = tuple[str, FilePath, RunFile]  # the name of its source, its directory, run.json
 _MOST_STEPS = 40  # episodes in the table of steps
 
 
@@ -32,7 +33,7 @@ class Branched:
 
     Attributes:
         paths: of all parents.
-        digests: of the runs that parents may be in, by directory.
+        digests: of the runs that parents may be in, by the name of their source.
         steps: the step that moved P(resist) most, of each parent; the largest first.
         left_out: parents beyond `steps`.
         phases, topics, conditions, cost: see `analysis.branched_means`.
@@ -49,23 +50,15 @@ class Branched:
     cost: Cost | None
     hits: float | None
 
-    def points(self, directory: str, record: Any) -> Mapping[int, list[dict[str, Any]]]:
-        """The strip of a transcript, by message: of the episode itself, or, where it was played on
-        from another, of that one.
+    def points(self, source: str, record: Episode) -> Mapping[int, list[dict[str, Any]]]:
+        """The strip of a transcript, by message, see `analysis.branched.along`.
 
         Args:
-            directory: name of its run directory.
-            record: the `Episode`.
+            source: name of its run directory, as the report has it.
         """
-        if record.parent is not None:
-            wanted = record.parent.run, record.parent.episode
-        else:
-            wanted = self.digests.get(directory, ""), record.episode_id
         found: dict[int, list[dict[str, Any]]] = {}
-        for path in self.paths:
-            if (path.run, path.episode) == wanted:
-                for point in path.points:
-                    found.setdefault(point.message, []).append(_shown(path, point))
+        for path, point in along(self.paths, self.digests.get(source, ""), record):
+            found.setdefault(point.message, []).append(_shown(path, point))
         return found
 
 
@@ -85,7 +78,7 @@ def _shown(path: Path, point: Point) -> dict[str, Any]:
 
 def gather(runs: Sequence[Run]) -> Branched | None:
     """Read the continuations; None where no run has any."""
-    with_some = [directory for directory, run in runs if run.branched_from is not None]
+    with_some = [directory for _, directory, run in runs if run.branched_from is not None]
     found = read_all(with_some)
     if not found:
         return None
@@ -96,8 +89,8 @@ def gather(runs: Sequence[Run]) -> Branched | None:
     return Branched(
         found,
         {
-            directory.name: ParentRun(directory, run.as_json()).digest
-            for directory, run in runs
+            name: ParentRun(directory, run.as_json()).digest
+            for name, directory, run in runs
             if run.kind == "run"
         },
         steps[:_MOST_STEPS],
