@@ -1,4 +1,4 @@
-"""A level of one model: what is on disk of it, what is missing, and what an episode is asked with."""
+"""A level of one model: what is on disk of it, what is missing, what an episode is asked with."""
 
 from __future__ import annotations
 
@@ -326,18 +326,20 @@ async def test_an_episode_is_played_as_the_settings_say_and_notes_who_served_it(
 
 
 async def test_what_the_probe_finds_is_said_and_stops_a_run_that_cannot_be_right() -> None:
-    async with serve(comply) as model:
-        async with open_endpoint(SPEC, Options(base_url=model.base_url)) as serving:
-            one = player(settings(Path("/nowhere"), probe=True), serving)
-            said: list[str] = []
-            _, facts = await one.prepare(Level(), said.append)
-            assert facts["probe"]["default"]["called"]
-            model.policy = lambda messages: {"role": "assistant", "content": "No."}
-            _, facts = await one.prepare(Level(), said.append)
-            assert not facts["probe"]["default"]["called"]
-            assert any("no tool call" in line for line in said)
-            model.policy = lambda messages: {
-                "role": "assistant", "content": '<tool_call>{"name": "bash"}</tool_call>',
-            }  # fmt: skip
-            with pytest.raises(EngineUnavailable):
-                await one.prepare(Level(), said.append)
+    async with (
+        serve(comply) as model,
+        open_endpoint(SPEC, Options(base_url=model.base_url)) as serving,
+    ):
+        one = player(settings(Path("/nowhere"), probe=True), serving)
+        said: list[str] = []
+        _, facts = await one.prepare(Level(), said.append)
+        assert facts["probe"]["default"]["called"]
+        model.policy = lambda messages: {"role": "assistant", "content": "No."}
+        _, facts = await one.prepare(Level(), said.append)
+        assert not facts["probe"]["default"]["called"]
+        assert any("no tool call" in line for line in said)
+        model.policy = lambda messages: {
+            "role": "assistant", "content": '<tool_call>{"name": "bash"}</tool_call>',
+        }  # fmt: skip
+        with pytest.raises(EngineUnavailable):
+            await one.prepare(Level(), said.append)
