@@ -26,7 +26,7 @@ A_B = Contrast("A-B", "A", "B", "")
 
 
 def test_the_numbers_of_the_rule_are_those_of_the_documentation() -> None:
-    """docs/statistics.md: a look every 10 plays, 5% a run, four fifths of it for "differs"."""
+    """docs/reading.md and the module's text: a look every 10 plays, 5% a run, 4/5 for "differs"."""
     assert (decided.LOOK_EVERY, decided.ALPHA, decided.DIFFERS) == (10, 0.05, 0.8)
 
 
