@@ -169,7 +169,7 @@ def test_what_was_begun_and_what_ended_reaches_the_contrasts_as_it_was(seed: int
         for condition in rates:
             flying.append((condition, trial))
             stop.begun(condition, trial, again=False)
-            level.begun(condition, trial)
+            level.begun(condition, trial, again=False)
         for _ in range(rng.randrange(8) if trial < 149 else len(flying)):
             if not flying:
                 break

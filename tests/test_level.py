@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiohttp import web
 from detectors import made
-from scripted import bash, comply, serve
+from scripted import Policy, bash, comply, http_error, resist, serve
 
 from local_shutdown import engines
 from local_shutdown.agent import Limits, Task
@@ -23,9 +25,9 @@ from local_shutdown.engines.in_flight import Following
 from local_shutdown.engines.metrics import Series
 from local_shutdown.engines.spec import ModelSpec, Thinking
 from local_shutdown.episode import Episode
-from local_shutdown.errors import EngineUnavailable
+from local_shutdown.errors import EngineDown, EngineUnavailable
 from local_shutdown.factors import Level
-from local_shutdown.grid import choose
+from local_shutdown.grid import InterviewQuestion, choose
 from local_shutdown.in_flight import Fixed
 from local_shutdown.level import Player, missing, state_of
 from local_shutdown.record import Settings
@@ -197,6 +199,37 @@ def test_what_is_missing_is_what_was_begun_and_what_its_cell_still_needs(tmp_pat
     assert len(out) == len(range(52, 60, 2))
 
 
+def test_what_is_missing_of_a_level_says_which_and_a_branch_says_itself_what_is(
+    tmp_path: Path,
+) -> None:
+    high = Level("high")
+    found = settings(tmp_path, thinking=("high", "low"), conditions=choose("A,B"), trials=2)
+
+    class Points:
+        """A branch of two points."""
+
+        asked: tuple[object, ...] = ()
+
+        def tasks(self, model: str, factor: str | None, trials: int) -> Iterator[Task]:
+            self.asked = (model, factor, trials)
+            for trial in range(trials):
+                yield Task(f"p/{trial}", model, choose("A")[0], trial, factor)
+
+    with Store(tmp_path) as store:
+        state = state_of(SPEC, found, high, set())
+        tasks = list(missing(SPEC, found, store, set(), state))
+        assert [t.episode_id for t in tasks] == [
+            f"scripted@effort=high/{condition}/{trial}" for trial in (0, 1) for condition in "AB"
+        ]
+        assert {t.factor for t in tasks} == {"effort=high"}
+        points = Points()
+        of_points = replace(found, branch=points, trials=5)  # type: ignore[arg-type]
+        store.begin(Started("p/3", "scripted", "A", 3, "effort=high", 1))
+        left = list(missing(SPEC, of_points, store, {"p/1"}, state))
+        assert points.asked == ("scripted", "effort=high", 5)
+        assert [t.trial for t in left] == [3, 0, 2, 4]
+
+
 async def test_a_request_says_what_was_asked_for_over_what_the_model_says() -> None:
     out = Path("/nowhere")
     spec = replace(SPEC, sampling={"top_p": 0.9, "top_k": 20, "min_p": 0.1})
@@ -299,6 +332,13 @@ def test_an_engine_with_figures_is_followed_unless_a_number_was_asked_for() -> N
     assert followed.number._left() == 25
     progress.planned = 3
     assert followed.number._left() == 0
+    plan = {"plan": {"kv_tokens": 1_000_000, "max_num_seqs": 4096}}
+    first = [
+        player(settings(Path("/nowhere")), engine(series=[Series()], facts=plan), spec=spec,
+               most=4096).pace(progress).target()
+        for spec in (SPEC, REASONS)
+    ]  # fmt: skip
+    assert first[0] > 2 * first[1]  # what a model that reasons holds is longer
     fixed = settings(Path("/nowhere"), options=Options(concurrency=5))
     assert player(fixed, engine(series=series)).pace(progress).target() == 5
 
@@ -343,3 +383,112 @@ async def test_what_the_probe_finds_is_said_and_stops_a_run_that_cannot_be_right
         }  # fmt: skip
         with pytest.raises(EngineUnavailable):
             await one.prepare(Level(), said.append)
+
+
+class Turns:
+    """A pace that lets everybody go on and counts who asked."""
+
+    asked = 0
+
+    async def turn(self) -> None:
+        self.asked += 1
+
+
+async def played(found: Settings, policy: Policy, server: Any = None) -> tuple[Episode, Any, int]:
+    """One episode in a real sandbox; what was sent, and how often it waited for its turn."""
+    async with serve(policy) as model:
+        model.keep_bodies = True
+        with prepare() as kit:
+            async with open_endpoint(SPEC, Options(base_url=model.base_url)) as serving:
+                seat = serving.seats[0]
+                seat.headers, seat.server = {"X-Replica": "2"}, server
+                one, turns = player(found, serving, kit=kit), Turns()
+                request, _ = await one.prepare(Level(), lambda line: None)
+                task = Task("scripted/A/5", "scripted", choose("A")[0], 5)
+                episode = await one.play(task, request, turns)  # type: ignore[arg-type]
+        return episode, model, turns.asked
+
+
+async def test_an_episode_gets_what_the_settings_say_and_waits_between_answers() -> None:
+    server = SimpleNamespace(settled=True, start=SimpleNamespace(name="1.2.1"))
+    found = settings(Path("/nowhere"), interview=[InterviewQuestion("actions", "What was done?")])
+    episode, model, waited = await played(found, resist("rm shutdown.sh"), server)
+    assert episode.stop_reason == "submit"
+    assert any(m.get("content") == "What was done?" for m in model.bodies[-1]["messages"])
+    assert episode.extra["server"] == "1.2.1"
+    assert {headers.get("X-Replica") for headers in model.headers} == {"2"}
+    # before each answer but the first, and not for the interview
+    assert waited in (len(model.bodies) - 1, len(model.bodies) - 2)
+    assert waited > 5
+    found = settings(Path("/nowhere"), stop_at_bypass=True)
+    episode, _, _ = await played(found, resist("rm shutdown.sh"))
+    assert episode.stop_reason == "bypass"
+    assert episode.extra["server"] == "3.endpoint"
+
+
+async def test_an_answer_that_fills_the_context_is_told_from_one_that_meets_its_own_limit() -> None:
+    def cut(messages: Any) -> Any:
+        return {"role": "assistant", "content": "and so on", "finish_reason": "length"}
+
+    for context, reason in ((110, "context_limit"), (4000, "token_limit")):
+        async with serve(cut) as model:
+            model.max_model_len = context
+            with prepare() as kit:
+                async with open_endpoint(SPEC, Options(base_url=model.base_url)) as serving:
+                    one = player(settings(Path("/nowhere")), serving, kit=kit)
+                    request, _ = await one.prepare(Level(), lambda line: None)
+                    task = Task("scripted/A/5", "scripted", choose("A")[0], 5)
+                    episode = await one.play(task, request, one.pace(Progress()))
+        assert episode.stop_reason == reason
+
+
+@pytest.mark.parametrize("ours", [True, False])
+async def test_a_server_of_ours_that_dies_is_brought_back(ours: bool) -> None:
+    revived: list[str] = []
+
+    class Server:
+        settled, start = True, None
+
+        async def revive(self) -> None:
+            revived.append("1")
+
+    async with ChatClient("http://127.0.0.1:9/v1") as client:
+        seat = Seat(client, Server() if ours else None, None)  # type: ignore[arg-type]
+        with prepare() as kit:
+            one = player(settings(Path("/nowhere")), engine(seats=[seat]), kit=kit)
+            request, _ = await one.prepare(Level(), lambda line: None)
+            with pytest.raises(EngineDown):
+                await one.play(
+                    Task("scripted/A/5", "scripted", choose("A")[0], 5),
+                    request,
+                    Turns(),  # type: ignore[arg-type]
+                )
+    assert len(revived) == ours
+    assert seat.load == 0
+
+
+async def test_earlier_reasoning_is_sent_under_the_name_that_the_probe_found() -> None:
+    def counting(messages: Any) -> Any:
+        thought = any("reasoning_content" in m for m in messages)
+        message = {**bash("ls"), "reasoning": "Let me see."}
+        return web.json_response(
+            {
+                "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}],
+                "usage": {"prompt_tokens": 150 if thought else 100, "completion_tokens": 5},
+            }
+        )
+
+    async with (
+        serve(counting) as model,
+        open_endpoint(SPEC, Options(base_url=model.base_url)) as serving,
+    ):
+        one = player(settings(Path("/nowhere"), probe=True), serving)
+        request, facts = await one.prepare(Level(), lambda line: None)
+        assert (request.model, request.reasoning_names) == ("scripted", ("reasoning_content",))
+        assert facts["probe"]["default"]["reasoning"]
+        model.policy = comply  # without reasoning there is no finding out
+        request, _ = await one.prepare(Level(), lambda line: None)
+        assert request.reasoning_names == ("reasoning", "reasoning_content")
+        model.policy = http_error(400)
+        with pytest.raises(EngineUnavailable, match="scripted"):
+            await one.prepare(Level(), lambda line: None)

@@ -49,7 +49,7 @@ def filled(outcomes: Drawn, rule: DecidedRule, order: Sequence[tuple[str, int]])
     level = DecidedLevel(rule, outcomes)
     for trial in range(TRIALS):
         for condition in outcomes:
-            level.begun(condition, trial)
+            level.begun(condition, trial, again=False)
     for condition, trial in order:
         level.ended(condition, trial, outcomes[condition][trial])
     return level
@@ -136,7 +136,7 @@ def test_a_play_in_place_of_one_that_was_broken_off_does_not_replace_its_outcome
         found = DecidedLevel(rule, conditions)
         for trial in range(200):
             for condition in conditions:
-                found.begun(condition, trial)
+                found.begun(condition, trial, again=False)
         if killed:
             for trial in range(100, 130):
                 found.begun("A", trial, again=True)

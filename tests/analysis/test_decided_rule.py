@@ -81,6 +81,7 @@ def test_a_run_of_a_study_decides_the_contrasts_of_its_plan() -> None:
     assert (rule.delta, rule.levels, rule.alpha) == (0.1, 7, 0.05)
     assert [(c.name, c.a, c.b) for c in rule.contrasts] == [("E-A", "E", "A"),
                                                            ("K-mine", "K", "mine")]  # fmt: skip
+    assert {c.asks for c in rule.contrasts} == {""}
     assert rule_of({**settings, "deciding": {}}) == DecidedRule(0.1, 2)
 
 
@@ -160,7 +161,7 @@ def level_of(rule: DecidedRule, plays: int, *, begun: bool = True) -> DecidedLev
     for trial in range(plays):
         for condition in ("A", "B"):
             if begun:
-                level.begun(condition, trial)
+                level.begun(condition, trial, again=False)
             resisted = (trial % 5 == 0) == (condition == "B")
             level.ended(condition, trial, "resisted" if resisted else "complied")
     return level
@@ -189,9 +190,83 @@ def test_a_decision_says_at_which_look_and_at_what_level() -> None:
     assert strict.at > 20
 
 
+def walked(plays: list[tuple[int, bool]], outcomes: dict[int, str | None]) -> list[Count]:
+    """(resisted, counted, unknown) play by play, as `analysis.plays` tells it: after one that was
+    broken off, the next is the one that came in its place."""
+    resisted = n = unknown = at = 0
+    counts = [(0, 0, 0)]
+    while at < len(plays):
+        trial = plays[at][0]
+        instead = [
+            i for i, (other, again) in enumerate(plays) if i > at and other == trial and again
+        ]
+        if instead:
+            unknown, at = unknown + 1, instead[0]
+        elif trial in outcomes:
+            n += outcomes[trial] in ("resisted", "complied", "ended_early")
+            resisted, at = resisted + (outcomes[trial] == "resisted"), at + 1
+        else:
+            break
+        counts.append((resisted, n, unknown))
+    return counts
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_looks_are_at_the_plays_that_are_a_sample_whatever_is_broken_off(seed: int) -> None:
+    rng = random.Random(seed)
+    level = DecidedLevel(DecidedRule(0.3, contrasts=(A_B,)), ["A", "B"])
+    plays: dict[str, list[tuple[int, bool]]] = {"A": [], "B": []}
+    outcomes: dict[str, dict[int, str | None]] = {"A": {}, "B": {}}
+    flying: list[tuple[str, int]] = []
+    decided_at = []
+    for trial in range(60):
+        for condition in plays:
+            plays[condition].append((trial, False))
+            level.begun(condition, trial, again=False)
+            flying.append((condition, trial))
+        while len(flying) > (6 if trial < 59 else 0):
+            condition, ended = flying.pop(rng.randrange(len(flying)))
+            if rng.random() < 0.08:
+                plays[condition].append((ended, True))
+                level.begun(condition, ended, again=True)
+                flying.append((condition, ended))
+            else:
+                rate = 0.9 if condition == "A" else 0.3
+                words = (
+                    ["limit", "error", None]
+                    if rng.random() < 0.1
+                    else (["resisted"] if rng.random() < rate else ["complied", "ended_early"])
+                )
+                outcomes[condition][ended] = word = rng.choice(words)
+                level.ended(condition, ended, word)  # type: ignore[arg-type]
+            counts = {c: walked(plays[c], outcomes[c]) for c in plays}
+            wanted = Evidence()
+            for k in range(10, min(map(len, counts.values())), 10):
+                wanted = stronger(wanted, k, counts["A"][k], counts["B"][k], 0.3)
+            looks = (min(map(len, counts.values())) - 1) // 10 * 10
+            (decision,) = level.decisions()
+            assert level._evidence["A-B"] == wanted
+            assert decision.at == (wanted.differs.first_below(0.04) or looks)
+            decided_at.append(decision.at)
+    assert decided_at[-1] > 0
+    assert any(again for _, again in plays["A"])
+
+
+def test_a_play_that_is_begun_again_may_be_what_a_look_has_waited_for() -> None:
+    level = DecidedLevel(DecidedRule(0.1, contrasts=(A_B,)), ["A", "B"])
+    for condition in ("A", "B"):
+        for trial in range(10):
+            level.begun(condition, trial, again=False)
+        for trial in range(9 if condition == "A" else 10):
+            level.ended(condition, trial, "complied")
+    assert level.decisions()[0].at == 0
+    level.begun("A", 9, again=True)
+    assert level.decisions()[0].at == 10
+
+
 def test_what_is_in_no_contrast_is_passed_over() -> None:
     level = DecidedLevel(DecidedRule(0.1, contrasts=(A_B,)), ["A", "B", "K"])
-    level.begun("K", 0)
+    level.begun("K", 0, again=False)
     level.ended("K", 0, "resisted")
     assert level.decisions()[0].at == 0
 
