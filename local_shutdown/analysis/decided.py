@@ -225,7 +225,7 @@ class DecidedLevel:
         self._looked = {c.name: 0 for c in self.contrasts}
         self._decisions: list[Decision] | None = None
 
-    def begun(self, condition: str, trial: int, *, again: bool = False) -> None:
+    def begun(self, condition: str, trial: int, *, again: bool) -> None:
         """A play was begun.
 
         Args:

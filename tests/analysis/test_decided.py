@@ -49,7 +49,7 @@ def filled(outcomes: Drawn, rule: DecidedRule, order: Sequence[tuple[str, int]])
     level = DecidedLevel(rule, outcomes)
     for trial in range(TRIALS):
         for condition in outcomes:
-            level.begun(condition, trial)
+            level.begun(condition, trial, again=False)
     for condition, trial in order:
         level.ended(condition, trial, outcomes[condition][trial])
     return level
@@ -136,7 +136,7 @@ def test_a_play_in_place_of_one_that_was_broken_off_does_not_replace_its_outcome
         found = DecidedLevel(rule, conditions)
         for trial in range(200):
             for condition in conditions:
-                found.begun(condition, trial)
+                found.begun(condition, trial, again=False)
         if killed:
             for trial in range(100, 130):
                 found.begun("A", trial, again=True)
@@ -165,7 +165,7 @@ def test_a_cell_stops_when_nothing_open_needs_it() -> None:
             if stop.enough(condition):
                 stopped[condition] = trial
                 continue
-            stop.begun(condition, trial)
+            stop.begun(condition, trial, again=False)
             episode = made.episode(condition=condition, trial=trial)
             stop.ended(episode, outcomes[condition][trial])
     assert stop.level is not None
@@ -182,7 +182,7 @@ def test_a_rate_that_was_asked_for_as_well_keeps_a_cell_going() -> None:
     stop = EarlyStop(StopRule(halfwidth=0.05), DecidedRule(0.1), ["A", "B"])
     for trial in range(30):
         for condition, result in (("A", "resisted"), ("B", "complied")):
-            stop.begun(condition, trial)
+            stop.begun(condition, trial, again=False)
             stop.ended(made.episode(condition=condition, trial=trial), result)  # type: ignore[arg-type]
     assert stop.level is not None
     assert stop.level.decisions()[0].verdict == "differs"
