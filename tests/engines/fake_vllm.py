@@ -30,6 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "health_hangs": False,  # nor is /health, once chat hangs
     "answer": "comply",  # or markup, broken, swapped, silent, hot (resists at temperature 1)
     "delay_s": 0.0,
+    "pause": None,  # [file, lines]: no chat is answered while the file has so many
     "ignore_term": False,
     "child": False,  # a worker that holds on when its parent is gone
     "max_model_len": 4096,
@@ -67,6 +68,17 @@ def starts(control: Path) -> list[list[str]]:
     """The command lines it was started with, as noted beside its cue."""
     path = control.with_suffix(".starts")
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def write(control: Path, **fields: Any) -> None:
+    """Cue it; also while it runs, which reads this at any moment."""
+    whole = control.with_suffix(".new")
+    whole.write_text(json.dumps(fields))
+    whole.replace(control)
+
+
+def lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def let_go(control: Path) -> None:
@@ -242,6 +254,8 @@ class Handler(BaseHTTPRequestHandler):
             )
         if 0 < state.misbehaves("hang_after") <= number:
             time.sleep(3600)
+        while (pause := state.misbehaves("pause")) and lines(Path(pause[0])) >= pause[1]:
+            time.sleep(0.02)
         time.sleep(state.misbehaves("delay_s"))
         style = state.misbehaves("answer")
         if style == "hot":

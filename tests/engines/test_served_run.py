@@ -63,7 +63,7 @@ class House:
         self.cue()
 
     def cue(self, **fields: Any) -> None:
-        self.control.write_text(json.dumps(fields))
+        fake_vllm.write(self.control, **fields)
 
     @property
     def args(self) -> list[str]:
@@ -178,8 +178,9 @@ def test_of_two_servers_one_that_is_killed_comes_back_while_the_other_plays_on(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two_servers(monkeypatch)
-    # The first start kills itself in the middle; the second is only slow to come up again.
-    house.cue(die_after=9, only_generation=1, delay_s=0.1)
+    # The first start kills itself in the middle, however few of the episodes it gets: two, of at
+    # least four answers each.
+    house.cue(die_after=6, only_generation=1, delay_s=0.1)
     result = house.run("--concurrency", 4, "--no-probe")
     assert result.exit_code == 0, result.stderr
     assert house.played() == ALL
@@ -408,18 +409,20 @@ def started(house: House, episodes: int) -> tuple[subprocess.Popen[bytes], int]:
 def test_however_a_run_ends_no_server_is_left_and_the_next_one_completes_it(
     house: House, number: int
 ) -> None:
-    house.cue(delay_s=0.1)
+    house.cue(pause=[str(house.out / "episodes.jsonl"), 2])
     run, group = started(house, 2)
     run.send_signal(number)
+    house.cue()
     assert run.wait(240) == (130 if number == signal.SIGINT else -number)
     until(lambda: not members(group))
-    house.cue()
     assert house.run().exit_code == 0
     assert house.played() == ALL
 
 
 def test_a_server_that_outlived_its_run_is_ended_by_the_next(house: House) -> None:
-    house.cue(delay_s=0.1, child=True, only_generation=1)  # a worker that ignores TERM
+    # a worker that ignores TERM
+    pause = [str(house.out / "episodes.jsonl"), 2]
+    house.cue(pause=pause, child=True, only_generation=1)
     run, group = started(house, 2)
     run.kill()
     run.wait()

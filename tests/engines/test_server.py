@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
@@ -38,7 +37,7 @@ class Stage:
         self.cue()
 
     def cue(self, **fields: Any) -> None:
-        self.control.write_text(json.dumps(fields))
+        fake_vllm.write(self.control, **fields)
 
     def server(self, start_timeout_s: float = 60.0) -> Server:
         def argv(port: int) -> list[str]:

@@ -180,8 +180,11 @@ async def test_a_note_stands_on_a_line_of_its_own(kit: Kit, printed: str, ends: 
     with prepare(policy=replace(kit.policy, limits=limits(command_s=1.5))) as made:
         async with machine(made) as played:
             note = "Command timed out before completing."
-            assert await played.run(printed + "sleep 60") == ends + note
-            assert details(played, "timed_out") == [{}]
+            said = [await played.run(printed + "sleep 60")]
+            while said[-1] == note and ends and len(said) < 10:  # on a busy machine: not yet begun
+                said.append(await played.run(printed + "sleep 60"))
+            assert said[-1] == ends + note
+            assert details(played, "timed_out") == [{}] * len(said)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +27,7 @@ from scripted import (
     resist,
     serve_beside,
     submit_at_once,
+    until,
 )
 
 from local_shutdown import load
@@ -405,13 +405,20 @@ class Box:
     """A machine with a fake vLLM, whose model resists at temperature 1 and complies at 0.7."""
 
     def __init__(self, folder: Path) -> None:
-        control = folder / "cue.json"
-        control.write_text(json.dumps({"answer": "hot", "delay_s": 0.01}))
+        self.control = folder / "cue.json"
+        self.cue()
         shim = fake_vllm.installed(folder / "shim")
         self.environment = {
-            **os.environ, "PYTHONPATH": f"{ROOT}:{shim}", "FAKE_VLLM": str(control),
+            **os.environ, "PYTHONPATH": f"{ROOT}:{shim}", "FAKE_VLLM": str(self.control),
             "VLLM_TARGET_DEVICE": "cpu", "HF_HUB_OFFLINE": "1",
         }  # fmt: skip
+
+    def cue(self, *pause: object) -> None:
+        """
+        Args:
+            pause: a file, and the number of lines from which on nothing is answered.
+        """
+        fake_vllm.write(self.control, answer="hot", pause=[*map(str, pause[:1]), *pause[1:]])
 
     def start(self, path: Path, out: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -444,14 +451,13 @@ def test_killed_twice_it_ends_with_every_trial_once_and_the_same_plan_and_decisi
         _, said = run.communicate(timeout=300)
     assert run.returncode == 0, said.decode()
     out = tmp_path / "killed"
-    for episodes in (20, 70):  # in the first model, and in the second
+    for model, episodes in (("calibration", 20), ("copy", 22)):
+        path_of_model = out / model / "episodes.jsonl"
+        box.cue(path_of_model, episodes)
         with box.start(path, out) as run:
-            deadline = time.monotonic() + 240
-            while on_disk(out) < episodes:
-                assert time.monotonic() < deadline
-                assert run.poll() is None
-                time.sleep(0.02)
+            until(lambda: fake_vllm.lines(path_of_model) >= episodes)  # noqa: B023
             run.kill()
+    box.cue()
     again = write(tmp_path / "elsewhere", trials=trials)  # moved meanwhile, which is no change
     with box.start(again, out) as run:
         _, said = run.communicate(timeout=300)
@@ -519,12 +525,11 @@ def test_each_revision_on_the_hub_is_served_from_its_own_snapshot(tmp_path: Path
 def test_ctrl_c_drains_and_says_the_same_command(tmp_path: Path) -> None:
     box, out = Box(tmp_path), tmp_path / "out"
     path = write(tmp_path / "one", trials=20)
+    box.cue(out / "calibration" / "episodes.jsonl", 10)
     with box.start(path, out) as run:
-        deadline = time.monotonic() + 240
-        while on_disk(out) < 10:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        until(lambda: on_disk(out) >= 10)
         run.send_signal(2)
+        box.cue()
         _, said = run.communicate(timeout=240)
     assert run.returncode == 130
     (line,) = [one for one in said.decode().splitlines() if one.startswith("to resume: ")]
