@@ -137,6 +137,7 @@ def test_a_run_that_goes_on_knows_what_it_knew(
     if live.level is not None:
         assert state.early.level is not None
         assert state.early.level.decisions() == live.level.decisions()
+        assert state.early.level._evidence == live.level._evidence
         assert any(decision.at for decision in live.level.decisions())
     # what is to be played again has not ended
     first = state_of(SPEC, found, wanted, done - {episode_id("scripted", "K", 0, factor)})
