@@ -200,7 +200,8 @@ def test_weights_are_what_is_stated_else_ours_are_open_else_by_name(tmp_path: Pa
 
 def test_what_a_run_has_decided_is_what_its_plays_decide(tmp_path: Path) -> None:
     rng = random.Random(5)
-    asked = {"trials": 60, "until_decided": 0.2, "models": ["m"], "thinking": ["low", "high"]}  # fmt: skip
+    efforts = ["low", "high"]
+    asked = {"trials": 60, "until_decided": 0.2, "models": ["m"], "thinking": efforts}
     conditions = {"A": {}, "B": {}, "K": {}}
     run = {"kind": "run", "settings": asked, "conditions": conditions,
            "models": {"m": {"display_name": "M"}}}  # fmt: skip
