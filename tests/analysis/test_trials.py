@@ -174,3 +174,10 @@ def test_what_is_missing_and_what_leads_is_as_counting_gives_it(seed: int) -> No
     assert "retried" not in facts
     trials.retried = 2
     assert trials.facts()["retried"] == 2
+
+
+@pytest.mark.parametrize(("copied", "replayed"), [(2, False), (3, True)])
+def test_a_pair_within_a_place_is_none_of_the_three(copied: int, replayed: bool) -> None:
+    draws = [(f"t{n}", "1 s") for n in range(40)] + [("t39", "1 s")]
+    draws += [(f"t{n}" if n < copied else f"u{n}", "2 s") for n in range(4)]
+    assert drawn(*draws).facts()["replayed"] is replayed
