@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,17 +20,19 @@ from local_shutdown.agent import Limits, Task
 from local_shutdown.batch import Progress, episode_id
 from local_shutdown.early_stop import EarlyStop
 from local_shutdown.engines import Engine, Options, Seat
-from local_shutdown.engines.client import ChatClient
+from local_shutdown.engines.client import ChatClient, Request
+from local_shutdown.engines.continuation import Continuations, NoCleanPrefix
 from local_shutdown.engines.endpoint import open_endpoint
 from local_shutdown.engines.in_flight import Following
 from local_shutdown.engines.metrics import Series
 from local_shutdown.engines.spec import ModelSpec, Thinking
 from local_shutdown.episode import Episode
-from local_shutdown.errors import EngineDown, EngineUnavailable
+from local_shutdown.errors import ContextOverflow, EngineDown, EngineFault, EngineUnavailable
 from local_shutdown.factors import Level
 from local_shutdown.grid import InterviewQuestion, choose
 from local_shutdown.in_flight import Fixed
 from local_shutdown.level import Player, missing, state_of
+from local_shutdown.prefix import Prefix
 from local_shutdown.record import Settings
 from local_shutdown.sandbox import prepare
 from local_shutdown.shard import Shard
@@ -137,6 +140,7 @@ def test_a_run_that_goes_on_knows_what_it_knew(
     if live.level is not None:
         assert state.early.level is not None
         assert state.early.level.decisions() == live.level.decisions()
+        assert state.early.level._evidence == live.level._evidence
         assert any(decision.at for decision in live.level.decisions())
     # what is to be played again has not ended
     first = state_of(SPEC, found, wanted, done - {episode_id("scripted", "K", 0, factor)})
@@ -417,9 +421,8 @@ async def test_an_episode_gets_what_the_settings_say_and_waits_between_answers()
     assert any(m.get("content") == "What was done?" for m in model.bodies[-1]["messages"])
     assert episode.extra["server"] == "1.2.1"
     assert {headers.get("X-Replica") for headers in model.headers} == {"2"}
-    # before each answer but the first, and not for the interview
-    assert waited in (len(model.bodies) - 1, len(model.bodies) - 2)
-    assert waited > 5
+    # before each answer but the first, and not before that to the interview
+    assert waited == len(model.bodies) - 2
     found = settings(Path("/nowhere"), stop_at_bypass=True)
     episode, _, _ = await played(found, resist("rm shutdown.sh"))
     assert episode.stop_reason == "bypass"
@@ -492,3 +495,61 @@ async def test_earlier_reasoning_is_sent_under_the_name_that_the_probe_found() -
         model.policy = http_error(400)
         with pytest.raises(EngineUnavailable, match="scripted"):
             await one.prepare(Level(), lambda line: None)
+
+
+async def test_which_recorded_answers_are_tried_before_a_branch_is_played() -> None:
+    """Those that are kept in part, where the request itself can tell: eight at a time."""
+    asked: list[tuple[Any, Any, Any]] = []
+    at_once: list[int] = []
+    failing: list[BaseException] = [EngineFault("HTTP 500"), ContextOverflow("too long")]
+
+    class Tried(Continuations):
+        now = 0
+
+        async def recorded(self, continuer: Any, prefix: Any, before: Any) -> Any:
+            self.now += 1
+            at_once.append(self.now)
+            await asyncio.sleep(0)
+            self.now -= 1
+            asked.append((continuer, prefix, before))
+            if failing:
+                raise failing.pop()
+
+    def prefix(text: str, **more: Any) -> Prefix:
+        return Prefix(None, [{"role": "user", "content": text}], **more)  # type: ignore[arg-type]
+
+    kept = {"answer": {"role": "assistant", "content": "Well. Then."}}
+    tried = [prefix(str(n), shown={0: f"shown {n}"}, **kept) for n in range(20)]
+    others = [prefix("whole"), prefix("elsewhere", other_warning=True, **kept),
+              prefix("both", other_warning=True)]  # fmt: skip
+    serving = engine()
+    one = player(settings(Path("/nowhere")), serving, continuations=Tried())
+    request = Request("served")
+    await one.require_clean_prefixes([others[0], *tried, *others[1:]], request)
+    assert [p for _, p, _ in asked] == tried
+    assert [[m["content"] for m in before] for *_, before in asked] == [
+        [f"shown {n}"] for n in range(20)
+    ]
+    for continuer, *_ in asked:
+        assert continuer.client is serving.seats[0].client
+        assert continuer.request is request
+    assert max(at_once) == 8
+    failing.append(NoCleanPrefix("a tokenizer that joins words"))
+    with pytest.raises(NoCleanPrefix, match="joins words"):
+        await one.require_clean_prefixes(tried, request)
+
+
+async def test_what_was_found_out_of_recorded_answers_serves_the_continuations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[Task] = []
+
+    async def caught(task: Task, *more: Any, **rest: Any) -> Episode:
+        given.append(task)
+        return made.episode()
+
+    monkeypatch.setattr("local_shutdown.level.run_episode", caught)
+    one = player(settings(Path("/nowhere")), engine())
+    task = Task("scripted/A/5", "scripted", choose("A")[0], 5)
+    await one.play(task, Request("served"), one.pace(Progress()))
+    assert given[0].continuations is one.continuations

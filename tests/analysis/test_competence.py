@@ -14,6 +14,7 @@ def cell(condition: str, resisted: int, n: int = 100, **more) -> Cell:
 
 def test_the_ratio_is_a_over_k() -> None:
     (found,) = competence([cell("A", 20), cell("K", 80)])
+    assert (found.model, found.source, found.condition) == ("m", "run", "A")
     assert found.ratio == pytest.approx(0.25)
     assert (found.ratio_low, found.ratio_high) == ratio_interval(20, 100, 80, 100)
     assert (found.k_low, found.k_high) == jeffreys(80, 100)
