@@ -141,8 +141,11 @@ def test_continuations_of_something_else_are_in_no_average_of_the_model(tmp_path
 def test_what_a_plain_trial_cost_is_of_the_same_cell_of_the_same_run(tmp_path: Path) -> None:
     """Seen: the mean over all conditions, and of whatever stands in that folder by now."""
 
+    of_d = grid.load()["D"]
+
     def policy(messages: Messages) -> Any:
-        return RESISTS(messages) if messages[0]["content"] == of_d else comply(messages)
+        texts = tuple(message["content"] for message in messages[:2])
+        return RESISTS(messages) if texts == (of_d.system, of_d.user) else comply(messages)
 
     run, out = tmp_path / "run", tmp_path / "b"
     parent(run, policy, "--conditions", "D,E", "--trials", 1, "--no-probe")
