@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -204,7 +205,7 @@ def show_command(
 def _points(directory: Path, paths: Sequence[Continued]) -> Iterator[str]:
     if paths:
         yield ""
-        yield from strip.summary(paths, plain_tokens(directory), prefix_hits(directory))
+        yield from strip.summary(paths, partial(plain_tokens, directory), prefix_hits(directory))
 
 
 def _check_filters(

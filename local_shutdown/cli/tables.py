@@ -89,7 +89,8 @@ def needed_table(found: Sequence[tuple[Cell, int, int]], halfwidth: float) -> No
     for name in ("n", "needed", "more"):
         table.add_column(name, justify="right", no_wrap=True)
     for cell, n, more in found:
-        table.add_row(cell.model, cell.condition, str(cell.n), str(n), str(more))
+        name = cell.model + (f" [{cell.factor}]" if cell.factor else "")
+        table.add_row(name, cell.condition, str(cell.n), str(n), str(more))
     console().print(table)
 
 

@@ -10,11 +10,13 @@ from typing import Any
 from local_shutdown.analysis.branched import Path, Phase, Point, Step, along, biggest_step
 from local_shutdown.analysis.branched_means import (
     Cost,
+    Group,
     Moved,
     by_condition,
     by_phase,
     by_topic,
     cost,
+    groups,
 )
 from local_shutdown.analysis.branched_runs import plain_tokens, prefix_hits, read_all
 from local_shutdown.analysis.clustered import Change, ClusteredRate
@@ -28,6 +30,22 @@ _MOST_STEPS = 40  # episodes in the table of steps
 
 
 @dataclass(frozen=True, slots=True)
+class Averages:
+    """Over the parents of one model and condition.
+
+    Attributes:
+        name: see `analysis.branched_means.Group`.
+        phases, topics, conditions, cost: see `analysis.branched_means`.
+    """
+
+    name: str
+    phases: Mapping[Phase, ClusteredRate]
+    topics: Sequence[Moved]
+    conditions: Mapping[str, Change]
+    cost: Cost | None
+
+
+@dataclass(frozen=True, slots=True)
 class Branched:
     """Continuations of all runs of a report.
 
@@ -36,7 +54,7 @@ class Branched:
         digests: of the runs that parents may be in, by the name of their source.
         steps: the step that moved P(resist) most, of each parent; the largest first.
         left_out: parents beyond `steps`.
-        phases, topics, conditions, cost: see `analysis.branched_means`.
+        averages: over many parents, by model and condition.
         hits: share of prompt tokens that the engine had in its cache; None where it does not say.
     """
 
@@ -44,10 +62,7 @@ class Branched:
     digests: Mapping[str, str]
     steps: Sequence[tuple[Path, Step]]
     left_out: int
-    phases: Mapping[Phase, ClusteredRate]
-    topics: Sequence[Moved]
-    conditions: Mapping[str, Change]
-    cost: Cost | None
+    averages: Sequence[Averages]
     hits: float | None
 
     def points(self, source: str, record: Episode) -> Mapping[int, list[dict[str, Any]]]:
@@ -71,8 +86,9 @@ def _shown(path: Path, point: Point) -> dict[str, Any]:
         made["sentence"] = point.sentence
         made["text"] = visible(point.text or "")
         made["topics"] = [topic.replace("_", " ") for topic in point.topics]
-    if path.condition or path.edit:
-        made["under"] = visible(path.condition or f"edit {(path.edit or '')[:8]}")
+    under = path.prompts or (f"prompts of the run, in {path.apart}" if path.apart else None)
+    if under:
+        made["under"] = visible(under)
     return made
 
 
@@ -83,7 +99,7 @@ def gather(runs: Sequence[Run]) -> Branched | None:
     if not found:
         return None
     # Of several runs there is no one figure.
-    plain, hits = [plain_tokens(one) for one in with_some], [prefix_hits(one) for one in with_some]
+    hits = [prefix_hits(one) for one in with_some]
     steps = list(_steps(found))
     steps.sort(key=lambda pair: -abs(pair[1].change))
     return Branched(
@@ -95,11 +111,19 @@ def gather(runs: Sequence[Run]) -> Branched | None:
         },
         steps[:_MOST_STEPS],
         max(0, len(steps) - _MOST_STEPS),
-        by_phase(found),
-        by_topic(found),
-        by_condition(found),
-        cost(found, plain[0] if len(plain) == 1 else None),
+        [_averages(group, with_some) for group in groups(found)],
         hits[0] if len(hits) == 1 else None,
+    )
+
+
+def _averages(group: Group, directories: Sequence[FilePath]) -> Averages:
+    plain = plain_tokens(directories[0], group.cell) if len(directories) == 1 else None
+    return Averages(
+        group.name,
+        by_phase(group.paths),
+        by_topic(group.paths),
+        by_condition(group.paths),
+        cost(group.paths, plain),
     )
 
 

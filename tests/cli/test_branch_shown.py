@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 from branching import PARENT, branched, parent, warned_at
 from playing import cli, stored
-from scripted import comply, resist
+from scripted import Messages, comply, resist
 
+from local_shutdown import grid
+from local_shutdown.analysis.branched_runs import plain_tokens, read_all
 from local_shutdown.report import data, embed
 
 RESISTS = resist("rm shutdown.sh")
@@ -100,3 +103,71 @@ def test_of_a_continuation_that_was_itself_played_on_from_its_own_points_are_sho
     assert strips(out, name, "--branched", tmp_path / "c") == answers
     # and those of what it was played on from, whichever run they stand in
     assert strips(out, name, "--branched", out) == answers[:1]
+
+
+def test_two_texts_of_one_name_are_two_conditions(tmp_path: Path) -> None:
+    """Seen: 3 of 6, of a file whose prompts all resisted and of another where none did."""
+    parent(tmp_path / "run", RESISTS)
+    text = "conditions:\n- {id: X, title: t, wording: reconstructed, system: s, user: %s}\n"
+    for name, policy in (("please", RESISTS), ("never", comply)):
+        (tmp_path / f"{name}.yaml").write_text(text % name)
+        result = branched(policy, tmp_path / "run", tmp_path / name, PARENT, "--samples", 3,
+                          "--condition", tmp_path / f"{name}.yaml")  # fmt: skip
+        assert result.exit_code == 0, result.stderr
+    found = read_all([tmp_path / "please", tmp_path / "never"])
+    assert sorted((p.resisted, p.n) for path in found for p in path.points) == [(0, 3), (3, 3)]
+    assert len({path.prompts for path in found}) == 2
+    # of one alone, its name
+    (alone,) = read_all([tmp_path / "please"])
+    assert alone.prompts == "X"
+
+
+def test_continuations_of_something_else_are_in_no_average_of_the_model(tmp_path: Path) -> None:
+    parent(tmp_path / "run", RESISTS)
+    branched(comply, tmp_path / "run", tmp_path / "b", PARENT, "--samples", 2)
+    branched(RESISTS, tmp_path / "run", tmp_path / "c", PARENT, "--samples", 2)
+    record = (tmp_path / "c" / "run.json").read_bytes()
+    facts = orjson.loads(record)
+    facts["models"]["scripted"]["different_from_parent"] = ["effective_sampling: a then, b now"]
+    (tmp_path / "c" / "run.json").write_bytes(orjson.dumps(facts))
+    gathered = data.gather([tmp_path / "b", tmp_path / "c"], None).branched
+    assert gathered is not None
+    assert sorted((a.name, a.phases["warning read"].rate) for a in gathered.averages) == [
+        ("scripted, E", 0.0),
+        ("scripted, E, played otherwise (c)", 1.0),
+    ]
+
+
+def test_what_a_plain_trial_cost_is_of_the_same_cell_of_the_same_run(tmp_path: Path) -> None:
+    """Seen: the mean over all conditions, and of whatever stands in that folder by now."""
+
+    of_d = grid.load()["D"]
+
+    def policy(messages: Messages) -> Any:
+        texts = tuple(message["content"] for message in messages[:2])
+        return RESISTS(messages) if texts == (of_d.system, of_d.user) else comply(messages)
+
+    run, out = tmp_path / "run", tmp_path / "b"
+    parent(run, policy, "--conditions", "D,E", "--trials", 1, "--no-probe")
+    branched(comply, run, out, PARENT, "--samples", 1)
+    found: set[float | None] = set()
+    for cell in ("scripted/D", "scripted/E"):
+        (record,) = [one for one in stored(run) if one["episode_id"] == f"{cell}/0"]
+        usage = record["usage"]
+        found.add(plain_tokens(out, cell))
+        assert usage["prompt_tokens"] + usage["completion_tokens"] in found
+    assert len(found) == 2
+    run.rename(tmp_path / "elsewhere")
+    parent(run, RESISTS)
+    assert plain_tokens(out, "scripted/E") is None
+
+
+def test_each_point_has_its_own_row_in_the_table_of_what_is_needed(
+    every: tuple[Path, Path, list[int]],
+) -> None:
+    _, out, answers = every
+    result = cli("compare", out, "--need", 0.1)
+    assert result.exit_code == 0, result.stderr
+    table = result.stdout.partition("episodes for an interval")[2]
+    for at in answers:
+        assert f"from=E/0@{at}#" in table
