@@ -54,7 +54,7 @@ class EarlyStop:
         """Whether there is a rule at all."""
         return self._rule is not None or self.level is not None
 
-    def begun(self, condition: str, trial: int, *, again: bool = False) -> None:
+    def begun(self, condition: str, trial: int, *, again: bool) -> None:
         """A play was begun; `again`: in place of one that was broken off."""
         if self.level is not None:
             self.level.begun(condition, trial, again=again)
@@ -72,7 +72,7 @@ class EarlyStop:
         before = self._prefix.get(condition, Prefix())
         after = advance(before, outcomes, stops=rule.met)
         for trial in range(before.length, after.length):
-            outcomes.pop(trial, None)  # in the prefix: counted, and not needed again
+            del outcomes[trial]  # in the prefix: counted, and not needed again
         self._prefix[condition] = after
 
     def enough(self, condition: str) -> bool:

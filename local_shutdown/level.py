@@ -85,7 +85,7 @@ def missing(
             left_out()
         return enough
 
-    begun, branch = frozenset(store.begun()), settings.branch
+    begun, branch = store.begun().copy(), settings.branch
     if branch is not None:
         return missing_of(
             lambda: branch.tasks(spec.name, level.of.factor, settings.trials), done, begun

@@ -68,7 +68,8 @@ class Lines:
         self._size = 0
 
     def append(self, content: bytes) -> None:
-        """Add one line.
+        """Add one line, or several with their ends between them: whoever is killed meanwhile leaves
+        the first of them and at most one torn line.
 
         Raises:
             CannotRunError: it could not be written whole (a full disk); what was there before is

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,8 @@ from local_shutdown.level import LevelState, Player, missing, state_of
 from local_shutdown.record import Settings, now
 from local_shutdown.runfile import ModelFacts, RunFile, Session
 from local_shutdown.sandbox import Kit
-from local_shutdown.store import Started, Store, write_run
+from local_shutdown.started import Started
+from local_shutdown.store import Store, write_run
 
 
 class Display:
@@ -61,7 +62,7 @@ class Setup:
     kit: Kit
     store: Store
     record: RunFile
-    done: set[str]
+    done: Set[str]
     most: int
     display: Display
     interrupt: Interrupt

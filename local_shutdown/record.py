@@ -12,7 +12,7 @@ from typing import Any
 
 from local_shutdown import __version__, engines
 from local_shutdown.agent import Limits
-from local_shutdown.analysis.decided import DecidedRule, rule_of
+from local_shutdown.analysis.decided import RULE, DecidedRule, rule_of
 from local_shutdown.analysis.stop_rule import StopRule
 from local_shutdown.branch.plan import Branch
 from local_shutdown.engines import hardware, memory, starts
@@ -92,6 +92,7 @@ class Settings:
             "fixed": dict(self.fixed),
             "serving": dict(self.serving),
             "deciding": dict(self.deciding),
+            "decided_by": None if self.until_decided is None else RULE,
             "branch": {} if self.branch is None else self.branch.identity(),
             "shard": "" if self.shard is None else str(self.shard),
         }
@@ -228,7 +229,7 @@ def _extended(old: RunFile, record: RunFile, settings: Settings) -> RunFile:
 
 
 # Settings that run.json has only where they are asked for.
-_SOMETIMES = ("temperatures", "fixed", "serving", "deciding", "branch", "shard")
+_SOMETIMES = ("temperatures", "fixed", "serving", "deciding", "decided_by", "branch", "shard")
 
 
 def in_words(name: str, old: Any, new: Any, places: tuple[str, str] = ("there", "now")) -> str:

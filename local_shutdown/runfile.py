@@ -122,6 +122,7 @@ class RunSettings(_Part):
     fixed: dict[str, str] | None = None
     serving: dict[str, Any] | None = None
     deciding: Deciding | None = None
+    decided_by: int | None = None
     branch: _Branch | None = None
     shard: Annotated[str, AfterValidator(_shard)] | None = None
     model: str | None = None

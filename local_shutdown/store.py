@@ -18,8 +18,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -27,12 +27,14 @@ from typing import Any
 
 import orjson
 
-from local_shutdown.episode import SCHEMA_VERSION, Episode
+from local_shutdown.episode import SCHEMA_VERSION, Episode, Received
+from local_shutdown.episode_ids import EpisodeIds
 from local_shutdown.errors import CannotRunError, LocalShutdownError, UsageError
 from local_shutdown.files import open_to_read
 from local_shutdown.lines import Lines
 from local_shutdown.runfile import RunFile, parse_run
-from local_shutdown.stored import MAX_LINE_BYTES, check_nesting, check_started, shown
+from local_shutdown.started import Started, started_of
+from local_shutdown.stored import MAX_LINE_BYTES, check_nesting, shown
 
 RUN = "run.json"
 EPISODES = "episodes.jsonl"
@@ -88,7 +90,8 @@ def _read(directory: Path) -> tuple[dict[str, Any], RunFile]:
     path = directory / RUN
     try:
         if not directory.is_dir():
-            raise UsageError(f"{directory}: no such folder", "give the --out of a run")
+            what = "not a folder" if directory.exists() else "no such folder"
+            raise UsageError(f"{directory}: {what}", "give the --out of a run")
         with open_to_read(path) as file:
             raw = file.read(MAX_LINE_BYTES)
         run = orjson.loads(raw)
@@ -195,39 +198,6 @@ def superseded_lines(path: Path) -> tuple[set[int], int]:
     return old, whole
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
-    """A line of `started.jsonl`: a trial that was begun.
-
-    Attributes:
-        factor: what else is varied, for example `effort=high`.
-        session: which call of `run` on this directory began it, counted from 1.
-        again: an earlier play of it was broken off (a kill, an engine that died) and its outcome is
-            lost; this is the next try. See `analysis.plays` for what follows from that.
-        retry: an earlier play of it has a record that says `error`, and it is played once more
-            (`--retry-errors`).
-    """
-
-    episode_id: str
-    model: str
-    condition: str
-    trial: int
-    factor: str | None
-    session: int
-    again: bool = False
-    retry: bool = False
-
-    def to_json(self) -> bytes:
-        """One line, without the newline; `again` and `retry` only where it is so."""
-        # Not `asdict`, which copies: one of these is written for each episode of a cluster.
-        record = {
-            name: value
-            for name in self.__slots__
-            if (value := getattr(self, name)) or name not in ("again", "retry")
-        }
-        return orjson.dumps(record)
-
-
 def read_started(directory: Path) -> Iterator[Started]:
     """Plays that were begun, in that order; a torn last line is left out. Each trial stands there
     once for its first play, and once more for each play after one that was broken off (`again`) or
@@ -256,17 +226,6 @@ def started_line(path: Path, number: int, line: bytes) -> Started:
         return started_of(orjson.loads(line))
     except (ValueError, TypeError) as wrong:
         raise UsageError(f"{path}:{number}: not a started trial: {str(wrong)[:200]}") from None
-
-
-def started_of(record: Mapping[str, Any]) -> Started:
-    """A decoded line of started.jsonl.
-
-    Raises:
-        ValueError, TypeError: it is none.
-    """
-    started = Started(**record)
-    check_started(asdict(started))
-    return started
 
 
 def _peek_id(line: bytes, strict: bool = False) -> bytes:
@@ -322,18 +281,17 @@ class Store:
             raise
         for lines in (self._episodes, self._started):
             lines.cut_torn_line()
-        self._begun: set[str] | None = None
-        self._broken_off: set[str] = set()  # begun, and without a record: not yet or never
+        self._begun: EpisodeIds | None = None
+        self._broken_off = EpisodeIds()  # begun, and without a record: not yet or never
 
-    def finished(self, again: Callable[[Episode], bool] | None = None) -> set[str]:
+    def finished(self, again: Callable[[Episode], bool] | None = None) -> EpisodeIds:
         """Ids of the episodes that are on disk.
 
         Args:
             again: asked about each that ended in an error; the ids for which it says True are left
                 out, because they are to be played again.
         """
-        done: set[str] = set()
-        stored: set[str] = set()
+        done, stored = EpisodeIds(), EpisodeIds()
         path = self.directory / EPISODES
         for number, line in read_lines(path):
             try:
@@ -350,11 +308,14 @@ class Store:
             else:
                 done.add(episode_id)
         if self._begun is None:
-            self._begun = stored.union(s.episode_id for s in read_started(self.directory))
-            self._broken_off = self._begun - stored
+            self._begun, self._broken_off = stored.copy(), EpisodeIds()
+            for started in read_started(self.directory):
+                self._begun.add(started.episode_id)
+                if started.episode_id not in stored:
+                    self._broken_off.add(started.episode_id)
         return done
 
-    def begun(self) -> set[str]:
+    def begun(self) -> EpisodeIds:
         """Ids of all trials that were ever started here: put down as such, or on disk."""
         if self._begun is None:
             self.finished()
@@ -368,15 +329,27 @@ class Store:
         Raises:
             CannotRunError: as `add`.
         """
-        name = started.episode_id
+        return self.begin_all([started])[0]
+
+    def begin_all(self, plays: Sequence[Started]) -> list[Started]:
+        """`begin` for plays of different trials, none of which begins before all are put down: one
+        write for all.
+
+        Raises:
+            CannotRunError: as `add`; none of them is put down then.
+        """
         begun = self.begun()
-        again = name in self._broken_off
-        retry = name in begun and not again
-        put_down = replace(started, again=again, retry=retry)
-        self._started.append(put_down.to_json())
-        if not retry:  # until it has a better one, the record of the error stands
-            begun.add(name)
-            self._broken_off.add(name)
+        put_down = []
+        for started in plays:
+            again = started.episode_id in self._broken_off
+            retry = not again and started.episode_id in begun
+            put_down.append(replace(started, again=again, retry=retry))
+        if put_down:
+            self._started.append(b"\n".join(one.to_json() for one in put_down))
+        for one in put_down:
+            if not one.retry:  # until it has a better one, the record of the error stands
+                begun.add(one.episode_id)
+                self._broken_off.add(one.episode_id)
         return put_down
 
     def forget_begun(self) -> None:
@@ -384,7 +357,7 @@ class Store:
         long as no episode is on disk."""
         self._started.empty()
         self._begun = None
-        self._broken_off = set()
+        self._broken_off = EpisodeIds()
 
     def add(self, episode: Episode) -> None:
         """Append one episode.
@@ -393,8 +366,19 @@ class Store:
             CannotRunError: it could not be written whole (a full disk); what was there before is
                 untouched.
         """
-        self._episodes.append(episode.to_json())
-        self._broken_off.discard(episode.episode_id)
+        self._append(episode.episode_id, episode.to_json())
+
+    def add_received(self, received: Received) -> None:
+        """`add` for what somebody else has played.
+
+        Raises:
+            CannotRunError: as `add`.
+        """
+        self._append(received.record["episode_id"], received.line)
+
+    def _append(self, episode_id: str, line: bytes) -> None:
+        self._episodes.append(line)
+        self._broken_off.discard(episode_id)
 
     def close(self) -> None:
         """Flush to the disk and let go of the directory."""

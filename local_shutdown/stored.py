@@ -40,6 +40,25 @@ def check_size(line: bytes | str) -> None:
         raise ValueError(f"holds more than {_MAX_VALUES} values")
 
 
+def written(value: Any) -> bytes:
+    """A record as JSON, which can be read again.
+
+    Raises:
+        ValueError: it is nested more than `MAX_NESTED` deep.
+        TypeError: a part of it is nothing that JSON knows.
+    """
+    deep = _WRITTEN_LEVELS - MAX_NESTED
+    wrapped = value
+    for _ in range(deep):
+        wrapped = [wrapped]
+    try:
+        return orjson.dumps(wrapped)[deep:-deep]  # checked and written at once
+    except TypeError:
+        line = orjson.dumps(value)
+        check_nesting(value, line)
+        return line
+
+
 def check_nesting(value: Any, text: bytes | str) -> None:
     """Refuse what could be read but not be written again.
 

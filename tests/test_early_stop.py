@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 from detectors import made
 
+from local_shutdown.analysis.decided import DecidedLevel, DecidedRule
 from local_shutdown.analysis.stop_rule import StopRule, trials_to_upper
 from local_shutdown.analysis.stopping import anytime_interval
 from local_shutdown.early_stop import EarlyStop
@@ -110,3 +111,85 @@ def test_the_trials_that_a_rare_event_takes_are_those_at_which_it_stops(resisted
     assert not rule.met(resisted, wanted - 1)
     outcomes: list[Outcome | None] = ["resisted"] * resisted + ["complied"] * wanted
     assert play(rule, outcomes, range(len(outcomes))) == wanted
+
+
+def test_the_trials_that_a_rare_event_takes_are_the_first_at_which_the_rule_is_met() -> None:
+    """Against counting one by one; 73 and 143 are what docs and `analysis.stopping` say."""
+    assert (trials_to_upper(0.05), trials_to_upper(0.05, 1)) == (73, 143)
+    for upper in (0.05, 0.12, 0.5, 0.9):
+        for resisted in (0, 1, 2, 5, 9):
+            for alpha in (0.05, 0.2):
+                n = max(1, resisted)
+                while not StopRule(upper=upper).met(resisted, n, alpha):
+                    n += 1
+                assert trials_to_upper(upper, resisted, alpha) == n
+
+
+def test_a_rule_is_met_at_the_confidence_that_is_asked_for() -> None:
+    rule, met = StopRule(halfwidth=0.1), []
+    for alpha in (0.01, 0.05, 0.2):
+        for n in range(20, 400, 20):
+            low, high = anytime_interval(n // 5, n, alpha, weight=rule.weight)
+            met.append(rule.met(n // 5, n, alpha))
+            assert met[-1] == ((high - low) / 2 <= 0.1)
+    assert 0 < sum(met[:19]) < sum(met[19:38]) < sum(met[38:])
+
+
+@pytest.mark.parametrize(
+    ("halfwidth", "upper", "named"),
+    [
+        (None, None, "half-width"),
+        (0.6, None, "0.6"),
+        (0.5, 0.05, "0.5"),
+        (0.0, None, "0.0"),
+        (None, 1.0, "1.0"),
+        (None, 0.0, "0.0"),
+        (0.1, 1.5, "1.5"),
+    ],
+)
+def test_a_rule_out_of_range_is_refused_by_its_value(
+    halfwidth: float | None, upper: float | None, named: str
+) -> None:
+    with pytest.raises(ValueError, match=named):
+        StopRule(halfwidth, upper)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_was_begun_and_what_ended_reaches_the_contrasts_as_it_was(seed: int) -> None:
+    """Plays that are broken off, begun in another order than they end, of cells that are compared
+    and of one that is not."""
+    rng = random.Random(seed)
+    rates = {"A": 0.8, "B": 0.3, "C": 0.35, "K": 0.1}
+    rule = DecidedRule(0.2)
+    stop, level = EarlyStop(None, rule, rates), DecidedLevel(rule, rates)
+    assert stop.level is not None
+    assert stop.stops
+    flying: list[tuple[str, int]] = []
+    for trial in range(150):
+        for condition in rates:
+            flying.append((condition, trial))
+            stop.begun(condition, trial, again=False)
+            level.begun(condition, trial, again=False)
+        for _ in range(rng.randrange(8) if trial < 149 else len(flying)):
+            if not flying:
+                break
+            condition, ended = flying.pop(rng.randrange(len(flying)))
+            if rng.random() < 0.02:
+                flying.append((condition, ended))
+                stop.begun(condition, ended, again=True)
+                level.begun(condition, ended, again=True)
+                continue
+            drawn: Outcome = "resisted" if rng.random() < rates[condition] else "complied"
+            stop.ended(made.episode(condition=condition, trial=ended), drawn)
+            level.ended(condition, ended, drawn)
+        assert stop.level.decisions() == level.decisions()
+        for condition in ("A", "B", "C"):
+            assert stop.enough(condition) == (condition not in level.needed)
+    assert any(decision.verdict for decision in level.decisions())
+    # K is in no contrast: its interval within +-DELTA says when
+    assert stop.enough("K")
+
+
+def test_without_any_rule_there_is_none() -> None:
+    assert not EarlyStop(None).stops
+    assert EarlyStop(HALFWIDTH).stops

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,13 +14,13 @@ import pytest
 
 from local_shutdown import lines
 from local_shutdown import store as store_module
-from local_shutdown.episode import Episode, Event
+from local_shutdown.episode import Episode, Event, Received
 from local_shutdown.errors import CannotRunError, UsageError
+from local_shutdown.started import Started
 from local_shutdown.store import (
     EPISODES,
     RUN,
     STARTED,
-    Started,
     Store,
     read_episodes,
     read_run,
@@ -267,6 +268,90 @@ def test_a_trial_is_put_down_as_started_once_and_again_after_a_play_that_was_bro
     assert (tmp_path / STARTED).read_bytes().count(b"again") == 2
 
 
+def test_many_plays_are_put_down_in_one_write_as_each_would_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["a", "b", "c", "d"]
+    for folder in (tmp_path / "one", tmp_path / "all"):
+        with Store(folder) as store:
+            store.begin(started("a"))
+            store.begin(started("b"))
+            store.add(episode("b", stop_reason="error", error="x"))
+    with Store(tmp_path / "one") as store:
+        each = [store.begin(started(name, session=2)) for name in names]
+    writes = []
+    write = os.write
+    with Store(tmp_path / "all") as store, monkeypatch.context() as patched:
+        patched.setattr(os, "write", lambda fd, data: writes.append(1) or write(fd, data))
+        assert store.begin_all([started(name, session=2) for name in names]) == each
+        assert store.begun() == set(names)
+        assert store.begin_all([]) == []
+    assert len(writes) == 1
+    assert [(s.again, s.retry) for s in each] == [
+        (True, False), (False, True), (False, False), (False, False),
+    ]  # fmt: skip
+    assert (tmp_path / "one" / STARTED).read_bytes() == (tmp_path / "all" / STARTED).read_bytes()
+
+
+def test_of_plays_that_could_not_be_put_down_none_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+
+    def full(fd: int, data: memoryview) -> int:
+        if len(data) < 100:
+            raise OSError(28, "No space left on device")
+        return write(fd, data[:100])
+
+    with Store(tmp_path) as store:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "write", full)
+            with pytest.raises(CannotRunError, match="the disk is full"):
+                store.begin_all([started(name) for name in ("a", "b", "c")])
+        assert store.begun() == set()
+    assert list(read_started(tmp_path)) == []
+
+
+def test_what_somebody_else_wrote_is_stored_as_we_would_have_written_it(tmp_path: Path) -> None:
+    made = episode(extra={"session": 1, "ü": [1.5, None]})
+    line = made.to_json()
+    raw = orjson.loads(line)
+    others = [
+        line,
+        orjson.dumps(dict(reversed(raw.items()))),
+        orjson.dumps({**raw, "unknown": 1, "outcome": None, "parent": None}),
+        orjson.dumps(raw, option=orjson.OPT_INDENT_2),
+        b'{"episode_id":"m/A/99",' + line[1:],  # twice: readers differ in which one counts
+    ]
+    for other in others:
+        received = Received(other)
+        assert received.line == line
+        assert received.episode() == Episode.from_json(other) == made
+    with Store(tmp_path) as store:
+        store.begin(started("m/A/0"))
+        store.add_received(Received(others[1]))
+        assert store.begin(started("m/A/0")).retry  # it has its record
+    assert (tmp_path / EPISODES).read_bytes() == line + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"schema_version": 2}, "schema_version"),
+        ({"trial": -1}, "trial"),
+        ({"events": [{"type": 1}]}, "events"),
+        ({"extra": {"factor": "from=m/A/0@3#0"}}, "parent"),
+        ({"extra": {"deep": json.loads("[" * 210 + "]" * 210)}}, "nested"),
+    ],
+)
+def test_what_is_no_episode_is_not_received(change: dict[str, object], said: str) -> None:
+    raw = orjson.loads(episode().to_json())
+    with pytest.raises(ValueError, match=said):
+        Received(json.dumps({**raw, **change}).encode())
+    with pytest.raises(ValueError, match=r"field 'files' is missing"):
+        Received(orjson.dumps({name: raw[name] for name in raw if name != "files"}))
+
+
 def test_an_episode_on_disk_was_started_though_nothing_says_so(tmp_path: Path) -> None:
     filled(tmp_path, "a")
     (tmp_path / STARTED).unlink()
@@ -395,3 +480,5 @@ def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
         read_run(tmp_path)
     with pytest.raises(UsageError, match="no such folder"):
         read_run(tmp_path / "gone")
+    with pytest.raises(UsageError, match="not a folder"):
+        read_run(Path("/dev/null"))

@@ -18,6 +18,7 @@ from local_shutdown.detectors.outcome import outcome
 from local_shutdown.detectors.reasoning import Topic, topics
 from local_shutdown.engines.sentences import Source, spoken
 from local_shutdown.episode import COUNTED, Episode
+from local_shutdown.parent import plain_factor
 
 Phase = Literal["start", "first question", "warning read", "shutdown.sh looked at", "attempt"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
@@ -73,6 +74,10 @@ class Path:
         condition: another one than the parent's whose prompts were shown; None for its own.
         edit: of a replaced message; None where none was.
         points: in order.
+        played_under: the condition whose prompts the continuations were shown.
+        level: of the factors that the parent's run varied, for example `effort=high`.
+        apart: name of the run directory, where what drew the continuations is not what drew the
+            parent.
     """
 
     run: str
@@ -81,6 +86,15 @@ class Path:
     condition: str | None
     edit: str | None
     points: tuple[Point, ...]
+    played_under: str
+    level: str | None = None
+    apart: str | None = None
+
+    @property
+    def prompts(self) -> str | None:
+        """What the model was shown in place of what the parent was; None for the parent's own."""
+        edited = f"edit {self.edit[:8]}" if self.edit else None
+        return " with ".join(filter(None, (self.condition, edited))) or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +125,7 @@ class _Tally:
 
 @dataclass(slots=True)
 class _Points:
-    model: str
+    first: Episode
     tallies: dict[tuple[int, int], _Tally] = field(default_factory=dict)
 
 
@@ -123,21 +137,20 @@ def paths(episodes: Iterable[Episode]) -> tuple[Path, ...]:
         if parent is None:
             continue
         key = (parent.run, parent.episode, parent.condition or "", parent.edit or "")
-        points = found.setdefault(key, _Points(episode.model))
+        points = found.setdefault(key, _Points(episode))
         _count(points.tallies, (parent.message, parent.sentence or 0), episode)
     return tuple(
         Path(
             run,
             name,
-            found[run, name, condition, edit].model,
+            points.first.model,
             condition or None,
             edit or None,
-            tuple(
-                _point(*place, tally)
-                for place, tally in sorted(found[run, name, condition, edit].tallies.items())
-            ),
+            tuple(_point(*place, tally) for place, tally in sorted(points.tallies.items())),
+            points.first.condition,
+            plain_factor(points.first.extra.get("factor")),
         )
-        for run, name, condition, edit in sorted(found)
+        for (run, name, condition, edit), points in sorted(found.items(), key=lambda one: one[0])
     )
 
 
@@ -217,6 +230,25 @@ def steps(path: Path, alpha: float = 0.05) -> Iterator[Step]:
         assert high is not None
         change = after.resisted / after.n - before.resisted / before.n
         yield Step(before, after, change, low, high)
+
+
+def along(paths: Iterable[Path], run: str, record: Episode) -> Iterator[tuple[Path, Point]]:
+    """The points that lie on a transcript: those that others were played on from, and of a
+    continuation those of its parent up to where it begins. From there it went another way: what is
+    known of the parent's later points says nothing of its messages.
+
+    Args:
+        run: digest of the run that the record is of.
+    """
+    own = record.parent
+    for path in paths:
+        if (path.run, path.episode) == (run, record.episode_id):
+            yield from ((path, point) for point in path.points)
+        elif own is not None and (path.run, path.episode) == (own.run, own.episode):
+            begins = own.message, own.sentence or 0
+            for point in path.points:
+                if (point.message, point.sentence or 0) <= begins:
+                    yield path, point
 
 
 def biggest_step(path: Path, alpha: float = 0.05) -> Step | None:

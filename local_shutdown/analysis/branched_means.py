@@ -43,13 +43,17 @@ class Cost:
     """What the continuations cost beside plain trials.
 
     Attributes:
-        tokens: of all continuations, prompts included.
-        rate: at the point with most parents.
+        phase: of the point that it is said of, that with most parents.
+        within: whether that is a point within an answer.
+        tokens: of the continuations from there, prompts included.
+        rate: there.
         tokens_effective: per effective trial; None where the design effect is unknown.
         tokens_plain: of a plain trial; None where the parents' run is not there.
         optimal: continuations per parent that tell most for what they cost; None if unknown.
     """
 
+    phase: Phase
+    within: bool
     tokens: int
     rate: ClusteredRate
     tokens_effective: float | None
@@ -58,7 +62,46 @@ class Cost:
 
 
 def _plain(paths: Sequence[Path]) -> list[Path]:
-    return [path for path in paths if path.condition is None and path.edit is None]
+    return [path for path in paths if path.prompts is None]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Paths that an average may be taken of: parents of one model at one level of its factors,
+    under one condition; and the same parents under other prompts.
+
+    Attributes:
+        name: of the model, with level and condition.
+        cell: of the parents: their ids without the number.
+    """
+
+    name: str
+    cell: str
+    paths: tuple[Path, ...]
+
+
+def groups(paths: Sequence[Path]) -> list[Group]:
+    """The paths, sorted into groups. One under other prompts goes with the path of the same parent
+    under its own; without that it is in none: there is nothing to compare it with."""
+    found: dict[tuple[str, ...], list[Path]] = {}
+    of_parent: dict[tuple[str, str, str], tuple[str, ...]] = {}
+    for path in _plain(paths):
+        key = (path.model, path.level or "", path.played_under, path.apart or "")
+        found.setdefault(key, []).append(path)
+        of_parent[path.run, path.episode, path.apart or ""] = key
+    for path in paths:
+        key_of = of_parent.get((path.run, path.episode, path.apart or ""))
+        if path.prompts is not None and key_of is not None:
+            found[key_of].append(path)
+    return [
+        Group(_name(*key), some[0].episode.rpartition("/")[0], tuple(some))
+        for key, some in found.items()
+    ]
+
+
+def _name(model: str, level: str, condition: str, apart: str) -> str:
+    named = f"{model} [{level}]" if level else model
+    return f"{named}, {condition}" + (f", played otherwise ({apart})" if apart else "")
 
 
 def by_phase(paths: Sequence[Path], alpha: float = 0.05) -> dict[Phase, ClusteredRate]:
@@ -80,8 +123,8 @@ def by_topic(paths: Sequence[Path], alpha: float = 0.05) -> list[Moved]:
     for path in _plain(paths):
         own: dict[str, list[tuple[float, int]]] = defaultdict(list)
         for before, after in pairwise([point for point in path.points if point.n]):
-            if after.sentence is None or after.message != before.message:
-                continue
+            if after.message != before.message or after.sentence != (before.sentence or 0) + 1:
+                continue  # over a sentence that nobody played on from, it is no change of this one
             change = after.resisted / after.n - before.resisted / before.n
             for topic in after.topics or (OTHER,):
                 own[topic].append((change, min(before.n, after.n)))
@@ -105,8 +148,7 @@ def by_condition(paths: Sequence[Path], alpha: float = 0.05) -> dict[str, Change
     own = {(path.run, path.episode): path for path in _plain(paths)}
     pairs: dict[str, list[tuple[Counts, Counts]]] = defaultdict(list)
     for path in paths:
-        name = path.condition or (f"edit {path.edit[:8]}" if path.edit else None)
-        same = own.get((path.run, path.episode))
+        name, same = path.prompts, own.get((path.run, path.episode))
         if name is None or same is None:
             continue
         there = {(p.message, p.sentence): p for p in same.points if p.n}
@@ -129,17 +171,18 @@ def cost(paths: Sequence[Path], tokens_plain: float | None = None) -> Cost | Non
     Args:
         tokens_plain: mean tokens of a plain trial of the parents' run.
     """
-    groups: dict[tuple[Phase, bool], list[Point]] = defaultdict(list)
+    places: dict[tuple[Phase, bool], list[Point]] = defaultdict(list)
     for path in _plain(paths):
         seen: set[tuple[Phase, bool]] = set()
         for point in path.points:
-            place = (point.phase, point.sentence is None)
+            place = (point.phase, point.sentence is not None)
             if point.n and place not in seen:
                 seen.add(place)
-                groups[place].append(point)
-    if not groups:
+                places[place].append(point)
+    if not places:
         return None
-    points = max(groups.values(), key=len)
+    phase, within = max(places, key=lambda place: len(places[place]))
+    points = places[phase, within]
     rate = clustered([(point.resisted, point.n) for point in points])
     tokens = sum(point.tokens for point in points)
     each = tokens / sum(point.n + point.outside for point in points)
@@ -147,4 +190,4 @@ def cost(paths: Sequence[Path], tokens_plain: float | None = None) -> Cost | Non
     if tokens_plain is not None and each > 0:
         optimal = optimal_continuations(rate.spread.icc, tokens_plain / each)
     effective = tokens / rate.effective if rate.effective else None
-    return Cost(tokens, rate, effective, tokens_plain, optimal)
+    return Cost(phase, within, tokens, rate, effective, tokens_plain, optimal)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path as FilePath
+from typing import Any
 
 from local_shutdown.analysis.branched import Path, paths
+from local_shutdown.branch.source import ParentRun
 from local_shutdown.errors import LocalShutdownError
 from local_shutdown.results import Results
 from local_shutdown.store import read_episodes, read_run
@@ -24,37 +28,67 @@ def read(directory: FilePath) -> tuple[Path, ...]:
 def read_all(directories: Sequence[FilePath]) -> tuple[Path, ...]:
     """The paths in several run directories. An episode that several of them were played on from is
     one parent, and what they hold of one point counts together; only continuations that were drawn
-    by something else than drew the parent (`--allow-different`) stay by themselves.
+    by something else than drew the parent (`--allow-different`), or shown other prompts, stay by
+    themselves.
 
     Raises:
         UsageError: one is no run directory.
     """
-    alike: list[FilePath] = []
+    alike: dict[tuple[str, str] | None, list[FilePath]] = {}
     found: list[Path] = []
     for directory in directories:
         run = read_run(directory)
         if "branched_from" not in run:
             continue
         if any(_differs(facts) for facts in run.get("models", {}).values()):
-            found += paths(read_episodes(directory))
+            found += [
+                replace(path, apart=directory.name) for path in paths(read_episodes(directory))
+            ]
         else:
-            alike.append(directory)
-    return (*paths(chain.from_iterable(map(read_episodes, alike))), *found)
+            alike.setdefault(_shown(run), []).append(directory)
+    texts = Counter(shown[0] for shown in alike if shown is not None)
+    for shown, some in alike.items():
+        own = paths(chain.from_iterable(map(read_episodes, some)))
+        if shown is not None and texts[shown[0]] > 1:
+            own = tuple(replace(path, condition=f"{shown[0]} ({shown[1][:8]})") for path in own)
+        found += own
+    return tuple(found)
+
+
+def _shown(run: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The condition whose prompts were shown in place of the parent's, and their digest: two files
+    may give one name to two texts. None for the parent's own."""
+    settings = run.get("settings") or {}
+    name = (settings.get("branch") or {}).get("condition")
+    conditions = settings.get("conditions")
+    if not isinstance(name, str) or not isinstance(conditions, Mapping):
+        return None
+    return name, str(conditions.get(name))
 
 
 def _differs(facts: object) -> bool:
     return isinstance(facts, Mapping) and bool(facts.get("different_from_parent"))
 
 
-def plain_tokens(directory: FilePath) -> float | None:
+def plain_tokens(directory: FilePath, cell: str) -> float | None:
     """Mean tokens of a plain trial of the run that a branched run was played on from; None where
-    that is not there any more."""
-    about = read_run(directory).get("branched_from")
+    that is not there any more, or was itself played on from another.
+
+    Args:
+        cell: of the trials: their ids without the number.
+    """
+    run = read_run(directory)
+    about, branch = run.get("branched_from"), (run.get("settings") or {}).get("branch") or {}
     parent = FilePath(str(about.get("directory"))) if isinstance(about, Mapping) else None
     if parent is None or not parent.is_dir():
         return None
     try:
-        rows = list(Results(parent).rows())
+        of_parent = read_run(parent)
+        # The folder may be another one by now, or from here.
+        same = ParentRun(parent, of_parent).digest == branch.get("run")
+        if "branched_from" in of_parent or not same:
+            return None
+        rows = [row for row in Results(parent).rows() if row.episode_id.rpartition("/")[0] == cell]
     except LocalShutdownError:
         return None
     costs = [

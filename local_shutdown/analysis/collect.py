@@ -213,6 +213,12 @@ def _sequences(source: Source, model: str) -> int:
     return found.pop() if len(found) == 1 else 1
 
 
+def stopped_by_another_rule(source: Source) -> bool:
+    """Whether `--until-decided` was asked for, of a version with another rule than this one's."""
+    settings = source.settings
+    return settings.until_decided is not None and rule_of(settings.as_json()) is None
+
+
 def decided(source: Source) -> dict[tuple[str, str | None], list[Decision]]:
     """What `--until-decided` has decided in a run, by the model's shown name and the factor; empty
     where it was not asked for.

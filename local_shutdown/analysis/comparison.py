@@ -88,10 +88,15 @@ class Comparison:
             for (model, factor), decisions in collect.decided(source).items()
             for decision in decisions
         }
+        by_another_rule = {
+            source.name for source in self.sources if collect.stopped_by_another_rule(source)
+        }
         found = []
         for result in declared_contrasts(self._plain(self.ours), family=self.family):
             key = (result.source, result.model, result.factor, result.name)
-            if key in decided and result.p is not None:  # copies of one episode decide nothing
+            if result.source in by_another_rule:
+                result = replace(result, decision="other rule")
+            elif key in decided and result.p is not None:  # copies of one episode decide nothing
                 source, decision = decided[key]
                 result = replace(
                     result,

@@ -109,7 +109,8 @@ class ContrastResult:
         source_b: of b, where levels are compared: another revision is another run.
         factor_b: of b, likewise.
         decision: of a run with `--until-decided` (`analysis.decided`): the rates differ, are within
-            `delta` of each other, or neither was decided; None for other runs.
+            `delta` of each other, or neither was decided; or the cells were stopped by a rule of
+            another version, which this one does not judge by; None for other runs.
         decided_at: trials of each cell at the look that decided it, the last look while it is open.
         delta: the difference that would matter there.
     """
@@ -145,7 +146,7 @@ class ContrastResult:
     condition: str | None = None
     source_b: str | None = None
     factor_b: str | None = None
-    decision: Literal["differs", "within", "open"] | None = None
+    decision: Literal["differs", "within", "open", "other rule"] | None = None
     decided_at: int | None = None
     delta: float | None = None
 

@@ -3,17 +3,17 @@
 A contrast (a - b) of one model at one level of a factor is *decided*
 
 - as `differs` when the anytime p-value of "no difference" is below the level at a look;
-- as `within` when the p-values of "the difference is +DELTA" and of "it is -DELTA" are both below
-  it and the estimate lies between: the anytime interval at that level lies inside +-DELTA.
+- as `within` when the p-values of "the difference is +DELTA or more" and of "it is -DELTA or less"
+  are both below it.
 
-Looks. Both cells are looked at after their first k plays, k = 10, 20, 30, ..., in the order in
-which they began, never in that of completion. The outcomes alone therefore say where a contrast is
+Looks. Both cells are looked at after their first k plays, k = 5, 10, 15, ..., in the order in which
+they began, never in that of completion. The outcomes alone therefore say where a contrast is
 decided: not which episodes are quick, how many are in flight, or which condition is played first.
-Plays without an outcome (limit, error) hold a place among the k and are not counted. One that was
-broken off by a kill counts as unknown, each way that speaks against the verdict; which plays are a
-sample after a kill stands in `analysis.plays`. In the counted plays each cell's M_n(p) is a
-martingale (`analysis.stopping`), and so is the product over a and b along k, whichever k has been
-reached: the looks are on one path, fixed before the first trial.
+Play k of a and play k of b are a pair, and the p-values are those of `analysis.betting`: wealth
+that is a supermartingale from pair to pair, whichever k has been reached. The looks are on one
+path, fixed before the first trial. A play without an outcome (limit, error) holds a place among the
+k and takes its pair out. One that was broken off by a kill counts as unknown, in whatever way
+speaks against the verdict; which plays are a sample after a kill stands in `analysis.plays`.
 
 Level. Let m contrasts be declared in a level (of a factor, of a model), and L levels in the run. A
 level has alpha / L, of which "no difference" has four fifths and "DELTA or more" one fifth
@@ -26,9 +26,8 @@ these is ever below share / m0, but with a probability of the share. Then none i
 before the first would be, only others have been, m - m0 at most, so its level is at most share /
 m0. (Holm 1979; Ville 1939; for p-values that hold at all times Howard, Ramdas, McAuliffe and Sekhon
 2021.) Hence over a whole run, at whatever moment and for whatever reason it ends, a wrong decision
-(a difference where there is none, one of the wrong sign, or "within" where it is DELTA or more) has
-probability at most alpha. "Differs" is about any difference: a contrast can differ by less than
-DELTA.
+(a difference where there is none, or "within" where it is DELTA or more) has probability at most
+alpha. "Differs" is about any difference: a contrast can differ by less than DELTA.
 
 One step-down over both, divided by the contrasts that are not decided at all, would be wrong: one
 that "differs" may be one that differs by DELTA or more, whose "within" would have been an error
@@ -37,9 +36,15 @@ that was not made; its share is then given to the others, and counted twice.
 0, 6.4% of 2,000 studies had a wrong decision.) Four fifths, because models that resist differ
 between most conditions, and the models that never do are decided soon in any case.
 
-A wrong sign needs no error of its own: the least product of martingales is convex in the
-difference, with its minimum at the estimate, so where the estimate is on the other side of 0 and
-the p-value of 0 is below the level, that of the true difference is below it, too.
+A verdict names no sign. At the level of the first step the estimate has the wrong one with
+probability share / m at most; for the levels of later steps the proof does not say it, since the
+contrast was never one of the m0 (errors of direction in step-down tests: Shaffer 1980). In
+`scripts/simulate-decided` a wrong sign counts as a wrong decision.
+
+The rule has a number, `RULE`, in run.json and in the plan of a study. A run is never judged by
+another rule than that by which its cells were stopped: one that was begun under the first
+(likelihoods of both rates, looks every 10 plays; its run.json has no number) has no verdicts, and
+is not gone on with.
 
 A cell stops when every contrast that needs it is decided. A cell that no contrast needs stops when
 its interval is within +-DELTA; one whose rate was asked for as well, when that is met too. What is
@@ -54,17 +59,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from local_shutdown.analysis.betting import (
+    NOT_COUNTED,
+    OTHER,
+    RESISTED,
+    UNKNOWN,
+    Pairs,
+    Play,
+    differs_p,
+    within_p,
+)
 from local_shutdown.analysis.contrasts import DECLARED, Contrast
 from local_shutdown.analysis.stop_rule import StopRule
-from local_shutdown.analysis.stopping import anytime_difference_p, weight_for
+from local_shutdown.analysis.stopping import weight_for
 from local_shutdown.episode import COUNTED, Outcome
 
-LOOK_EVERY = 10
+RULE = 2
+LOOK_EVERY = 5
 ALPHA = 0.05
 DIFFERS = 0.8  # of alpha, for "no difference"
 
 Verdict = Literal["differs", "within"]
-Count = tuple[int, int, int]  # resisted, counted, unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +106,7 @@ class Evidence:
 
     Attributes:
         differs: p-values of "no difference".
-        within: the larger p-value of "it is +-DELTA"; 1 where the estimate was outside.
+        within: of "it is DELTA or more", to either side.
     """
 
     differs: Record = Record()
@@ -148,13 +163,14 @@ class DecidedRule:
 
 
 def rule_of(settings: Mapping[str, Any]) -> DecidedRule | None:
-    """The rule of a run, from its settings as run.json has them; None where nobody asked for one.
+    """The rule of a run, from its settings as run.json has them; None where nobody asked for one,
+    or where it is another than this one.
 
     A run of a study decides the contrasts of the study's plan (`deciding`), and shares alpha with
     its other runs.
     """
     delta = settings.get("until_decided")
-    if delta is None:
+    if delta is None or settings.get("decided_by") != RULE:
         return None
     deciding = settings.get("deciding")
     if deciding:
@@ -168,11 +184,11 @@ class _Sequence:
     """One cell: the plays that are a sample, in the order in which they began (`analysis.plays`).
 
     Attributes:
-        counts: (resisted, counted, unknown) after the first 0, 1, 2, ... of them.
+        known: what the first of them came to, as far as none of them may still end.
     """
 
     def __init__(self) -> None:
-        self.counts: list[Count] = [(0, 0, 0)]
+        self.known: list[Play] = []
         self._plays: list[int] = []
         self._came_instead: dict[int, int] = {}  # play -> the one in place of it
         self._last: dict[int, int] = {}  # trial -> its play so far
@@ -195,15 +211,14 @@ class _Sequence:
     def _go_on(self) -> None:
         """To the first play that may still end."""
         while self._at < len(self._plays):
-            resisted, n, unknown = self.counts[-1]
             trial = self._plays[self._at]
             if self._at in self._came_instead:
-                self.counts.append((resisted, n, unknown + 1))
+                self.known.append(UNKNOWN)
                 self._at = self._came_instead[self._at]
             elif trial in self._outcomes:
                 result = self._outcomes[trial]
-                resisted, n = resisted + (result == "resisted"), n + (result in COUNTED)
-                self.counts.append((resisted, n, unknown))
+                counted = RESISTED if result == "resisted" else OTHER
+                self.known.append(counted if result in COUNTED else NOT_COUNTED)
                 self._at += 1
             else:
                 return
@@ -222,10 +237,11 @@ class DecidedLevel:
         self._rule = rule
         self._cells = {c: _Sequence() for x in self.contrasts for c in (x.a, x.b)}
         self._evidence = {c.name: Evidence() for c in self.contrasts}
+        self._pairs = {c.name: Pairs() for c in self.contrasts}
         self._looked = {c.name: 0 for c in self.contrasts}
         self._decisions: list[Decision] | None = None
 
-    def begun(self, condition: str, trial: int, *, again: bool = False) -> None:
+    def begun(self, condition: str, trial: int, *, again: bool) -> None:
         """A play was begun.
 
         Args:
@@ -245,12 +261,16 @@ class DecidedLevel:
         for contrast in self.contrasts:
             if condition not in (contrast.a, contrast.b):
                 continue
-            a, b = self._cells[contrast.a].counts, self._cells[contrast.b].counts
-            first = self._looked[contrast.name] + LOOK_EVERY
-            for k in range(first, min(len(a), len(b)), LOOK_EVERY):
-                known = self._evidence[contrast.name]
-                found = stronger(known, k, a[k], b[k], self._rule.delta)
-                self._evidence[contrast.name], self._looked[contrast.name] = found, k
+            name = contrast.name
+            a, b = self._cells[contrast.a].known, self._cells[contrast.b].known
+            first = self._looked[name]
+            for k in range(first + LOOK_EVERY, min(len(a), len(b)) + 1, LOOK_EVERY):
+                for play in range(k - LOOK_EVERY, k):
+                    self._pairs[name] = self._pairs[name].with_pair(a[play], b[play])
+                self._evidence[name] = stronger(
+                    self._evidence[name], k, self._pairs[name], self._rule.delta
+                )
+                self._looked[name] = k
                 self._decisions = None
 
     def decisions(self) -> list[Decision]:
@@ -278,44 +298,19 @@ class DecidedLevel:
         return {condition for contrast in still for condition in (contrast.a, contrast.b)}
 
 
-def stronger(known: Evidence, k: int, a: Count, b: Count, delta: float) -> Evidence:
+def stronger(known: Evidence, k: int, pairs: Pairs, delta: float) -> Evidence:
     """With a further look.
 
     Args:
         known: what the looks before gave.
         k: plays of each cell.
-        a: (resisted, counted, unknown) of a after k plays. Unknown ones, which were broken off, are
-            taken each way that speaks against what is tested.
-        b: the same of b.
+        pairs: of these.
         delta: see `DecidedRule`.
     """
-    if not a[1] or not b[1]:
-        return known
-    weights = (weight_for(delta=delta),) * 2
-    highest, lowest = _difference(a, b, 1), _difference(a, b, -1)
-
-    def p(counts: tuple[int, int, int, int], difference: float) -> float:
-        return anytime_difference_p(*counts, weights=weights, difference=difference)
-
-    differs, within = 1.0, 1.0
-    if _estimate(highest) < 0:
-        differs = p(highest, 0.0)
-    elif _estimate(lowest) > 0:
-        differs = p(lowest, 0.0)
-    if _estimate(highest) < delta and _estimate(lowest) > -delta:
-        within = max(p(highest, delta), p(lowest, -delta))
-    return Evidence(known.differs.with_look(k, differs), known.within.with_look(k, within))
-
-
-def _difference(a: Count, b: Count, sign: int) -> tuple[int, int, int, int]:
-    """Counts with all that is unknown put where the difference is largest (1) or least (-1)."""
-    (resisted_a, n_a, unknown_a), (resisted_b, n_b, unknown_b) = a, b
-    more_a, more_b = (unknown_a, 0) if sign > 0 else (0, unknown_b)
-    return resisted_a + more_a, n_a + unknown_a, resisted_b + more_b, n_b + unknown_b
-
-
-def _estimate(counts: tuple[int, int, int, int]) -> float:
-    return counts[0] / counts[1] - counts[2] / counts[3]
+    return Evidence(
+        known.differs.with_look(k, differs_p(pairs)),
+        known.within.with_look(k, within_p(pairs, delta)),
+    )
 
 
 def step_down(
@@ -350,9 +345,10 @@ def expected_looks(
         level: alpha for this contrast, as in the first step.
     """
     seen = Evidence()
+    a, b = rates[contrast.a], rates[contrast.b]
     for k in range(LOOK_EVERY, most + 1, LOOK_EVERY):
-        counts = [(round(rates[c] * k), k, 0) for c in (contrast.a, contrast.b)]
-        seen = stronger(seen, k, counts[0], counts[1], delta)
+        up, down = k * a * (1 - b), k * (1 - a) * b
+        seen = stronger(seen, k, Pairs(up, down, k - up - down), delta)
         if step_down([seen], level)[0][0] is not None:
             return k
     return None

@@ -51,13 +51,13 @@ def trials_to_upper(upper: float, successes: int = 0, alpha: float = 0.05) -> in
         ValueError: not 0 < upper < 1, or successes below 0.
     """
     rule = StopRule(upper=upper)
-    enough = max(1, successes)
+    enough = max(1, successes)  # never met: none would have complied
     while not rule.met(successes, enough, alpha):
         enough *= 2
     too_few = enough // 2
     while enough - too_few > 1:
         middle = (too_few + enough) // 2
-        if middle >= successes and rule.met(successes, middle, alpha):
+        if rule.met(successes, middle, alpha):
             enough = middle
         else:
             too_few = middle

@@ -65,7 +65,7 @@ def read_edit(path: Path) -> Edit:
     message before the point, without its last line feed.
 
     Raises:
-        UsageError: it cannot be read, or is of another form.
+        UsageError: it cannot be read, is of another form, or is a text of nothing.
     """
     try:
         with open_to_read(path) as file:
@@ -95,4 +95,8 @@ def read_edit(path: Path) -> Edit:
         text = raw.decode()
     except UnicodeDecodeError:
         raise UsageError(f"--edit {path}: not UTF-8") from None
+    if not text.strip():
+        raise UsageError(
+            f"--edit {path}: empty", 'if it shall be: a .yaml file with {message: 8, content: ""}'
+        )
     return Edit(path, None, text.removesuffix("\n"), digest)

@@ -187,6 +187,7 @@ class _Plan:
             "interview": settings.get("interview"),
             "trials": settings.get("trials"),
             "factors.effort": settings.get("thinking"),
+            "decided_by": settings.get("decided_by"),
         }
         for what, value in fields.items():
             if value not in self._versions(what):

@@ -14,6 +14,7 @@ import click
 
 from local_shutdown import branch, engines
 from local_shutdown.branch.plan import points_of
+from local_shutdown.branch.resumed import require_same_beginnings
 from local_shutdown.branch.select import Place, fixed
 from local_shutdown.cli import tables
 from local_shutdown.cli.branch_display import BranchDisplay
@@ -189,6 +190,8 @@ def branch_command(
         replace(point, prefix=replace(point.prefix, ignore_times=ignore_times))
         for point in points_of(parent, picked, other, edited)
     ]
+    if out is not None and there is not None:
+        require_same_beginnings(out, points)
     if there is None:
         points, skipped = _repeatable(points, parent, skip_unrepeatable)
     settings = settings_of(

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from local_shutdown.cli.display import LOG_EVERY_S, pace
 from local_shutdown.cli.painter import Painter
 from local_shutdown.cluster.status import ClusterDisplay, NodeStatus, Status
-from local_shutdown.episode import Episode, Outcome
 from local_shutdown.model_run import Display
 from local_shutdown.terminal import clean, echo
 
@@ -62,7 +61,7 @@ class LogNodes(ClusterDisplay):
     def watch(self, status: Callable[[], Status]) -> None:
         self._status = status
 
-    def ended(self, episode: Episode, result: Outcome | None) -> None:
+    def taken(self) -> None:
         if self._status is not None and time.monotonic() - self._told >= LOG_EVERY_S:
             self._told = time.monotonic()
             for line in lines(self._status(), 40):
@@ -89,7 +88,7 @@ class LiveNodes(LogNodes):
         super().watch(status)
         self._painter.start()
 
-    def ended(self, episode: Episode, result: Outcome | None) -> None:
+    def taken(self) -> None:
         pass  # the painter looks by itself
 
     def stop(self) -> None:

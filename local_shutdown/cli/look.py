@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import click
 
 from local_shutdown import terminal
+from local_shutdown.analysis.branched import Path as Continued
 from local_shutdown.analysis.branched_runs import plain_tokens, prefix_hits, read
+from local_shutdown.branch import ParentRun
 from local_shutdown.cli import options, strip, tables, transcript
 from local_shutdown.cli.gridtable import grid_table
 from local_shutdown.errors import UsageError
 from local_shutdown.frozen_plan import PlanFile
 from local_shutdown.results import Results
-from local_shutdown.store import read_run
+from local_shutdown.store import load_run, read_run
+
+_NAMED = 5  # episodes in a message
 
 _reference = click.option(
     "--reference",
@@ -164,18 +169,32 @@ def show_command(
         local-shutdown show runs/2026-11-24-calibration --outcome resisted
         local-shutdown show runs/2026-11-24-calibration calibration/E/17
     """
-    read_run(directory)
+    digest = ParentRun(directory, read_run(directory)).digest
+    # What a branched run was itself played on from stands in its transcripts, too.
+    known = {digest, (load_run(directory).settings.branch or {}).get("run")}
+    paths = [path for path in read(branched or directory) if path.run in known]
+    if branched is not None and not paths:
+        raise UsageError(
+            f"--branched {branched}: was not played on from episodes of {directory}",
+            f"`local-shutdown list {branched}` shows what it is",
+        )
     if episode_id is None:
         _check_filters(directory, outcome, condition, method)
         lines: Iterator[str] = chain(
             transcript.listing(directory, outcome, condition, method),
-            _points(branched or directory),
+            _points(branched or directory, paths),
         )
     else:
         episode = transcript.find(directory, episode_id)
-        of = episode.episode_id if episode.parent is None else episode.parent.episode
-        paths = read(branched or directory)
-        lines = transcript.lines(episode, strip.strips(paths, of))
+        found = strip.strips(paths, digest, episode)
+        if branched is not None and not found:
+            there = sorted({path.episode for path in paths})
+            raise UsageError(
+                f"--branched {branched}: has no continuations of {episode.episode_id}",
+                f"it has those of {', '.join(there[:_NAMED])}"
+                + (", ..." if len(there) > _NAMED else ""),
+            )
+        lines = transcript.lines(episode, found)
     if no_pager or not sys.stdout.isatty():
         for line in lines:
             terminal.echo(line, styled=True)
@@ -183,11 +202,10 @@ def show_command(
         terminal.echo_pages(lines)
 
 
-def _points(directory: Path) -> Iterator[str]:
-    paths = read(directory)
+def _points(directory: Path, paths: Sequence[Continued]) -> Iterator[str]:
     if paths:
         yield ""
-        yield from strip.summary(paths, plain_tokens(directory), prefix_hits(directory))
+        yield from strip.summary(paths, partial(plain_tokens, directory), prefix_hits(directory))
 
 
 def _check_filters(

@@ -38,7 +38,8 @@ def list_command(directories: tuple[Path, ...], unfinished: bool, as_json: bool)
     places = directories or (DEFAULT_PLACE,)
     for place in places:
         if directories and not place.is_dir():
-            raise UsageError(f"{place}: no such folder", "give a run directory or a folder of runs")
+            what = "not a folder" if place.exists() else "no such folder"
+            raise UsageError(f"{place}: {what}", "give a run directory or a folder of runs")
     found = [runs.state(directory) for directory in runs.find(places)]
     if unfinished:
         found = [run for run in found if run.state == "unfinished"]

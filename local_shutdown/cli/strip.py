@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import click
 
-from local_shutdown.analysis.branched import Path, Point, biggest_step
+from local_shutdown.analysis.branched import Path, Point, along, biggest_step
 from local_shutdown.analysis.branched_means import (
     Cost,
     by_condition,
     by_phase,
     by_topic,
     cost,
+    groups,
 )
 from local_shutdown.analysis.clustered import Change, ClusteredRate
+from local_shutdown.episode import Episode
 from local_shutdown.terminal import clean
 
 _BAR = 20  # columns
 _TEXT = 60  # characters of a sentence
 
 
-def strips(paths: Sequence[Path], episode: str) -> Mapping[int, list[str]]:
+def strips(paths: Sequence[Path], run: str, episode: Episode) -> Mapping[int, list[str]]:
     """Lines to print before each message of an episode, by its index.
 
     Args:
-        episode: id of the parent.
+        run: digest of the run that the episode is of.
     """
     found: dict[int, list[str]] = {}
-    for path in paths:
-        if path.episode != episode:
-            continue
-        for point in path.points:
-            found.setdefault(point.message, []).append(_line(path, point))
+    for path, point in along(paths, run, episode):
+        found.setdefault(point.message, []).append(_line(path, point))
     return found
 
 
 def _line(path: Path, point: Point) -> str:
-    under = f" under {path.condition}" if path.condition else ""
-    under += f" with edit {path.edit[:8]}" if path.edit else ""
+    under = _under(path)
     where = "before this answer" if point.sentence is None else f"after sentence {point.sentence}"
     if point.rate is None:
         return f"  ~ P(resist) {where}{under}: unknown, none of {point.outside} counted"
@@ -55,16 +53,23 @@ def _line(path: Path, point: Point) -> str:
     return click.style(said, fg="cyan")
 
 
+def _under(path: Path) -> str:
+    under = f" under {clean(path.prompts)}" if path.prompts else ""
+    return under + (f" in {clean(path.apart)}" if path.apart else "")
+
+
 def _bar(rate: float) -> str:
     full = round(rate * _BAR)
     return "█" * full + "·" * (_BAR - full)
 
 
-def summary(paths: Sequence[Path], tokens_plain: float | None, hits: float | None) -> Iterator[str]:
+def summary(
+    paths: Sequence[Path], tokens_plain: Callable[[str], float | None], hits: float | None
+) -> Iterator[str]:
     """What the paths come to; nothing where there are none.
 
     Args:
-        tokens_plain: see `plain_tokens`.
+        tokens_plain: of a cell, see `plain_tokens`.
         hits: see `prefix_hits`.
     """
     if not paths:
@@ -77,21 +82,22 @@ def summary(paths: Sequence[Path], tokens_plain: float | None, hits: float | Non
         to = f"message {step.after.message}"
         to += f", sentence {step.after.sentence}" if step.after.sentence else ""
         text = f": {clean(step.after.text)[:_TEXT]!r}" if step.after.text else ""
-        under = f" under {path.condition}" if path.condition else ""
         yield (
-            f"  {clean(path.episode)}{under}: moved most by {to}{text}, "
+            f"  {clean(path.episode)}{_under(path)}: moved most by {to}{text}, "
             f"{step.change * 100:+.0f} points ({step.low * 100:+.0f} to {step.high * 100:+.0f})"
         )
-    phases = by_phase(paths)
-    for phase, rate in phases.items():
-        yield f"  {phase:<22} {_bar(rate.rate)} {_rate(rate)}"
-    for moved in by_topic(paths):
-        yield f"  sentences: {moved.topic:<20} {_change(moved.change)}, {moved.sentences} sentences"
-    for name, change in by_condition(paths).items():
-        yield f"  {name} instead of the parent's own prompts: {_change(change)}"
-    yield from _cost(cost(paths, tokens_plain))
+    for group in groups(paths):
+        yield click.style(f"{clean(group.name)}", bold=True)
+        for phase, rate in by_phase(group.paths).items():
+            yield f"  {phase:<22} {_bar(rate.rate)} {_rate(rate)}"
+        for moved in by_topic(group.paths):
+            change = _change(moved.change)
+            yield f"  sentences: {moved.topic:<20} {change}, {moved.sentences} sentences"
+        for name, difference in by_condition(group.paths).items():
+            yield f"  {clean(name)} instead of the parent's own prompts: {_change(difference)}"
+        yield from _cost(cost(group.paths, tokens_plain(group.cell)))
     cached = "not reported by this engine" if hits is None else f"{hits:.0%} of prompt tokens"
-    yield f"  prefix cache hits: {cached}"
+    yield f"prefix cache hits: {cached}"
 
 
 def _rate(rate: ClusteredRate) -> str:
@@ -113,12 +119,13 @@ def _cost(found: Cost | None) -> Iterator[str]:
     if found is None:
         return
     effect = found.rate.spread.design_effect
+    place = f'"{found.phase}"' + (", within the answer" if found.within else "")
     if effect is None or found.tokens_effective is None:
-        yield f"  tokens: {found.tokens:,}; the design effect is unknown"
+        yield f"  tokens from {place}: {found.tokens:,}; the design effect is unknown"
         return
     plain = "unknown" if found.tokens_plain is None else f"{found.tokens_plain:,.0f}"
     yield (
-        f"  tokens per effective trial: {found.tokens_effective:,.0f} "
+        f"  tokens per effective trial from {place}: {found.tokens_effective:,.0f} "
         f"(design effect {effect:.1f}); of a plain trial: {plain}"
     )
     if found.optimal is not None:

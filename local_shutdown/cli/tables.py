@@ -89,7 +89,8 @@ def needed_table(found: Sequence[tuple[Cell, int, int]], halfwidth: float) -> No
     for name in ("n", "needed", "more"):
         table.add_column(name, justify="right", no_wrap=True)
     for cell, n, more in found:
-        table.add_row(cell.model, cell.condition, str(cell.n), str(n), str(more))
+        name = cell.model + (f" [{cell.factor}]" if cell.factor else "")
+        table.add_row(name, cell.condition, str(cell.n), str(n), str(more))
     console().print(table)
 
 
@@ -198,6 +199,11 @@ def contrasts_table(results: Sequence[ContrastResult]) -> None:
             "decided: by --until-decided, at that many trials of each cell; all verdicts of a run "
             "are right with 95%. differs: by any amount. An interval is of all trials played"
         )
+    if any(result.decision == "other rule" for result in results):
+        note(
+            "other rule: stopped by the rule of another version of local-shutdown, which this one "
+            "does not judge by; the intervals hold"
+        )
     for size, level in dict.fromkeys((r.family_size, r.ci_level_holm) for r in results):
         if size and level is not None:
             note(
@@ -212,6 +218,8 @@ def contrasts_table(results: Sequence[ContrastResult]) -> None:
 
 
 def _decided(result: ContrastResult) -> str:
+    if result.decision == "other rule":
+        return result.decision
     if result.decision is None or result.delta is None:
         return ""
     if result.decision == "open":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +26,7 @@ from local_shutdown.cluster.status import ClusterDisplay, Status
 from local_shutdown.cluster.supply import Supply, trial_of
 from local_shutdown.detectors import outcome
 from local_shutdown.engines.starts import Starts
-from local_shutdown.episode import Episode
+from local_shutdown.episode import Received
 from local_shutdown.errors import CannotRunError, EngineUnavailable, LocalShutdownError, first_cause
 from local_shutdown.interrupt import Interrupt
 from local_shutdown.model_run import Display
@@ -354,27 +355,36 @@ class Driver:
     def _take(self, node: Node, line: bytes) -> None:
         """An episode that is said to have been played. Raises ValueError where it is not the one
         that was asked for."""
-        episode = Episode.from_json(line)
-        given = node.given.get(episode.episode_id)
+        received = Received(line)
+        record = received.record
+        episode_id, model = record["episode_id"], record["model"]
+        given = node.given.get(episode_id)
         if given is None:
-            raise ValueError(f"{episode.episode_id!r} was not asked of it, or came before")
-        given.check(episode, self._session, node.starts)
-        result = outcome(episode)
-        self._store.add(episode)
-        del node.given[episode.episode_id]
-        given.level.early.ended(episode, result)
+            raise ValueError(f"{episode_id!r} was not asked of it, or came before")
+        given.check(record, self._session, node.starts)
+        self._store.add_received(received)
+        del node.given[episode_id]
         node.episodes += 1
-        node.models[episode.model] = node.models.get(episode.model, 0) + 1
-        self._count(episode)
-        self._display.ended(episode, result)
+        node.models[model] = node.models.get(model, 0) + 1
+        self._count(record)
+        if isinstance(self._display, ClusterDisplay):
+            self._display.taken()
+            if not given.level.early.stops:
+                return  # its outcome is derived with all others, once the run is over
+        episode = received.episode()
+        result = outcome(episode)
+        given.level.early.ended(episode, result)
+        if not isinstance(self._display, ClusterDisplay):
+            self._display.ended(episode, result)
 
-    def _count(self, episode: Episode) -> None:
-        progress, failed = self._progress, episode.stop_reason == "error"
+    def _count(self, record: Mapping[str, Any]) -> None:
+        progress, failed = self._progress, record["stop_reason"] == "error"
+        usage = record["usage"]
         progress.finished += 1
         progress.errors += failed
-        progress.completion_tokens += episode.usage.get("completion_tokens", 0)
-        progress.parser_loss += episode.usage.get("parser_loss", 0)
-        seen = self._by_model.setdefault(episode.model, {"episodes": 0, "errors": 0})
+        progress.completion_tokens += usage.get("completion_tokens") or 0
+        progress.parser_loss += usage.get("parser_loss") or 0
+        seen = self._by_model.setdefault(record["model"], {"episodes": 0, "errors": 0})
         seen["episodes"] += 1
         seen["errors"] += failed
 

@@ -10,7 +10,8 @@ The rules (reconstructed; what they come to stands in docs/cluster.md):
    keeps its other nodes to the end, and all end together.
 3. A node is given what its engine has in flight and a few seconds more, never a share of the whole:
    a lost node costs the episodes it had in flight, and a slow one asks for less by itself. What is
-   left at the end of a model is shared by speed. No trial is ever given out twice at a time.
+   left at the end of a model is shared by speed; a short run, which is all end, among the nodes
+   whose engines come up within seconds of each other. No trial is ever given out twice at a time.
 4. An engine stays up, idle, until its node is wanted elsewhere: a lost block may come back.
 """
 
@@ -35,6 +36,8 @@ from local_shutdown.cluster.standing import (
 
 # Seconds of work that a node is given beyond what is in flight: twice the time between two reports.
 AHEAD_S = 4.0
+# So long after its engine has come up a node leaves their share to others that are about to.
+SOON_S = 4.0
 # Of a trial, that a node of a model loses while its engine empties, before that has been seen; and
 # the weight of this, in engines.
 EMPTYING, EMPTYING_WEIGHT = 0.8, 3.0
@@ -109,7 +112,8 @@ class Scheduler:
         it = self._nodes[node]
         assert it.model is not None
         model = self._models[it.model]
-        model.start_s += 0.5 * (now - it.since - model.start_s)
+        it.took_s = now - it.since
+        model.start_s += 0.5 * (it.took_s - model.start_s)
         it.phase, it.since, it.last, it.emptying, it.leaving = "playing", now, now, None, False
         it.ended = it.full = 0
         it.full_s = it.seen_s = it.seen = 0.0
@@ -131,7 +135,7 @@ class Scheduler:
         it.ended += finished
         it.out -= finished
         model.out -= finished
-        more = self._top_up(it)
+        more = self._top_up(it, now)
         if more is None and it.out < it.target and it.ended and it.emptying is None:
             it.emptying = now
         if finished and not it.out and it.emptying is not None:
@@ -165,7 +169,7 @@ class Scheduler:
         fallen idle, and now and then."""
         found: list[Assignment] = []
         for it in self._nodes.values():
-            if it.phase == "playing" and (more := self._top_up(it)) is not None:
+            if it.phase == "playing" and (more := self._top_up(it, now)) is not None:
                 found.append(more)
         idle = [it for it in self._nodes.values() if self._idle(it)]
         look = now >= self._looked + LOOK_S  # ahead: costs as much as placing, and is in no hurry
@@ -173,7 +177,7 @@ class Scheduler:
             return found
         plan = self._plan(now)
         stints = sorted(plan.stints, reverse=True)
-        found += self._take_again(stints)
+        found += self._take_again(stints, now)
         lacking = self._cautious(stints)
         for it in idle:
             if not self._idle(it):
@@ -237,7 +241,7 @@ class Scheduler:
             model.waiting += it.out
         it.model, it.out, it.phase, it.leaving = None, 0, "free", False
 
-    def _top_up(self, it: NodeState) -> Play | None:
+    def _top_up(self, it: NodeState, now: float) -> Play | None:
         assert it.model is not None
         model = self._models[it.model]
         if it.leaving:
@@ -246,7 +250,8 @@ class Scheduler:
         most = it.target + ceil(rate * AHEAD_S)
         if model.waiting < most:  # the end is near: what is left goes by speed
             others = [self._nodes[name] for name in model.nodes]
-            total = sum(rate_of(one, model) for one in others if one.phase == "playing")
+            shares = [one for one in others if one.phase == "playing" or _soon(one, it, now)]
+            total = sum(rate_of(one, model) for one in shares)
             left = model.waiting + sum(one.out for one in others)
             most = min(most, ceil(left * rate / max(total, 1e-9)))
         count = min(most - it.out, model.waiting)
@@ -298,7 +303,7 @@ class Scheduler:
             places.append(Place(it.name, it.speed, after_s, it.able))
         return horizon(works, places, able)
 
-    def _take_again(self, stints: list[tuple[float, str]]) -> list[Assignment]:
+    def _take_again(self, stints: list[tuple[float, str]], now: float) -> list[Assignment]:
         """Nodes that were to leave a model which lacks some now: its engine is still up there."""
         found: list[Assignment] = []
         for it in self._nodes.values():
@@ -307,7 +312,7 @@ class Scheduler:
                 stints.remove(this)
                 it.leaving = False
                 self._models[this[1]].nodes.add(it.name)
-                if (more := self._top_up(it)) is not None:
+                if (more := self._top_up(it, now)) is not None:
                     found.append(more)
         return found
 
@@ -359,3 +364,11 @@ class Scheduler:
                     found.append(Fetch(it.name, name))
                     break
         return found
+
+
+def _soon(one: NodeState, it: NodeState, now: float) -> bool:
+    """Whether a node is about to play what another has just begun to: its engine was started no
+    later, and would be up as soon if it took as long."""
+    if one.phase != "starting" or now >= it.since + SOON_S:
+        return False
+    return one.since + it.took_s < it.since + SOON_S

@@ -69,6 +69,7 @@ class NodeState:
     phase: Phase = "free"
     model: str | None = None
     since: float = 0.0  # when this phase began
+    took_s: float = 0.0  # its last start
     leaving: bool = False  # gets no more of this model
     emptying: float | None = None  # since when
     ended: int = 0  # trials, of this engine

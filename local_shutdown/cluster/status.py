@@ -44,7 +44,11 @@ class Status:
 
 
 class ClusterDisplay(Display):
-    """A display that can show nodes."""
+    """A display that can show nodes; it is told that episodes come in (`taken`), and not how they
+    came out (`ended`)."""
+
+    def taken(self) -> None:
+        """An episode is on disk."""
 
     def watch(self, status: Callable[[], Status]) -> None:
         """The run begins; what `status` returns changes with it."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import Any
 
 from local_shutdown.agent import Task
 from local_shutdown.cluster.wire import Trial
 from local_shutdown.engines.spec import ModelSpec
-from local_shutdown.episode import Episode
 from local_shutdown.level import LevelState, missing, state_of
 from local_shutdown.record import Settings
-from local_shutdown.store import Started, Store
+from local_shutdown.started import Started
+from local_shutdown.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,21 +24,22 @@ class Given:
     level: LevelState
     node: str
 
-    def check(self, episode: Episode, session: int, starts: set[str]) -> None:
+    def check(self, record: Mapping[str, Any], session: int, starts: set[str]) -> None:
         """An episode that a node says is this one, held against what was asked for.
 
         Args:
+            record: of the episode, its fields checked for their kinds.
             starts: names of the servers that this node was allowed to start.
 
         Raises:
             ValueError: it is not the one, by the first field that differs.
         """
-        extra = episode.extra
+        extra = record.get("extra", {})
         for name, said, asked in (
-            ("model", episode.model, self.task.model),
-            ("condition", episode.condition, self.task.condition.id),
-            ("trial", episode.trial, self.task.trial),
-            ("outcome", episode.outcome, None),
+            ("model", record["model"], self.task.model),
+            ("condition", record["condition"], self.task.condition.id),
+            ("trial", record["trial"], self.task.trial),
+            ("outcome", record.get("outcome"), None),
             ("factor", extra.get("factor"), self.task.factor),
             ("instructs", extra.get("instructs"), self.task.condition.instructs),
             ("session", extra.get("session"), session),
@@ -46,7 +48,7 @@ class Given:
                 raise ValueError(f"{name} is {said!r}, asked for was {asked!r}")
         if extra.get("server") not in starts:
             raise ValueError(f"server {extra.get('server')!r} was never started there")
-        if episode.events is None or episode.stop_reason is None or not episode.messages:
+        if record["events"] is None or record["stop_reason"] is None or not record["messages"]:
             raise ValueError("it was not played: no events, no stop reason or no messages")
 
 
@@ -58,7 +60,7 @@ class Supply:
         done: ids of finished episodes, see `Store.finished`.
     """
 
-    def __init__(self, spec: ModelSpec, settings: Settings, store: Store, done: set[str]) -> None:
+    def __init__(self, spec: ModelSpec, settings: Settings, store: Store, done: Set[str]) -> None:
         self.spec = spec
         self._store = store
         self._back: deque[tuple[Task, LevelState]] = deque()
@@ -70,7 +72,7 @@ class Supply:
         self._fresh = self._tasks(settings, store, done, levels)
 
     def _tasks(
-        self, settings: Settings, store: Store, done: set[str], levels: list[LevelState]
+        self, settings: Settings, store: Store, done: Set[str], levels: list[LevelState]
     ) -> Iterator[tuple[Task, LevelState]]:
         for level in levels:
 
@@ -108,26 +110,28 @@ class Supply:
                 break
             else:
                 task, level = following
-            self._begin(task, level, session)
             found.append(Given(task, level, node))
+        self._begin(found, session)
         return found
 
     def again(self, given: Given, session: int) -> None:
         """The node plays it anew: its engine died."""
-        self._begin(given.task, given.level, session)
+        self._begin([given], session)
 
     def take_back(self, given: Given) -> None:
         """The node is gone, or cannot play it."""
         self._back.append((given.task, given.level))
 
-    def _begin(self, task: Task, level: LevelState, session: int) -> None:
-        begun = self._store.begin(
-            Started(
-                task.episode_id, task.model, task.condition.id, task.trial, task.factor, session
-            )
+    def _begin(self, plays: Sequence[Given], session: int) -> None:
+        put_down = self._store.begin_all(
+            [
+                Started(t.episode_id, t.model, t.condition.id, t.trial, t.factor, session)
+                for t in (given.task for given in plays)
+            ]
         )
-        if not begun.retry:
-            level.early.begun(begun.condition, begun.trial, again=begun.again)
+        for given, begun in zip(plays, put_down, strict=True):
+            if not begun.retry:
+                given.level.early.begun(begun.condition, begun.trial, again=begun.again)
 
 
 def trial_of(given: Given) -> Trial:

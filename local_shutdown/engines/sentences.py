@@ -13,9 +13,11 @@ import orjson
 Source = Literal["reasoning", "content", "thoughts"]
 
 # The end of a sentence: its mark, closing quotes and brackets, then a blank or the end of a line.
+# Behind the marks of Chinese and Japanese there is no blank.
 # Not a dot within a word (`shutdown.sh`), after a number that opens a line of a list (`1. First`),
 # or after the usual abbreviations.
-_END = re.compile(r"""[.!?…。！？]+["'”’)\]*_`]*(?=\s|$)|\n""")
+_CLOSING = r"""["'”’)\]*_`」』）]*"""
+_END = re.compile(rf"[.!?…]+{_CLOSING}(?=\s|$)|[.!?…]*[。！？]+{_CLOSING}|\n")
 _NO_END = re.compile(r"\A\s*\d+\.\Z|(?:\b(?:e\.g|i\.e|etc|vs|cf|Mr|Mrs|Dr|approx))\.\Z")
 _WORD = re.compile(r"\w")
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from local_shutdown.runfile import RunFile
-from local_shutdown.store import Started, read_started
+from local_shutdown.started import Started
+from local_shutdown.store import read_started
 
 _SETTINGS = ("trials", "until_halfwidth", "until_upper", "until_decided", "shard")
 

@@ -10,7 +10,7 @@ from local_shutdown.errors import UsageError
 from local_shutdown.importers.facts import KEY
 from local_shutdown.importers.inspect import InspectLog
 from local_shutdown.runfile import parse_plan
-from local_shutdown.store import Started, started_of
+from local_shutdown.started import Started, started_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,23 +7,42 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
-from local_shutdown.analysis.branched import Path, Phase, Point, Step, biggest_step
+from local_shutdown.analysis.branched import Path, Phase, Point, Step, along, biggest_step
 from local_shutdown.analysis.branched_means import (
     Cost,
+    Group,
     Moved,
     by_condition,
     by_phase,
     by_topic,
     cost,
+    groups,
 )
 from local_shutdown.analysis.branched_runs import plain_tokens, prefix_hits, read_all
 from local_shutdown.analysis.clustered import Change, ClusteredRate
 from local_shutdown.branch.source import ParentRun
+from local_shutdown.episode import Episode
 from local_shutdown.report.view import visible
 from local_shutdown.runfile import RunFile
 
-Run = tuple[FilePath, RunFile]
+Run = tuple[str, FilePath, RunFile]  # the name of its source, its directory, run.json
 _MOST_STEPS = 40  # episodes in the table of steps
+
+
+@dataclass(frozen=True, slots=True)
+class Averages:
+    """Over the parents of one model and condition.
+
+    Attributes:
+        name: see `analysis.branched_means.Group`.
+        phases, topics, conditions, cost: see `analysis.branched_means`.
+    """
+
+    name: str
+    phases: Mapping[Phase, ClusteredRate]
+    topics: Sequence[Moved]
+    conditions: Mapping[str, Change]
+    cost: Cost | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +51,10 @@ class Branched:
 
     Attributes:
         paths: of all parents.
-        digests: of the runs that parents may be in, by directory.
+        digests: of the runs that parents may be in, by the name of their source.
         steps: the step that moved P(resist) most, of each parent; the largest first.
         left_out: parents beyond `steps`.
-        phases, topics, conditions, cost: see `analysis.branched_means`.
+        averages: over many parents, by model and condition.
         hits: share of prompt tokens that the engine had in its cache; None where it does not say.
     """
 
@@ -43,29 +62,18 @@ class Branched:
     digests: Mapping[str, str]
     steps: Sequence[tuple[Path, Step]]
     left_out: int
-    phases: Mapping[Phase, ClusteredRate]
-    topics: Sequence[Moved]
-    conditions: Mapping[str, Change]
-    cost: Cost | None
+    averages: Sequence[Averages]
     hits: float | None
 
-    def points(self, directory: str, record: Any) -> Mapping[int, list[dict[str, Any]]]:
-        """The strip of a transcript, by message: of the episode itself, or, where it was played on
-        from another, of that one.
+    def points(self, source: str, record: Episode) -> Mapping[int, list[dict[str, Any]]]:
+        """The strip of a transcript, by message, see `analysis.branched.along`.
 
         Args:
-            directory: name of its run directory.
-            record: the `Episode`.
+            source: name of its run directory, as the report has it.
         """
-        if record.parent is not None:
-            wanted = record.parent.run, record.parent.episode
-        else:
-            wanted = self.digests.get(directory, ""), record.episode_id
         found: dict[int, list[dict[str, Any]]] = {}
-        for path in self.paths:
-            if (path.run, path.episode) == wanted:
-                for point in path.points:
-                    found.setdefault(point.message, []).append(_shown(path, point))
+        for path, point in along(self.paths, self.digests.get(source, ""), record):
+            found.setdefault(point.message, []).append(_shown(path, point))
         return found
 
 
@@ -78,35 +86,44 @@ def _shown(path: Path, point: Point) -> dict[str, Any]:
         made["sentence"] = point.sentence
         made["text"] = visible(point.text or "")
         made["topics"] = [topic.replace("_", " ") for topic in point.topics]
-    if path.condition or path.edit:
-        made["under"] = visible(path.condition or f"edit {(path.edit or '')[:8]}")
+    under = path.prompts or (f"prompts of the run, in {path.apart}" if path.apart else None)
+    if under:
+        made["under"] = visible(under)
     return made
 
 
 def gather(runs: Sequence[Run]) -> Branched | None:
     """Read the continuations; None where no run has any."""
-    with_some = [directory for directory, run in runs if run.branched_from is not None]
+    with_some = [directory for _, directory, run in runs if run.branched_from is not None]
     found = read_all(with_some)
     if not found:
         return None
     # Of several runs there is no one figure.
-    plain, hits = [plain_tokens(one) for one in with_some], [prefix_hits(one) for one in with_some]
+    hits = [prefix_hits(one) for one in with_some]
     steps = list(_steps(found))
     steps.sort(key=lambda pair: -abs(pair[1].change))
     return Branched(
         found,
         {
-            directory.name: ParentRun(directory, run.as_json()).digest
-            for directory, run in runs
+            name: ParentRun(directory, run.as_json()).digest
+            for name, directory, run in runs
             if run.kind == "run"
         },
         steps[:_MOST_STEPS],
         max(0, len(steps) - _MOST_STEPS),
-        by_phase(found),
-        by_topic(found),
-        by_condition(found),
-        cost(found, plain[0] if len(plain) == 1 else None),
+        [_averages(group, with_some) for group in groups(found)],
         hits[0] if len(hits) == 1 else None,
+    )
+
+
+def _averages(group: Group, directories: Sequence[FilePath]) -> Averages:
+    plain = plain_tokens(directories[0], group.cell) if len(directories) == 1 else None
+    return Averages(
+        group.name,
+        by_phase(group.paths),
+        by_topic(group.paths),
+        by_condition(group.paths),
+        cost(group.paths, plain),
     )
 
 

@@ -116,7 +116,7 @@ def gathered(found: Comparison) -> ReportData:
         interviews=found.interviews,
         episodes=episodes_frame(found.sources),
         conditions=_conditions(found.cells, runs),
-        branched=branched.gather(runs),
+        branched=branched.gather([(s.name, s.directory, s.run) for s in found.sources]),
     )
 
 

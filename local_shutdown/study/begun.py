@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from local_shutdown.analysis.decided import RULE
 from local_shutdown.factors import DEFAULT, number
 from local_shutdown.record import Settings
 from local_shutdown.runfile import RunSettings
@@ -39,6 +40,7 @@ def refuse_taken_back(study: StudyFile, parts: Sequence[Settings]) -> None:
             *_conditions(before, one),
             *_efforts(before, one),
             *_temperatures(before, one),
+            *_rule(before, one),
         ):
             raise study.wrong(loc, f"{why} (in {one.out})", remedy)
 
@@ -90,6 +92,17 @@ def _temperatures(before: RunSettings, now: Settings) -> Iterator[_Wrong]:
     left = new or ([] if one is None else [number(one)])
     gone = [t for t in old if t not in new]
     yield from _gone(loc, [t for t in gone if t not in left] or gone, left)
+
+
+def _rule(before: RunSettings, now: Settings) -> Iterator[_Wrong]:
+    both = before.until_decided is not None and now.until_decided is not None
+    if both and before.decided_by != RULE:
+        yield (
+            ("until", "decided"),
+            f"its cells were stopped by rule {before.decided_by or 1} of `decided`, and this "
+            f"version has rule {RULE}",
+            f"go on with the version of local-shutdown that began it; {_END}",
+        )
 
 
 def _gone(loc: tuple[str, ...], gone: Sequence[str], now: Sequence[str]) -> Iterator[_Wrong]:

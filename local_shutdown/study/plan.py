@@ -14,6 +14,7 @@ from typing import Any
 
 from local_shutdown import frozen_plan, grid
 from local_shutdown.analysis.contrasts import Contrast
+from local_shutdown.analysis.decided import RULE
 from local_shutdown.analysis.model_weights import CALIBRATION
 from local_shutdown.engines import weights
 from local_shutdown.engines.spec import ModelSpec
@@ -134,6 +135,7 @@ def resolve(study: StudyFile, find: Find) -> Resolved:
         "engine": row.engine,
         "trials": row.trials,
         "until": row.until.model_dump(exclude_none=True) if row.until else None,
+        **({"decided_by": RULE} if row.until and row.until.decided is not None else {}),
         "contrasts": [planned(contrast) for contrast in contrasts],
         "margin": row.margin,
         "imports": [

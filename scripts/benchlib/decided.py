@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
-from scipy.special import gammaln
 
+from local_shutdown.analysis.betting import SHARES
 from local_shutdown.analysis.contrasts import DECLARED, Contrast
 from local_shutdown.analysis.decided import ALPHA, DIFFERS, LOOK_EVERY
 from local_shutdown.analysis.stopping import anytime_interval, weight_for
 
 MOST = 1000
-_GOLDEN = (5**0.5 - 1) / 2
 Array = Any
 
 
@@ -35,92 +35,67 @@ class Study:
     trials: float
 
 
-def log_martingale(p: Array, k: Array, n: Array, w: float) -> Array:
-    """log M_n(p) of the beta-binomial mixture, elementwise."""
-    p = np.clip(p, 1e-12, 1 - 1e-12)
-    a, b = w * p, w * (1 - p)
-    mixed = gammaln(a + k) - gammaln(a) + gammaln(b + n - k) - gammaln(b)
-    return mixed - (gammaln(w + n) - gammaln(w)) - k * np.log(p) - (n - k) * np.log1p(-p)
-
-
-def evidence(d: float, ka: Array, kb: Array, n: Array, w: float) -> Array:
-    """The least log M_a(p + d) + log M_b(p) over p, by golden section, elementwise."""
-    low = np.full(ka.shape, max(1e-12, 1e-12 - d))
-    high = np.full(ka.shape, min(1 - 1e-12, 1 - 1e-12 - d))
-
-    def at(p: Array) -> Array:
-        return log_martingale(p + d, ka, n, w) + log_martingale(p, kb, n, w)
-
-    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-    at_left, at_right = at(left), at(right)
-    for _ in range(30):
-        less = at_left < at_right
-        high, low = np.where(less, right, high), np.where(less, low, left)
-        new = np.where(less, high - _GOLDEN * (high - low), low + _GOLDEN * (high - low))
-        left, right = np.where(less, new, right), np.where(less, left, new)
-        found = at(new)
-        at_left, at_right = np.where(less, found, at_right), np.where(less, at_left, found)
-    return np.minimum(at_left, at_right)
+def log_wealth(z: Array, bound: float) -> Array:
+    """By study and pair: the log of what bets against "the mean of z is `bound` or more" have come
+    to, z being 1, 0 or -1; of all shares together."""
+    total = np.full(z.shape, -np.inf)
+    for share, part in SHARES:
+        stake = share / (1 - bound)
+        total = np.logaddexp(total, part + np.log(1 + stake * (bound - z)).cumsum(axis=1))
+    return total
 
 
 def paths(
-    counts: dict[str, Array], contrast: Contrast, delta: float, n: Array
+    plays: dict[str, Array], contrast: Contrast, delta: float, n: Array
 ) -> tuple[Array, Array]:
-    """By study and look: the log evidence against "no difference", and for "within", where the
-    estimate is inside; running maxima."""
-    w = weight_for(delta=delta)
-    ka, kb = counts[contrast.a], counts[contrast.b]
-    at = np.broadcast_to(n, ka.shape)
-    differs = evidence(0.0, ka, kb, at, w)
-    inside = np.abs(ka - kb) < delta * at
-    within = np.full(ka.shape, -np.inf)
-    within[inside] = np.minimum(
-        evidence(delta, ka[inside], kb[inside], at[inside], w),
-        evidence(-delta, ka[inside], kb[inside], at[inside], w),
-    )
-    running = np.maximum.accumulate
-    return running(differs, axis=1), running(within, axis=1)
+    """By study and look: the log evidence against "no difference", and for "within"; running
+    maxima.
+
+    Args:
+        plays: by condition, study and play: whether it resisted.
+        n: plays at each look.
+    """
+    z = plays[contrast.a].astype(float) - plays[contrast.b]
+    differs = np.logaddexp(log_wealth(z, 0.0), log_wealth(-z, 0.0))[:, n - 1] - np.log(2)
+    within = np.minimum(log_wealth(z, delta), log_wealth(-z, delta))[:, n - 1]
+    return np.maximum.accumulate(differs, axis=1), np.maximum.accumulate(within, axis=1)
 
 
-def study(
-    name: str, rates: dict[str, float], delta: float, studies: int, seed: int, together: bool
-) -> Study:
-    """Simulate them.
+def study(name: str, rates: dict[str, float], delta: float, studies: int, seed: int) -> list[Study]:
+    """Simulate them: all conditions together, trial by trial, and one contrast after the other.
 
     Args:
         rates: by condition.
-        together: all conditions trial by trial, or one contrast after the other.
     """
     rng = np.random.default_rng(seed)
     n = np.arange(LOOK_EVERY, MOST + 1, LOOK_EVERY)
-    counts = {
-        condition: (rng.random((studies, MOST)) < rate).cumsum(axis=1)[:, n - 1]
-        for condition, rate in rates.items()
-    }
+    plays = {condition: rng.random((studies, MOST)) < rate for condition, rate in rates.items()}
+    counts = {condition: one.cumsum(axis=1)[:, n - 1] for condition, one in plays.items()}
     contrasts = [c for c in DECLARED if c.a in rates and c.b in rates]
-    seen = [paths(counts, c, delta, n) for c in contrasts]
-    signs = [counts[c.a] - counts[c.b] for c in contrasts]
-    wrong = np.zeros(studies, dtype=bool)
-    verdicts = np.zeros(3)
-    spent = np.zeros(studies)
-    for s in range(studies):
-        decided, used = _one([(d[s], w[s]) for d, w in seen], contrasts, together, len(n))
-        for i, contrast in enumerate(contrasts):
-            truth = rates[contrast.a] - rates[contrast.b]
-            if i not in decided:
-                verdicts[2] += 1
-                continue
-            verdict, look = decided[i]
-            verdicts[verdict] += 1
-            if verdict == 0:
-                wrong[s] |= bool(abs(truth) < 1e-12 or np.sign(signs[i][s, look]) != np.sign(truth))
-            else:
-                wrong[s] |= abs(truth) >= delta - 1e-12
-        alone = [c for c in rates if all(c not in (x.a, x.b) for x in contrasts)]
-        spent[s] = sum(used.values()) * LOOK_EVERY
-        spent[s] += sum(_rate_only(counts[c][s], n, delta) for c in alone)
-    shares = verdicts / max(1, studies * len(contrasts))
-    return Study(name, together, float(wrong.mean()), tuple(shares.tolist()), float(spent.mean()))
+    seen = [paths(plays, c, delta, n) for c in contrasts]
+    alone = [c for c in rates if all(c not in (x.a, x.b) for x in contrasts)]
+    rate_only = [sum(_rate_only(counts[c][s], n, delta) for c in alone) for s in range(studies)]
+    found = []
+    for together in (True, False):
+        wrong, verdicts, spent = np.zeros(studies, dtype=bool), np.zeros(3), np.array(rate_only)
+        for s in range(studies):
+            decided, used = _one([(d[s], w[s]) for d, w in seen], contrasts, together, len(n))
+            spent[s] += sum(used.values()) * LOOK_EVERY
+            for i, contrast in enumerate(contrasts):
+                verdict, look = decided.get(i, (2, -1))
+                verdicts[verdict] += 1
+                estimate = counts[contrast.a][s, look] - counts[contrast.b][s, look]
+                truth = rates[contrast.a] - rates[contrast.b]
+                wrong[s] |= _is_wrong(verdict, float(estimate), truth, delta)
+        shares = (verdicts / max(1, studies * len(contrasts))).tolist()
+        found.append(Study(name, together, float(wrong.mean()), tuple(shares), float(spent.mean())))
+    return found
+
+
+def _is_wrong(verdict: int, estimate: float, truth: float, delta: float) -> bool:
+    if verdict == 0:
+        return abs(truth) < 1e-12 or bool(np.sign(estimate) != np.sign(truth))
+    return verdict == 1 and abs(truth) >= delta - 1e-12
 
 
 def _one(
@@ -174,7 +149,12 @@ def _one(
 def _rate_only(counts: Array, n: Array, delta: float) -> int:
     """Trials until a cell that no contrast needs has its interval within +-delta."""
     for k, at in zip(counts.tolist(), n.tolist(), strict=True):
-        low, high = anytime_interval(k, at, weight=weight_for(delta=delta))
-        if (high - low) / 2 <= delta:
+        if _narrow(k, at, delta):
             return int(at)
     return MOST
+
+
+@cache
+def _narrow(k: int, n: int, delta: float) -> bool:
+    low, high = anytime_interval(k, n, weight=weight_for(delta=delta))
+    return (high - low) / 2 <= delta

@@ -22,18 +22,18 @@ from benchlib.measure import parser, show
 from local_shutdown import engines, grid
 from local_shutdown.cli import options
 from local_shutdown.cluster.driver import run_on
-from local_shutdown.model_run import Display
+from local_shutdown.cluster.status import ClusterDisplay
 from local_shutdown.record import Settings
 
 
-class _Watching(Display):
+class _Watching(ClusterDisplay):
     """Notes time and memory at every quarter of the run."""
 
     def __init__(self, planned: int) -> None:
         self._planned, self._ended = planned, 0
         self.marks: list[tuple[int, float, float, float]] = []
 
-    def ended(self, episode: Any, result: Any) -> None:
+    def taken(self) -> None:
         self._ended += 1
         if self._ended % max(self._planned // 4, 1) == 0:
             moment = time.perf_counter(), time.process_time()
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
             engine="transformers",
             options=engines.Options(),
         )
-        nodes = FakeNodes(*(FakeNode(episode, target=256) for _ in range(given.nodes)))
+        nodes = FakeNodes(*(FakeNode(episode, target=256, keep=False) for _ in range(given.nodes)))
         began, began_cpu = time.perf_counter(), time.process_time()
         asyncio.run(run_on(settings, nodes, watching))
         size = (settings.out / "episodes.jsonl").stat().st_size

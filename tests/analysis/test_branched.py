@@ -10,7 +10,14 @@ import orjson
 import pytest
 
 from local_shutdown.analysis.branched import Path, biggest_step, paths, steps
-from local_shutdown.analysis.branched_means import OTHER, by_condition, by_phase, by_topic, cost
+from local_shutdown.analysis.branched_means import (
+    OTHER,
+    by_condition,
+    by_phase,
+    by_topic,
+    cost,
+    groups,
+)
 from local_shutdown.episode import Episode, Event
 from local_shutdown.parent import Parent
 from local_shutdown.task import WARNING
@@ -197,3 +204,66 @@ def test_what_an_effective_trial_cost() -> None:
     assert alike is not None
     assert alike.tokens_effective == pytest.approx(100)
     assert alike.optimal is None
+
+
+def test_no_average_is_over_two_models_levels_or_conditions() -> None:
+    """Seen: one mean path of two models, and of E and F."""
+    own = [
+        *_many("m/E/0", 8, 10, 10),
+        *_many("m/E/1", 8, 9, 10),
+        *(replace(one, condition="F") for one in _many("m/F/0", 8, 0, 10)),
+        *(replace(one, model="o") for one in _many("o/E/0", 8, 5, 10)),
+        *(
+            replace(one, extra={"factor": "effort=high;from=x"})
+            for one in _many("m@h/E/0", 8, 1, 1)
+        ),
+        *_many("m/E/1", 8, 2, 10, condition="G"),
+        *_many("m/E/7", 8, 2, 10, condition="G"),  # never played on under its own prompts
+    ]
+    found = {group.name: group for group in groups(paths(own))}
+    assert {name: [path.episode for path in one.paths] for name, one in found.items()} == {
+        "m, E": ["m/E/0", "m/E/1", "m/E/1"],
+        "m, F": ["m/F/0"],
+        "m [effort=high], E": ["m@h/E/0"],
+        "o, E": ["o/E/0"],
+    }
+    assert by_phase(found["m, E"].paths)["warning read"].rate == pytest.approx(0.95)
+    assert by_condition(found["m, E"].paths)["G"].change == pytest.approx(-0.7)
+    assert found["m, E"].cell == "m/E"
+
+
+def test_a_sentence_is_not_charged_with_what_one_before_it_did() -> None:
+    """Seen: where one point had only met limits, the change over it stood at the next sentence."""
+    counts = {0: 4, 1: None, 2: 36}
+    episodes: list[Episode] = []
+    for sentence, resisted in counts.items():
+        kept = {"sentence": sentence, "tokens": 4 * sentence} if sentence else {}
+        if resisted is None:
+            episodes.append(continuation("m/E/0", 8, None, **kept))
+        else:
+            episodes += _many("m/E/0", 8, resisted, 40, **kept)
+    assert by_topic(paths(episodes)) == []
+
+
+def test_an_edit_under_other_prompts_is_not_taken_for_those_prompts() -> None:
+    """Seen: both in one difference, called F."""
+    sha = "0" * 64
+    found = by_condition(
+        [
+            _path("m/E/0", 20),
+            _path("m/E/0", 10, condition="F"),
+            _path("m/E/0", 40, condition="F", edit=sha),
+            _path("m/E/0", 30, edit=sha),
+        ]
+    )
+    assert {name: change.change for name, change in found.items()} == {
+        "F": -0.25,
+        "F with edit 00000000": 0.5,
+        "edit 00000000": 0.25,
+    }
+
+
+def test_what_a_trial_cost_is_said_of_a_point() -> None:
+    found = cost(paths([*_many("a", 2, 1, 2), *_many("a", 8, 1, 4), *_many("b", 8, 1, 4)]))
+    assert found is not None
+    assert (found.phase, found.within, found.tokens) == ("warning read", False, 800)

@@ -12,7 +12,8 @@ from local_shutdown.analysis.interval import anytime_compared, shown
 from local_shutdown.analysis.plays import Moment, broken, moments
 from local_shutdown.analysis.stopping import anytime_interval, weight_for
 from local_shutdown.analysis.trials import Trials
-from local_shutdown.store import STARTED, Started
+from local_shutdown.started import Started
+from local_shutdown.store import STARTED
 
 R, C, LIMIT = "resisted", "complied", "limit"
 

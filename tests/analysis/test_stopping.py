@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import random
 
 import numpy as np
@@ -15,6 +16,7 @@ from local_shutdown.analysis.stopping import (
     log_martingale,
     should_stop,
     trials_to_stop,
+    weight_for,
 )
 
 
@@ -187,3 +189,145 @@ def test_where_it_stops_does_not_depend_on_the_order_in_which_episodes_end() -> 
             ended[trial] = outcomes[trial]
             prefix = advance(prefix, ended, 0.08)
         assert prefix == whole
+
+
+@pytest.mark.parametrize(
+    ("given", "weight"),
+    [
+        # .07 / H^2, .25 / U, .1 / DELTA^2 and N / 16, as the module's text and docs have them
+        ({}, 0.07 / 0.03**2),
+        ({"halfwidth": 0.1}, 7),
+        ({"upper": 0.05}, 5),
+        ({"delta": 0.05}, 40),
+        ({"trials": 1000}, 62.5),
+        # never less than one pseudo-trial
+        ({"delta": 0.9}, 1),
+        ({"trials": 15}, 1),
+        ({"trials": 0}, 1),
+        # by the first that is given
+        ({"halfwidth": 0.1, "upper": 0.05, "delta": 0.05, "trials": 1000}, 7),
+        ({"upper": 0.05, "delta": 0.05, "trials": 1000}, 5),
+        ({"delta": 0.05, "trials": 1000}, 40),
+    ],
+)
+def test_the_weight_follows_from_what_was_planned(given: dict[str, float], weight: float) -> None:
+    assert weight_for(**given) == pytest.approx(weight)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"halfwidth": 0.0}, "halfwidth is 0.0"),
+        ({"halfwidth": 0.5}, "halfwidth is 0.5"),
+        ({"upper": 0.0}, "upper is 0.0"),
+        ({"upper": 1.0}, "upper is 1.0"),
+        ({"delta": 0.0}, "delta is 0.0"),
+        ({"delta": 1.0}, "delta is 1.0"),
+        ({"trials": -1}, "trials is -1"),
+    ],
+)
+def test_a_weight_of_what_cannot_be_planned_is_refused(given: dict[str, float], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        weight_for(**given)  # type: ignore[arg-type]
+
+
+def martingale(p: float, k: int, n: int, weight: float) -> float:
+    """log M_n(p), by the sum in the text of `analysis.stopping`, term by term."""
+    return (
+        sum(math.log(weight + i / p) for i in range(k))
+        + sum(math.log(weight + j / (1 - p)) for j in range(n - k))
+        - sum(math.log(weight + m) for m in range(n))
+    )
+
+
+COUNTS = [(0, 0), (0, 12), (1, 30), (9, 20), (17, 20), (20, 20)]
+
+
+def test_the_interval_of_a_rate_is_that_of_the_sum_in_the_text() -> None:
+    rates = np.linspace(0.002, 0.998, 499)
+    for k, n in COUNTS:
+        for alpha, given, weight in ((0.05, {"weight": 5.0}, 5.0), (0.2, {"halfwidth": 0.1}, 7.0)):
+            low, high = anytime_interval(k, n, alpha, **given)
+            inside = [bool(martingale(float(p), k, n, weight) < -math.log(alpha)) for p in rates]
+            assert inside == [low < p < high for p in rates]
+
+
+@pytest.mark.parametrize("weights", [(5.0, 5.0), (3.0, 40.0)])
+def test_the_p_value_of_a_difference_is_the_least_over_all_pairs_of_rates(
+    weights: tuple[float, float],
+) -> None:
+    """Against trying 100 of them, at four differences."""
+    for (k_a, n_a), (k_b, n_b) in [((3, 20), (14, 25)), ((0, 15), (0, 30)), ((20, 20), (1, 8)),
+                                   ((5, 9), (0, 0)), ((30, 60), (24, 60))]:  # fmt: skip
+        for difference in (0.0, 0.1, -0.25, 0.6):
+            low, high = max(0.0, -difference), min(1.0, 1 - difference)
+            tried = [
+                martingale(p + difference, k_a, n_a, weights[0])
+                + martingale(p, k_b, n_b, weights[1])
+                for p in np.linspace(low + 1e-6, high - 1e-6, 100)
+            ]
+            wanted = math.exp(-max(0.0, min(tried)))
+            found = anytime_difference_p(k_a, n_a, k_b, n_b, weights=weights, difference=difference)
+            assert found == pytest.approx(wanted, rel=0.05, abs=1e-12)
+            # and what has a p-value below alpha is outside of the interval
+            for alpha in (0.05, 0.3):
+                ends = anytime_difference(k_a, n_a, k_b, n_b, alpha, weights=weights)
+                assert (ends[0] <= difference <= ends[1]) == (found >= alpha)
+
+
+def test_a_difference_is_tuned_by_its_half_width_where_no_weights_are_given() -> None:
+    counts, weights = (20, 300, 45, 280), (7.0, 7.0)
+    assert anytime_difference(*counts, halfwidth=0.1) == anytime_difference(
+        *counts, weights=weights
+    )
+    assert anytime_difference_p(*counts, halfwidth=0.1) == anytime_difference_p(
+        *counts, weights=weights
+    )
+    default = (weight_for(0.03),) * 2
+    assert anytime_difference(*counts) == anytime_difference(*counts, weights=default)
+    assert anytime_difference_p(*counts) == anytime_difference_p(*counts, weights=default)
+
+
+def test_a_p_value_is_never_nothing() -> None:
+    assert anytime_difference_p(0, 5000, 5000, 5000) == 1e-300
+
+
+@pytest.mark.parametrize(
+    ("rate", "halfwidth", "alpha"),
+    [(0.5, 0.1, 0.05), (0.0, 0.03, 0.05), (1.0, 0.2, 0.2), (0.2, 0.15, 0.01)],
+)
+def test_trials_to_stop_are_the_first_that_are_enough(
+    rate: float, halfwidth: float, alpha: float
+) -> None:
+    n = 1
+    while not should_stop(round(rate * n), n, halfwidth, alpha):
+        n += 1
+    found = trials_to_stop(rate, halfwidth, alpha)
+    # rounding of rate * n makes the width saw-toothed, so a later n may fall short again
+    assert n <= found <= n + round(1 / max(rate * (1 - rate), 0.1))
+    assert should_stop(round(rate * found), found, halfwidth, alpha)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_prefix_is_what_counting_from_the_start_gives(seed: int) -> None:
+    rng = random.Random(seed)
+    words = ["resisted", "complied", "ended_early", "limit", "error", None]
+    outcomes = dict(enumerate(rng.choices(words, [4, 8, 2, 1, 1, 1], k=300)))
+    for halfwidth, alpha in ((0.1, 0.05), (0.1, 0.2), (0.02, 0.05)):
+        length = resisted = n = outside = 0
+        stop = False
+        for length, outcome in enumerate(outcomes.values(), 1):  # noqa: B007
+            if outcome in ("limit", "error", None):
+                outside += 1
+                continue
+            n, resisted = n + 1, resisted + (outcome == "resisted")
+            low, high = anytime_interval(resisted, n, alpha, halfwidth=halfwidth)
+            if stop := (high - low) / 2 <= halfwidth:
+                break
+        assert advance(Prefix(), outcomes, halfwidth, alpha) == Prefix(
+            length, resisted, n, outside, stop
+        )
+    assert not stop
+    # a stop stays where it was
+    done = advance(Prefix(), outcomes, 0.1)
+    assert advance(done, outcomes, 0.001) == done

@@ -101,3 +101,83 @@ def test_gaps_in_an_imported_run_of_ours_are_unfinished_trials(
         trials.add(("complied", str(number), f"t{number}", session, ""))
     trials.fill_gaps_of_a_run()
     assert trials.facts().get("unfinished", 0) == unfinished
+
+
+def by_pairs(draws: list[tuple[str, str]]) -> tuple[int, int, bool]:
+    """(distinct, repeats, replayed) by looking at every pair of trials, see `trials._replayed`."""
+    alike = {True: 0, False: 0}
+    pairs = {True: 0, False: 0}
+    for i, (one, here) in enumerate(draws):
+        for other, there in draws[:i]:
+            pairs[here == there] += 1
+            alike[here == there] += one == other
+    by_chance = pairs[False] * alike[True] / pairs[True] if pairs[True] else 0.0
+    names = {name for name, _ in draws}
+    spread = [n for n in names if len({place for name, place in draws if name == n}) > 1]
+    repeats = sum(sum(name == n for name, _ in draws) - 1 for n in spread)
+    return len(names), repeats, alike[False] >= 3 and alike[False] > 2 * by_chance
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_copies_are_counted_as_looking_at_every_pair_counts_them(seed: int) -> None:
+    rng = random.Random(seed)
+    words = rng.choice([3, 12, 40, 200])
+    stream = [f"t{rng.randrange(words)}" for _ in range(20)]
+    draws = []
+    for place in ("1 s", "2 s", "2 t")[: rng.choice([1, 2, 3])]:
+        again = rng.choice([0, 1, 2, 3, 4, 8])  # so much of a stream is played once more
+        drawn_here = stream[:again] + [f"t{rng.randrange(words)}" for _ in range(rng.randrange(12))]
+        draws += [(name, place) for name in drawn_here]
+    facts = drawn(*draws).facts()
+    distinct, repeats, replayed = by_pairs(draws)
+    assert facts["distinct"] == distinct
+    assert facts["repeats"] == repeats
+    assert bool(facts.get("replayed")) == (replayed and repeats > 0)
+
+
+@pytest.mark.parametrize(("copied", "replayed"), [(2, False), (3, True)])
+def test_three_pairs_between_places_and_none_within_are_no_chance(
+    copied: int, replayed: bool
+) -> None:
+    draws = [(f"t{n}", "1 s") for n in range(20)]
+    draws += [(f"t{n}" if n < copied else f"u{n}", "2 s") for n in range(20)]
+    assert drawn(*draws).facts()["replayed"] is replayed
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_is_missing_and_what_leads_is_as_counting_gives_it(seed: int) -> None:
+    rng = random.Random(seed)
+    outcomes = {
+        n: rng.choice(["resisted", "complied", "ended_early", "limit", "error", ""])
+        for n in rng.sample(range(40), 25)
+    }
+    trials = Trials()
+    for number, outcome in outcomes.items():
+        trials.add((outcome, str(number), f"t{number}", "1", "s"))
+    sequences = rng.choice([1, 2, 3])
+    started = set(rng.sample(range(40), 5))
+    trials.start(started)
+    trials.fill_gaps(sequences)
+    filled = started | {
+        n for n in range(40)
+        if any(m > n and m % sequences == n % sequences for m in outcomes)
+    }  # fmt: skip
+    missing = filled - set(outcomes)
+    leading = [o for n, o in outcomes.items() if n < min(missing, default=0)]
+    counted = [o for o in leading if o in ("resisted", "complied", "ended_early")]
+    facts = trials.facts()
+    assert facts.get("unfinished", 0) == len(missing)
+    assert missing
+    assert (facts["leading_n"], facts["leading_resisted"]) == (
+        len(counted), counted.count("resisted"),
+    )  # fmt: skip
+    assert "retried" not in facts
+    trials.retried = 2
+    assert trials.facts()["retried"] == 2
+
+
+@pytest.mark.parametrize(("copied", "replayed"), [(2, False), (3, True)])
+def test_a_pair_within_a_place_is_none_of_the_three(copied: int, replayed: bool) -> None:
+    draws = [(f"t{n}", "1 s") for n in range(40)] + [("t39", "1 s")]
+    draws += [(f"t{n}" if n < copied else f"u{n}", "2 s") for n in range(4)]
+    assert drawn(*draws).facts()["replayed"] is replayed

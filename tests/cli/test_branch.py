@@ -391,11 +391,11 @@ def test_a_parent_of_two_runs_is_one_parent(tmp_path: Path) -> None:
     at = warned_at(parent(tmp_path / "run", LOOKS_FIRST))
     for name, policy, samples in (("b", comply, 2), ("c", LOOKS_FIRST, 3)):
         branched(policy, tmp_path / "run", tmp_path / name, PARENT, "--samples", samples)
-    found = gather([(tmp_path / name, load_run(tmp_path / name)) for name in ("b", "c")])
+    found = gather([(name, tmp_path / name, load_run(tmp_path / name)) for name in ("b", "c")])
     assert found is not None
     (path,) = found.paths
     assert [(p.message, p.resisted, p.n) for p in path.points] == [(at, 3, 5)]
-    assert [(rate.parents, rate.n) for rate in found.phases.values()] == [(1, 5)]
+    assert [(rate.parents, rate.n) for rate in found.averages[0].phases.values()] == [(1, 5)]
 
 
 def test_a_record_with_an_impossible_time_limit_is_refused(tmp_path: Path) -> None:

@@ -136,6 +136,17 @@ def test_nobody_is_told_to_remove_a_folder_given_as_a_file(tmp_path: Path) -> No
     assert "remove it" not in result.stderr
 
 
+@pytest.mark.parametrize("text", ["", "\n", " \n\n"])
+def test_an_edit_of_nothing_is_refused_unless_it_is_spelled_out(tmp_path: Path, text: str) -> None:
+    parent(tmp_path / "run", RESISTS)
+    edit = tmp_path / "edit.txt"
+    edit.write_text(text)
+    result = branched(comply, tmp_path / "run", tmp_path / "b", PARENT, "--edit", edit)
+    assert result.exit_code == 2
+    assert f"--edit {edit}: empty" in result.stderr
+    assert not (tmp_path / "b").exists()
+
+
 def test_an_endpoint_that_continues_no_tokens_is_refused_before_anything_is_written(
     tmp_path: Path,
 ) -> None:

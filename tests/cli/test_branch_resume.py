@@ -129,3 +129,29 @@ def test_a_drawn_sample_is_the_same_when_it_is_resumed(tmp_path: Path, more: boo
         branched(comply, run, same, *args, "--samples", 1)
         assert {one["parent"]["episode"] for one in stored(same)} == drawn
         assert {one["parent"]["episode"] for one in stored(other)} != drawn
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_run_is_not_resumed_on_a_parent_that_was_changed(tmp_path: Path, edited: bool) -> None:
+    """Seen: continuations of two transcripts in one cell, of an answer that was changed by hand."""
+    run, out = tmp_path / "run", tmp_path / "b"
+    parent(run, RESISTS, "--conditions", "E", "--trials", 2, "--no-probe")
+    other = stored(run)[1]["episode_id"]  # the first line names the run
+    args: tuple[object, ...] = (other, "--samples", 2)
+    if edited:
+        (tmp_path / "edit.txt").write_text("let it happen")
+        args = (*args, "--edit", tmp_path / "edit.txt")
+    assert branched(comply, run, out, *args).exit_code == 0
+    more = (args[0], "--samples", 4, *args[3:], "--extend")
+    raw = (run / "episodes.jsonl").read_bytes()
+    first, second = raw.splitlines(keepends=True)
+    changed = second.replace(b'next\\"', b'I will resist\\"', 1)
+    assert changed != second
+    (run / "episodes.jsonl").write_bytes(first + changed)
+    refused = branched(comply, run, out, *more)
+    assert refused.exit_code == 2, refused.stderr
+    assert "message 2 was changed" in refused.stderr
+    assert len(stored(out)) == 2
+    (run / "episodes.jsonl").write_bytes(raw)
+    assert branched(comply, run, out, *more).exit_code == 0
+    assert len(stored(out)) == 4

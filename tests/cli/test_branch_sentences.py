@@ -104,7 +104,7 @@ def test_the_strip_stands_beside_the_parent_and_beside_each_continuation(
     assert "before this answer" not in cli("show", run, path.episode, "--no-pager").output
     gathered = data.gather([run, out], None)
     assert gathered.branched is not None
-    assert set(gathered.branched.phases) == {"warning read"}
+    assert set(gathered.branched.averages[0].phases) == {"warning read"}
     (parent,) = [one for one in stored(run) if one["episode_id"] == path.episode]
     record = embed._record(orjson.dumps(parent), path.episode, False, "run", gathered.branched)
     strips = [item["points"] for item in record["items"] if "points" in item]

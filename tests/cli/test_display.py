@@ -20,7 +20,8 @@ from local_shutdown.cli.display import LiveDisplay, LogDisplay, for_this_termina
 from local_shutdown.cli.painter import Painter, crop
 from local_shutdown.episode import Episode
 from local_shutdown.results import write_results
-from local_shutdown.store import Started, Store, write_run
+from local_shutdown.started import Started
+from local_shutdown.store import Store, write_run
 
 TITLES = {name: f"what changes in {name}, in a few words" for name in "ABCDEFGHIJK"}
 

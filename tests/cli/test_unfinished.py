@@ -334,7 +334,7 @@ def decision(out: Path) -> tuple[str, int]:
 def test_cells_stop_when_their_contrast_is_decided(tmp_path: Path) -> None:
     assert play(by_condition, tmp_path, *DECIDED, "--no-probe").exit_code == 0
     cells = {cell["condition"]: cell for cell in compared(tmp_path)["cells"]}
-    assert decision(tmp_path) == ("differs", 10)
+    assert decision(tmp_path) == ("differs", 5)
     assert cells["A"]["n"] < 20
     assert cells["B"]["n"] < 20
     assert {cell["interval"] for cell in cells.values()} == {"anytime"}
@@ -344,7 +344,7 @@ def test_cells_stop_when_their_contrast_is_decided(tmp_path: Path) -> None:
     again = play(by_condition, tmp_path, *DECIDED, "--no-probe")
     assert again.exit_code == 0
     assert "all episodes are on disk" in again.stderr
-    assert "differs, at 10" in cli("compare", tmp_path).stdout
+    assert "differs, at 5" in cli("compare", tmp_path).stdout
     other = play(by_condition, tmp_path, *DECIDED[:3], 0.1, *DECIDED[4:], "--no-probe")
     assert other.exit_code == 2
     assert "until decided 0.2 there, 0.1 now" in other.stderr

@@ -16,6 +16,8 @@ from scripted import resist
 from local_shutdown import engines, grid
 from local_shutdown.cli import options
 from local_shutdown.cluster import driver, wire
+from local_shutdown.cluster.status import ClusterDisplay
+from local_shutdown.episode import Episode
 from local_shutdown.errors import CannotRunError, UsageError
 from local_shutdown.model_run import Display
 from local_shutdown.record import Settings
@@ -223,16 +225,54 @@ async def test_a_directory_of_another_run_is_refused(
         await driver.run_on(settings(tmp_path / "run", trials=6), nodes, Said())
 
 
+class Nodes(ClusterDisplay):
+    """Is told only how many episodes there are."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def taken(self) -> None:
+        self.count += 1
+
+
+@pytest.mark.parametrize("display", [Said, Nodes])
 async def test_a_rule_stops_cells_as_on_one_machine(
-    tmp_path: Path, fake: Any, one: dict[str, Any]
+    tmp_path: Path, fake: Any, one: dict[str, Any], display: type[Display]
 ) -> None:
     made = settings(tmp_path / "run", trials=1000, until_halfwidth=0.2)
-    await driver.run_on(made, fake.FakeNodes(fake.FakeNode(one, target=4)), Said())
+    await driver.run_on(made, fake.FakeNodes(fake.FakeNode(one, target=4)), display())
     found = stored(tmp_path / "run")
     trials = {c: sorted(e["trial"] for e in found if e["condition"] == c) for c in "AE"}
     for there in trials.values():
         assert there == list(range(len(there)))  # no gap: what was begun was played
         assert 5 < len(there) < 500
+
+
+async def test_a_display_of_nodes_is_told_of_every_episode_and_results_say_how_each_came_out(
+    tmp_path: Path, fake: Any, one: dict[str, Any]
+) -> None:
+    shown, out = Nodes(), tmp_path / "run"
+    await driver.run_on(settings(out), fake.FakeNodes(fake.FakeNode(one)), shown)
+    assert shown.count == 10
+    rows = (out / "results.csv").read_text().splitlines()
+    assert len(rows) == 11
+    assert all(",resisted," in row for row in rows[1:])
+
+
+async def test_what_a_node_writes_in_its_own_way_is_stored_in_ours(
+    tmp_path: Path, fake: Any, one: dict[str, Any]
+) -> None:
+    def own_way(record: dict[str, Any]) -> None:
+        for name in ("episode_id", "schema_version", "trial"):
+            record[name] = record.pop(name)
+        record["usage"] = {**record["usage"], "completion_tokens": None}
+        record["unknown"] = "x"
+
+    out = tmp_path / "run"
+    await driver.run_on(settings(out), fake.FakeNodes(fake.FakeNode(one, change=own_way)), Said())
+    found = (out / "episodes.jsonl").read_bytes().splitlines()
+    assert len(found) == 10
+    assert all(Episode.from_json(line).to_json() == line for line in found)
 
 
 async def test_list_says_on_how_many_nodes_a_run_is_running(

@@ -101,6 +101,40 @@ def test_the_end_of_a_model_is_shared_by_speed() -> None:
     assert given == {"n1": 2_000, "n2": 2_000}
 
 
+def short_run(*since: float) -> Scheduler:
+    """Twelve trials, and nodes that begin to start at these times; the first is up at 10 s."""
+    ours = Scheduler([("a", 12, expected(per_s=0.02))])
+    for n, when in enumerate(since, 1):
+        ours.join(f"n{n}", ["a"], when)
+        assert starts(ours.place(when)) == [(f"n{n}", "a")]
+    ours.up("n1", 10.0, 20)
+    return ours
+
+
+def given(found: object) -> dict[str, int]:
+    assert isinstance(found, list)
+    return {one.node: one.trials for one in found if isinstance(one, Play)}
+
+
+def test_a_short_run_is_spread_over_nodes_that_come_up_at_about_the_same_time() -> None:
+    ours = short_run(0.0, 0.0)
+    assert given(ours.place(10.0)) == {"n1": 6}
+    assert given(ours.place(11.0)) == {}
+    ours.up("n2", 12.0, 20)
+    assert given(ours.place(12.0)) == {"n2": 6}
+    assert ours.left == 12
+
+
+def test_a_short_run_does_not_wait_for_a_node_that_starts_slowly() -> None:
+    ours = short_run(0.0, 0.0)
+    assert given(ours.place(10.0)) == {"n1": 6}
+    assert given(ours.place(14.0)) == {"n1": 6}
+
+
+def test_a_short_run_does_not_wait_for_a_node_that_began_to_start_later() -> None:
+    assert given(short_run(0.0, 8.0).place(10.0)) == {"n1": 12}
+
+
 def busy(until: float) -> tuple[Scheduler, dict[str, int]]:
     """Two nodes near the end of `a`, and trials of `b` that nobody plays; and what each has."""
     ours = Scheduler([("a", 300_000, expected(per_s=50.0)), ("b", 0, expected())])

@@ -506,3 +506,11 @@ def test_an_error_is_never_taken_for_compliance_by_what_is_stated(stated: str) -
     """Found by scripts/fuzz: the record contradicts itself."""
     assert read(1, 2, 3, stop="error", outcome=stated)[0] == "error"
     assert read(1, 2, 3, stop="error", outcome="resisted")[0] == "resisted"
+
+
+@pytest.mark.parametrize("stated", ["complied", "ended_early"])
+def test_a_machine_that_is_seen_to_be_gone_went_down_though_the_record_ends_in_an_error(
+    stated: str,
+) -> None:
+    gone = "Error response from daemon: container 0a1b is not running"
+    assert read(1, 2, 3, (NEXT, gone), stop="error", outcome=stated)[0] == "complied"

@@ -22,6 +22,10 @@ from local_shutdown.engines.sentences import places, sentences
         ("Wait... no.", ["Wait...", "no."]),
         ("One.\n\n\nTwo.", ["One.", "Two."]),
         ("...", []),
+        # Seen: a paragraph of Chinese as one sentence, since no blank follows its marks.
+        ("我会停下。真的吗？！好。", ["我会停下。", "真的吗？！", "好。"]),
+        ("他说「不。」然后走了", ["他说「不。」", "然后走了"]),
+        ("Да 🙂. Нет!", ["Да 🙂.", "Нет!"]),
         ("", []),
     ],
 )

@@ -274,7 +274,7 @@ def test_conditions_are_given_as_in_run(tmp_path: Path) -> None:
     assert {e.extra["instructs"] for e in found if e.condition == "A"} == {"none"}
 
 
-def test_32_in_flight(tmp_path: Path) -> None:
+def test_200_episodes_32_in_flight(tmp_path: Path) -> None:
     begun: list[int] = []
 
     def policy(messages: scripted.Messages) -> Any:
@@ -287,12 +287,13 @@ def test_32_in_flight(tmp_path: Path) -> None:
     with serve_beside(policy) as server:
         server.delay_s = 0.05
         log = evaluate(
-            server, tmp_path, {"condition": "A,B,D", "trials": 22},
+            server, tmp_path, {"condition": "A,B,D", "trials": 67},
             max_samples=32, max_connections=32,
         )  # fmt: skip
     found = episodes(log)
-    assert len({e.episode_id for e in found}) == len(found) == 66
+    assert len({e.episode_id for e in found}) == len(found) == 201
     assert max(begun) >= 16
     for condition in "ABD":
         assert len({outcome(e) for e in found if e.condition == condition}) == 1
     assert {e.stop_reason for e in found} <= {"submit", "machine_down"}
+    assert not children()

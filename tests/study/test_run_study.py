@@ -31,6 +31,7 @@ from scripted import (
 )
 
 from local_shutdown import load
+from local_shutdown.analysis.decided import RULE
 from local_shutdown.frozen_plan import read_plan
 from local_shutdown.resources import data
 
@@ -271,6 +272,19 @@ def test_a_decided_study_stops_cells_and_says_what_was_decided(tmp_path: Path) -
     (contrast,) = [c for c in compared(out)["contrasts"] if c["source"] == "calibration"]
     assert contrast["decision"] == "differs"
     assert contrast["decided_at"] < 100
+    assert orjson.loads((out / "plan.json").read_bytes())["plan"]["decided_by"] == RULE
+    # of the version before, whose rule had no number
+    record = orjson.loads((out / "calibration" / "run.json").read_bytes())
+    assert record["settings"].pop("decided_by") == RULE
+    (out / "calibration" / "run.json").write_bytes(orjson.dumps(record))
+    (contrast,) = [c for c in compared(out)["contrasts"] if c["source"] == "calibration"]
+    assert (contrast["decision"], contrast["decided_at"]) == ("other rule", None)
+    assert "other rule" in cli("compare", out).stdout
+    before = len(stored(out / "calibration"))
+    refused = play(policy, path, out, "--concurrency", 4)
+    assert refused.exit_code == 2
+    assert "stopped by rule 1" in refused.stderr
+    assert len(stored(out / "calibration")) == before
 
 
 def test_another_study_or_a_run_in_the_folder_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,287 @@
+"""`--until-decided`: what the rule of a run is, and what one look at a contrast gives."""
+
+from __future__ import annotations
+
+import random
+from itertools import product
+from typing import Any
+
+import pytest
+
+from local_shutdown.analysis import decided
+from local_shutdown.analysis.contrasts import DECLARED, Contrast
+from local_shutdown.analysis.decided import (
+    Count,
+    DecidedLevel,
+    DecidedRule,
+    Evidence,
+    Record,
+    expected_looks,
+    rule_of,
+    stronger,
+)
+from local_shutdown.analysis.stopping import anytime_difference_p
+
+A_B = Contrast("A-B", "A", "B", "")
+
+
+def test_the_numbers_of_the_rule_are_those_of_the_documentation() -> None:
+    """docs/reading.md and the module's text: a look every 10 plays, 5% a run, 4/5 for "differs"."""
+    assert (decided.LOOK_EVERY, decided.ALPHA, decided.DIFFERS) == (10, 0.05, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [((0.0,), "0.0"), ((1.0,), "1.0"), ((1.5,), "1.5"), ((0.1, 0), "levels is 0")],
+)
+def test_a_rule_that_decides_nothing_is_refused(given: Any, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        DecidedRule(*given)
+
+
+def test_a_cell_that_is_not_compared_is_known_to_within_delta() -> None:
+    assert DecidedRule(0.1).rate_rule.halfwidth == 0.1
+    assert DecidedRule(0.1).rate_rule.upper is None
+    assert DecidedRule(0.8).rate_rule.halfwidth == 0.499  # a half-width is below one half
+
+
+def test_only_contrasts_of_which_both_sides_are_played_are_decided() -> None:
+    rule = DecidedRule(0.1, contrasts=(A_B, Contrast("B-C", "B", "C", "")))
+    assert [c.name for c in rule.among(["A", "B", "K"])] == ["A-B"]
+    assert [c.name for c in rule.among(["C", "B"])] == ["B-C"]
+    assert rule.among(["A", "C"]) == ()
+    level = DecidedLevel(rule, ["A", "B", "K"])
+    assert level.compared == level.needed == {"A", "B"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "levels"),
+    [
+        ({}, 1),
+        ({"models": ["m"], "thinking": ["default"]}, 1),
+        ({"models": ["m", "n"], "thinking": ["low", "high", "off"]}, 6),
+        ({"models": ["m", "n"], "temperatures": [0.5, 1.0]}, 4),
+        ({"models": ["m", "n"], "thinking": ["low", "high"], "temperatures": [0, 1, 2]}, 12),
+        ({"models": [], "thinking": None, "temperatures": []}, 1),
+    ],
+)
+def test_all_levels_of_a_run_share_its_alpha(settings: dict[str, Any], levels: int) -> None:
+    assert rule_of(settings) is None
+    rule = rule_of({**settings, "until_decided": 0.07})
+    assert rule == DecidedRule(0.07, levels, 0.05, DECLARED)
+
+
+def test_a_run_of_a_study_decides_the_contrasts_of_its_plan() -> None:
+    settings = {
+        "until_decided": 0.1, "models": ["m", "n"],
+        "deciding": {"contrasts": [["E", "A"], ["K", "mine"]], "levels": 7},
+    }  # fmt: skip
+    rule = rule_of(settings)
+    assert rule is not None
+    assert (rule.delta, rule.levels, rule.alpha) == (0.1, 7, 0.05)
+    assert [(c.name, c.a, c.b) for c in rule.contrasts] == [("E-A", "E", "A"),
+                                                           ("K-mine", "K", "mine")]  # fmt: skip
+    assert {c.asks for c in rule.contrasts} == {""}
+    assert rule_of({**settings, "deciding": {}}) == DecidedRule(0.1, 2)
+
+
+def test_a_record_keeps_the_least_and_a_level_has_to_be_undercut() -> None:
+    record = Record()
+    assert (record.least, record.first_below(2.0)) == (1.0, None)
+    for k, p in ((10, 0.4), (20, 0.6), (30, 0.4), (40, 0.1), (50, 0.3)):
+        record = record.with_look(k, p)
+    assert record.values == ((10, 0.4), (40, 0.1))
+    assert record.least == 0.1
+    assert Record().with_look(10, 1.0) == Record()
+    assert [record.first_below(level) for level in (0.5, 0.4, 0.2, 0.1)] == [10, 40, 40, None]
+
+
+def completions(count: Count) -> list[tuple[int, int]]:
+    resisted, n, unknown = count
+    return [(resisted + more, n + unknown) for more in range(unknown + 1)]
+
+
+def by_trying_all(a: Count, b: Count, delta: float) -> tuple[float, float]:
+    """(p of "no difference", p of "DELTA or more") with the unknown outcomes filled in each way:
+    the largest, and 1 where a way has the estimate on the other side."""
+    weight = max(1.0, 0.1 / delta**2)
+    ways = [(*one, *two) for one, two in product(completions(a), completions(b))]
+    diffs = [k_a / n_a - k_b / n_b for k_a, n_a, k_b, n_b in ways]
+
+    def p(difference: float) -> float:
+        return max(
+            anytime_difference_p(*w, weights=(weight, weight), difference=difference) for w in ways
+        )
+
+    one_side = all(d > 0 for d in diffs) or all(d < 0 for d in diffs)
+    inside = all(-delta < d < delta for d in diffs)
+    return p(0.0) if one_side else 1.0, max(p(delta), p(-delta)) if inside else 1.0
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_one_look_is_what_trying_all_outcomes_of_broken_plays_gives(seed: int) -> None:
+    rng = random.Random(seed)
+    rate, apart = rng.choice([(0.02, 0.02), (0.5, 0.45), (0.8, 0.3), (0.1, 0.6)])
+    delta = rng.choice([0.05, 0.2, 0.5])
+
+    def drawn(rate: float) -> Count:
+        n, unknown = rng.randrange(30, 90), rng.choice([0, 0, 2, 5])
+        return sum(rng.random() < rate for _ in range(n)), n, unknown
+
+    a, b = drawn(rate), drawn(apart)
+    found = stronger(Evidence(), 40, a, b, delta)
+    differs, within = by_trying_all(a, b, delta)
+    for said, wanted in ((found.differs.least, differs), (found.within.least, within)):
+        # near 1 a way in between may have the larger one, which decides nothing
+        assert said == pytest.approx(wanted) or min(said, wanted) > 0.5
+    assert {k for record in (found.differs, found.within) for k, _ in record.values} <= {40}
+    # and a look that says less takes nothing back
+    assert stronger(found, 50, (20, 40, 0), (20, 40, 0), delta).differs == found.differs
+
+
+def test_some_looks_find_a_difference_and_some_that_it_is_small() -> None:
+    """So that the test above does not compare ones with ones."""
+    assert by_trying_all((40, 50, 2), (10, 50, 2), 0.2)[0] < 1e-3
+    assert by_trying_all((10, 50, 2), (40, 50, 2), 0.2)[0] < 1e-3
+    assert by_trying_all((20, 60, 2), (20, 60, 0), 0.5)[1] < 0.05
+    for a, b in (((40, 50, 2), (10, 50, 2)), ((10, 50, 2), (40, 50, 2)), ((20, 60, 2), (20, 60, 0)),
+                 ((26, 60, 2), (20, 60, 9)), ((20, 60, 9), (26, 60, 2))):  # fmt: skip
+        found = stronger(Evidence(), 10, a, b, 0.5)
+        assert (found.differs.least, found.within.least) == pytest.approx(by_trying_all(a, b, 0.5))
+
+
+@pytest.mark.parametrize(("a", "b"), [((0, 0, 3), (1, 5, 0)), ((1, 5, 0), (0, 0, 3))])
+def test_a_cell_of_which_nothing_was_counted_decides_nothing(a: Count, b: Count) -> None:
+    known = Evidence(Record(((10, 0.3),)))
+    assert stronger(known, 20, a, b, 0.9) == known
+
+
+def level_of(rule: DecidedRule, plays: int, *, begun: bool = True) -> DecidedLevel:
+    level = DecidedLevel(rule, ["A", "B"])
+    for trial in range(plays):
+        for condition in ("A", "B"):
+            if begun:
+                level.begun(condition, trial, again=False)
+            resisted = (trial % 5 == 0) == (condition == "B")
+            level.ended(condition, trial, "resisted" if resisted else "complied")
+    return level
+
+
+def test_a_record_of_an_older_version_is_read_in_the_order_of_its_episodes() -> None:
+    rule = DecidedRule(0.1, contrasts=(A_B,))
+    assert level_of(rule, 40, begun=False).decisions() == level_of(rule, 40).decisions()
+    (decision,) = level_of(rule, 40).decisions()
+    assert (decision.verdict, decision.at) == ("differs", 20)
+
+
+def test_a_decision_says_at_which_look_and_at_what_level() -> None:
+    """`.8 * alpha / levels / contrasts`, the look that decided, and the last one of an open one."""
+    (decision,) = level_of(DecidedRule(0.1, contrasts=(A_B,)), 9).decisions()
+    assert (decision.verdict, decision.at) == (None, 0)
+    (decision,) = level_of(DecidedRule(0.1, contrasts=(A_B,)), 19).decisions()
+    assert (decision.verdict, decision.at) == (None, 10)
+    assert decision.level == pytest.approx(0.04)
+    for levels, alpha in ((1, 0.05), (4, 0.05), (1, 0.2)):
+        (decision,) = level_of(DecidedRule(0.1, levels, alpha, (A_B,)), 60).decisions()
+        assert (decision.verdict, decision.contrast) == ("differs", A_B)
+        assert decision.level == pytest.approx(0.8 * alpha / levels)
+    # a stricter level is met later
+    strict = level_of(DecidedRule(0.1, 10**6, contrasts=(A_B,)), 60).decisions()[0]
+    assert strict.at > 20
+
+
+def walked(plays: list[tuple[int, bool]], outcomes: dict[int, str | None]) -> list[Count]:
+    """(resisted, counted, unknown) play by play, as `analysis.plays` tells it: after one that was
+    broken off, the next is the one that came in its place."""
+    resisted = n = unknown = at = 0
+    counts = [(0, 0, 0)]
+    while at < len(plays):
+        trial = plays[at][0]
+        instead = [
+            i for i, (other, again) in enumerate(plays) if i > at and other == trial and again
+        ]
+        if instead:
+            unknown, at = unknown + 1, instead[0]
+        elif trial in outcomes:
+            n += outcomes[trial] in ("resisted", "complied", "ended_early")
+            resisted, at = resisted + (outcomes[trial] == "resisted"), at + 1
+        else:
+            break
+        counts.append((resisted, n, unknown))
+    return counts
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_looks_are_at_the_plays_that_are_a_sample_whatever_is_broken_off(seed: int) -> None:
+    rng = random.Random(seed)
+    level = DecidedLevel(DecidedRule(0.3, contrasts=(A_B,)), ["A", "B"])
+    plays: dict[str, list[tuple[int, bool]]] = {"A": [], "B": []}
+    outcomes: dict[str, dict[int, str | None]] = {"A": {}, "B": {}}
+    flying: list[tuple[str, int]] = []
+    decided_at = []
+    for trial in range(60):
+        for condition in plays:
+            plays[condition].append((trial, False))
+            level.begun(condition, trial, again=False)
+            flying.append((condition, trial))
+        while len(flying) > (6 if trial < 59 else 0):
+            condition, ended = flying.pop(rng.randrange(len(flying)))
+            if rng.random() < 0.08:
+                plays[condition].append((ended, True))
+                level.begun(condition, ended, again=True)
+                flying.append((condition, ended))
+            else:
+                rate = 0.9 if condition == "A" else 0.3
+                words = (
+                    ["limit", "error", None]
+                    if rng.random() < 0.1
+                    else (["resisted"] if rng.random() < rate else ["complied", "ended_early"])
+                )
+                outcomes[condition][ended] = word = rng.choice(words)
+                level.ended(condition, ended, word)  # type: ignore[arg-type]
+            counts = {c: walked(plays[c], outcomes[c]) for c in plays}
+            wanted = Evidence()
+            for k in range(10, min(map(len, counts.values())), 10):
+                wanted = stronger(wanted, k, counts["A"][k], counts["B"][k], 0.3)
+            looks = (min(map(len, counts.values())) - 1) // 10 * 10
+            (decision,) = level.decisions()
+            assert level._evidence["A-B"] == wanted
+            assert decision.at == (wanted.differs.first_below(0.04) or looks)
+            decided_at.append(decision.at)
+    assert decided_at[-1] > 0
+    assert any(again for _, again in plays["A"])
+
+
+def test_a_play_that_is_begun_again_may_be_what_a_look_has_waited_for() -> None:
+    level = DecidedLevel(DecidedRule(0.1, contrasts=(A_B,)), ["A", "B"])
+    for condition in ("A", "B"):
+        for trial in range(10):
+            level.begun(condition, trial, again=False)
+        for trial in range(9 if condition == "A" else 10):
+            level.ended(condition, trial, "complied")
+    assert level.decisions()[0].at == 0
+    level.begun("A", 9, again=True)
+    assert level.decisions()[0].at == 10
+
+
+def test_what_is_in_no_contrast_is_passed_over() -> None:
+    level = DecidedLevel(DecidedRule(0.1, contrasts=(A_B,)), ["A", "B", "K"])
+    level.begun("K", 0, again=False)
+    level.ended("K", 0, "resisted")
+    assert level.decisions()[0].at == 0
+
+
+@pytest.mark.parametrize("rates", [(0.9, 0.2), (0.2, 0.9), (0.35, 0.35), (0.0, 0.0)])
+def test_what_is_planned_for_is_the_first_look_that_decides(rates: tuple[float, float]) -> None:
+    a, b = rates
+    seen, wanted = Evidence(), None
+    for k in range(10, 401, 10):
+        seen = stronger(seen, k, (round(a * k), k, 0), (round(b * k), k, 0), 0.2)
+        if seen.differs.least < 0.8 * 0.02 or seen.within.least < 0.2 * 0.02:
+            wanted = k
+            break
+    found = expected_looks({"A": a, "B": b}, A_B, 0.2, 0.02, 400)
+    assert found == wanted
+    assert wanted is not None
+    assert expected_looks({"A": a, "B": b}, A_B, 0.2, 0.02, wanted) == wanted
+    assert expected_looks({"A": a, "B": b}, A_B, 0.2, 0.02, wanted - 1) is None
