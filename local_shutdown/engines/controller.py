@@ -18,7 +18,7 @@ from math import exp, sqrt
 
 # Contexts come in all lengths, and their sum swings by this over the root of their number: so much
 # of the cache is kept free on the average, within these bounds.
-SWING = 0.8
+SWING = 0.7
 FULL = (0.7, 0.88)
 # So much of the first number is held back until sequences hold so much of the cache: all that begin
 # together are long together, and then take a little more than on the average.
@@ -29,17 +29,17 @@ TOGETHER = 1.05
 BRAKE = 0.88
 AHEAD = 0.15
 # Nor does an episode beyond the number go on while the cache is as full as this.
-PAUSE = 0.9
+PAUSE = 0.93
 # Episodes that may be in flight beyond the number when none follow them, as a share of it, and how
 # full the cache may be ahead of that. Without successors, what the old ones hold falls while the
 # new ones grow.
-LAST = 0.3
-LAST_UNTIL = 0.8
+LAST = 0.6
+LAST_UNTIL = 0.9
 # One reading after the other may add so much.
 GROW = 1.3
 # The share of computed tokens that may be computed again; else, what is left of the number that was
 # too many, and by how much it may come back while as many episodes end as are in flight.
-AGAIN = 0.03
+AGAIN = 0.025
 SHRINK = 0.95
 REGAIN = 0.1
 # Below this, a prompt that is not found in the cache was not pushed out of it.
@@ -156,13 +156,14 @@ class Controller:
             self._target = min(self._target * GROW, wanted)
 
     def _learn(self, before: Figures, figures: Figures) -> None:
-        """How much of the cache a sequence takes, over the younger half of the time so far: the
-        episodes of a moment may all be young, or all be old."""
+        """How much of the cache a sequence takes, over all the time so far: the episodes of a
+        moment may all be young, or all be old, and so may those of the younger half of the time,
+        in which the first ones are all about to end."""
         if figures.running < 1 or figures.kv_usage <= 0:
             return
         share = figures.kv_usage / figures.running
         passed = max(figures.now_s - self._began, 1e-9)
-        weight = min(1.0, 2 * (figures.now_s - before.now_s) / passed)
+        weight = min(1.0, (figures.now_s - before.now_s) / passed)
         self._share += (share - self._share) * weight
 
     def _room(self, figures: Figures) -> float:

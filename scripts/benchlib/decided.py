@@ -35,13 +35,14 @@ class Study:
     trials: float
 
 
-def log_wealth(z: Array, bound: float) -> Array:
-    """By study and pair: the log of what bets against "the mean of z is `bound` or more" have come
-    to, z being 1, 0 or -1; of all shares together."""
-    total = np.full(z.shape, -np.inf)
+def log_wealth(z: Array, bound: float, n: Array) -> Array:
+    """By study and look: the log of what bets against "the mean of z is `bound` or more" have come
+    to after n pairs, z being 1, 0 or -1; of all shares together."""
+    total = np.full((len(z), len(n)), -np.inf)
     for share, part in SHARES:
         stake = share / (1 - bound)
-        total = np.logaddexp(total, part + np.log(1 + stake * (bound - z)).cumsum(axis=1))
+        after_a_pair = np.log([1 + stake * (bound - one) for one in (-1, 0, 1)])
+        total = np.logaddexp(total, part + after_a_pair[z + 1].cumsum(axis=1)[:, n - 1])
     return total
 
 
@@ -55,9 +56,9 @@ def paths(
         plays: by condition, study and play: whether it resisted.
         n: plays at each look.
     """
-    z = plays[contrast.a].astype(float) - plays[contrast.b]
-    differs = np.logaddexp(log_wealth(z, 0.0), log_wealth(-z, 0.0))[:, n - 1] - np.log(2)
-    within = np.minimum(log_wealth(z, delta), log_wealth(-z, delta))[:, n - 1]
+    z = plays[contrast.a].astype(int) - plays[contrast.b]
+    differs = np.logaddexp(log_wealth(z, 0.0, n), log_wealth(-z, 0.0, n)) - np.log(2)
+    within = np.minimum(log_wealth(z, delta, n), log_wealth(-z, delta, n))
     return np.maximum.accumulate(differs, axis=1), np.maximum.accumulate(within, axis=1)
 
 
