@@ -191,7 +191,7 @@ class Scheduler:
                     those.remove(this)
             self._leave_model(it)
             it.phase, it.model, it.since, it.fetched = "starting", name, now, None
-            self._models[name].nodes.add(it.name)
+            self._models[name].nodes[it.name] = None
             found.append(Start(it.name, name))
         if look:
             self._looked = now
@@ -236,7 +236,7 @@ class Scheduler:
     def _leave_model(self, it: NodeState) -> None:
         if it.model is not None:
             model = self._models[it.model]
-            model.nodes.discard(it.name)
+            model.nodes.pop(it.name, None)
             model.out -= it.out
             model.waiting += it.out
         it.model, it.out, it.phase, it.leaving = None, 0, "free", False
@@ -311,7 +311,7 @@ class Scheduler:
             if this is not None:
                 stints.remove(this)
                 it.leaving = False
-                self._models[this[1]].nodes.add(it.name)
+                self._models[this[1]].nodes[it.name] = None
                 if (more := self._top_up(it, now)) is not None:
                     found.append(more)
         return found
@@ -346,7 +346,7 @@ class Scheduler:
             if model not in seen and it.model == model and len(self._models[model].nodes) > 1:
                 seen.add(model)
                 it.leaving = True
-                self._models[model].nodes.discard(name)
+                self._models[model].nodes.pop(name, None)
 
     def _foreseen(self, lacking: list[tuple[float, str]]) -> list[Assignment]:
         """Weights that nodes will want next: the models that lack nodes, longest first, to the

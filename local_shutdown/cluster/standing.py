@@ -42,7 +42,8 @@ class ModelState:
     seen: float = 0.0  # trials in them
     target: int = 0
     emptied: list[float] = field(default_factory=list)  # of a trial, lost by engines that emptied
-    nodes: set[str] = field(default_factory=set)  # that do not leave it
+    # That do not leave it; no set, so that a simulation with the same seed goes the same way.
+    nodes: dict[str, None] = field(default_factory=dict)
 
     @property
     def rate(self) -> float:

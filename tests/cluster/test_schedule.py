@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -207,3 +208,16 @@ def test_the_simulator_plays_everything_and_no_run_beats_the_bound(
     if "--lost-per-hour" in extra:
         assert rows[0]["lost_nodes"] > 0
         assert rows[0]["played_again"] > 0
+
+
+def test_a_simulation_with_the_same_seed_goes_the_same_way(tmp_path: Path) -> None:
+    found = []
+    for seed in ("1", "11"):  # of Python's hashes: sets of names are walked in another order
+        where = tmp_path / f"{seed}.json"
+        argv = [sys.executable, "scripts/simulate-cluster", "--nodes", "16", "--models", "20"]
+        subprocess.run(
+            [*argv, "--trials", "2000", "--seed", "2", "--json", str(where)],
+            cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": seed}, check=True, timeout=600,
+        )  # fmt: skip
+        found.append(json.loads(where.read_text()))
+    assert found[0] == found[1]
