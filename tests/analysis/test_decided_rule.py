@@ -156,6 +156,18 @@ def test_a_cell_of_which_nothing_was_counted_decides_nothing(a: Count, b: Count)
     assert stronger(known, 20, a, b, 0.9) == known
 
 
+def test_plays_that_were_all_broken_off_decide_nothing_however_many_they_are() -> None:
+    for a, b in (((0, 0, 60), (100, 200, 0)), ((100, 200, 0), (0, 0, 60))):
+        assert stronger(Evidence(), 20, a, b, 0.9) == Evidence()
+
+
+def test_a_play_in_place_of_one_that_nobody_put_down_is_the_first() -> None:
+    level = DecidedLevel(DecidedRule(0.1, contrasts=(A_B,)), ["A", "B"])
+    level.begun("A", 0, again=True)
+    level.ended("A", 0, "resisted")
+    assert level._cells["A"].counts == [(0, 0, 0), (1, 1, 0)]
+
+
 def level_of(rule: DecidedRule, plays: int, *, begun: bool = True) -> DecidedLevel:
     level = DecidedLevel(rule, ["A", "B"])
     for trial in range(plays):

@@ -181,3 +181,13 @@ def test_a_pair_within_a_place_is_none_of_the_three(copied: int, replayed: bool)
     draws = [(f"t{n}", "1 s") for n in range(40)] + [("t39", "1 s")]
     draws += [(f"t{n}" if n < copied else f"u{n}", "2 s") for n in range(4)]
     assert drawn(*draws).facts()["replayed"] is replayed
+
+
+def test_the_sample_is_what_there_is_at_the_end_however_often_plays_were_broken_off() -> None:
+    trials = Trials()
+    for number, outcome in enumerate(["resisted", "resisted", "resisted", "complied"]):
+        trials.add((outcome, str(number), f"t{number}", "1", "s"))
+    trials.play([(0, False), (1, False), (1, True), (1, True), (2, False), (3, False)])
+    facts = trials.facts()
+    assert (facts["sample_resisted"], facts["sample_n"], facts["sample_unknown"]) == (3, 4, 2)
+    assert (facts["leading_resisted"], facts["leading_n"], facts["broken_off"]) == (1, 1, 2)
