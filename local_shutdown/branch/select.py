@@ -86,11 +86,14 @@ def choose(run: ParentRun, selection: Selection) -> list[Picked]:
     ]
 
 
-def fixed(run: ParentRun, recorded: Sequence[tuple[str, Place]]) -> list[Picked]:
+def fixed(run: ParentRun, recorded: Sequence[tuple[str, Place]], at: str) -> list[Picked]:
     """The points that an earlier call settled on, whatever the run holds by now.
 
+    Args:
+        at: see `Selection`.
+
     Raises:
-        UsageError: one of the episodes is no longer there.
+        UsageError: one of the episodes is no longer there, or has no such point.
     """
     by_episode: dict[str, list[Place]] = {}
     for name, place in recorded:
@@ -103,6 +106,15 @@ def fixed(run: ParentRun, recorded: Sequence[tuple[str, Place]]) -> list[Picked]
     gone = set(by_episode) - {one.episode.episode_id for one in found}
     if gone:
         raise UsageError(f"{run.directory}: no episode {min(gone)!r} any more")
+    for one in found:
+        there = points(one.episode, at)
+        for place in one.places:
+            if place not in there:
+                raise UsageError(
+                    f"{one.episode.episode_id}: message {shown(place[0])} is no point of it that "
+                    f"--at {at} gives, but run.json has it",
+                    "the record or run.json was changed since it was begun: give another --out",
+                )
     return found
 
 

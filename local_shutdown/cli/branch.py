@@ -182,7 +182,7 @@ def branch_command(
     there = None if out is None else _settled(out, parent, selection)
     skipped: dict[str, str] = {}
     if there is not None:
-        picked = fixed(parent, there[0])
+        picked = fixed(parent, there[0], selection.at)
         skipped = there[1]
     else:
         picked = branch.choose(parent, selection)

@@ -7,9 +7,10 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
-from branching import PARENT, branched, parent, run_json
+from branching import PARENT, branched, parent, patch_run, run_json
 from playing import cli, outcomes, stored
 from scripted import Middle, comply, resist, serve_beside, until
 
@@ -155,3 +156,16 @@ def test_a_run_is_not_resumed_on_a_parent_that_was_changed(tmp_path: Path, edite
     (run / "episodes.jsonl").write_bytes(raw)
     assert branched(comply, run, out, *more).exit_code == 0
     assert len(stored(out)) == 4
+
+
+@pytest.mark.parametrize("point", [[7], [8, "x"], [-1], [99], [True]])
+def test_a_point_that_the_parent_does_not_have_is_refused(tmp_path: Path, point: list[Any]) -> None:
+    """Seen: a traceback, or continuations of a question that all ended in an error."""
+    run, out = tmp_path / "run", tmp_path / "b"
+    parent(run, RESISTS)
+    branched(comply, run, out, PARENT, "--samples", 1)
+    patch_run(out, settings__branch__points=[[PARENT, *point]])
+    result = branched(comply, run, out, PARENT, "--samples", 2, "--extend")
+    assert result.exit_code == 2, result.exception
+    assert "run.json" in result.stderr
+    assert len(stored(out)) == 1
