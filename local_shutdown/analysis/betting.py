@@ -13,7 +13,7 @@ probability alpha at most: its reciprocal is a p-value that holds at all times (
 by betting: Shafer 2021; means of bounded variables: Waudby-Smith and Ramdas 2024, Journal of the
 Royal Statistical Society B 86(1); mixtures over all bets: Cover 1991). Nothing is asked of the
 rates, of which there are two and only one question: `stopping.anytime_difference` holds for cells
-of any two lengths, pays for both rates, and needs an eighth to a quarter more trials here.
+of any two lengths, pays for both rates, and needs a tenth to a third more trials here.
 
 The mixture is the uniform one over f, as `SHARES` in steps of a constant factor: small bets find
 small differences, after many trials. For bound 0 it is a test of the discordant pairs (McNemar).
