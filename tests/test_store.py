@@ -482,3 +482,50 @@ def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
         read_run(tmp_path / "gone")
     with pytest.raises(UsageError, match="not a folder"):
         read_run(Path("/dev/null"))
+
+
+def test_a_run_is_made_with_the_folders_above_it_and_read_by_its_fields(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    filled(folder, "m/A/0", "möd/A/0")
+    write_run(folder, {"kind": "run", "settings": {"trials": 7}})
+    assert store_module.load_run(folder).settings.trials == 7
+    with (folder / EPISODES).open("ab") as file:
+        file.write(episode("torn").to_json())
+    assert store_module.finished_ids(folder) == {"m/A/0", "möd/A/0"}
+
+
+@pytest.mark.parametrize("said", [(), ("again",), ("retry",)])
+def test_a_line_of_the_started_says_again_and_retry_only_where_it_is_so(
+    said: tuple[str, ...],
+) -> None:
+    made = replace(started("a"), **dict.fromkeys(said, True))  # type: ignore[arg-type]
+    record = orjson.loads(made.to_json())
+    assert record == {
+        "episode_id": "a", "model": "m", "condition": "A", "trial": 0, "factor": None,
+        "session": 1, **dict.fromkeys(said, True),
+    }  # fmt: skip
+
+
+def test_refusals_say_which_line_and_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as refused:
+        read_run(tmp_path)
+    assert "--out" in (refused.value.hint or "")
+    with Store(tmp_path / "run"):
+        with pytest.raises(UsageError) as refused:
+            Store(tmp_path / "run")
+        assert "--out" in (refused.value.hint or "")
+    path = filled(tmp_path / "bad", "a", "b")
+    failed = episode("c", stop_reason="error", error="x").to_json()
+    with path.open("ab") as file:
+        file.write(failed.replace(b'"trial":0', b'"trial":"x"') + b"\n")
+    with Store(tmp_path / "bad") as store:
+        assert store.finished() == {"a", "b", "c"}
+        with pytest.raises(UsageError, match=rf"{EPISODES}:3: "):
+            store.finished(again=lambda e: True)
+    with path.open("ab") as file:
+        file.write(b'{"nothing": 1}\n')
+    with Store(tmp_path / "bad") as store, pytest.raises(UsageError) as refused:
+        store.finished()
+    assert f"{EPISODES}:4: not an episode" in refused.value.message
+    assert '"nothing": 1' in refused.value.message
+    assert refused.value.hint
