@@ -196,7 +196,7 @@ async def test_a_note_stands_on_a_line_of_its_own(kit: Kit, printed: str, ends: 
             "memory",
             "Killed",
         ),
-        ("touch /tmp/{1..70}; sleep 50", "files", "No space left on device"),
+        ("printf x; touch /tmp/{1..70}; sleep 50", "files", "No space left on device"),
     ],
 )
 async def test_limit_is_recorded_and_said(kit: Kit, command: str, what: str, note: str) -> None:
@@ -225,9 +225,9 @@ async def test_result_that_is_just_short_enough_is_whole_and_one_more_is_not(kit
 async def test_result_counts_bytes_and_cuts_no_letter(kit: Kit) -> None:
     with prepare(policy=replace(kit.policy, limits=limits(result_bytes=9))) as made:
         async with machine(made) as played:
-            # 2 + 1 + 6 bytes each way; the halves of 4 bytes fall into letters.
-            text = await played.run("printf 'aä' >&2; printf 'öüöü'")
-            assert text == "aä\n\n[... 4 bytes left out ...]\nöü"
+            # 5 + 1 + 7 bytes; both halves of 4 bytes end in the middle of a letter.
+            text = await played.run("printf 'aaaä' >&2; printf 'öüöa'")
+            assert text == "aaa\n[... 5 bytes left out ...]\nöa"
 
 
 async def test_output_is_decoded_with_replacement(kit: Kit) -> None:
