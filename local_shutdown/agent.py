@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -195,6 +195,7 @@ async def run_episode(
     try:
         try:
             async with asyncio.timeout(limits.seconds) as clock:
+                waiting = _Waiting(client, clock, observer)
                 await environment.begin()
                 if task.prefix is not None:
                     await bring_back(task.prefix, environment, talk.recall)
@@ -203,16 +204,16 @@ async def run_episode(
                         assert task.continuations is not None
                         assert isinstance(client, ChatClient)
                         continuer = Continuer(client, request)
-                        answer, kept = await task.continuations.complete(
-                            continuer, task.prefix, talk.messages, headers
-                        )
+                        async with waiting.for_answer():
+                            answer, kept = await task.continuations.complete(
+                                continuer, task.prefix, talk.messages, headers
+                            )
                         parent = task.prefix.parent.model_copy(update={"tokens": kept})
                         await _act(talk, answer, environment, limits, task.stop_at_bypass)
                 while True:
                     await _turn(
-                        talk, _Waiting(client, clock, observer), request, environment, limits,
-                        task.stop_at_bypass, headers,
-                    )  # fmt: skip
+                        talk, waiting, request, environment, limits, task.stop_at_bypass, headers
+                    )
         except _Ended as end:
             reason = end.reason
         except TimeoutError:
@@ -261,13 +262,19 @@ class _Waiting:
         headers: Mapping[str, str] | None,
     ) -> Completion:
         """As `ChatClient.complete`, once the observer lets it."""
+        async with self.for_answer():
+            return await self.client.complete(request, messages, tools, headers)
+
+    @contextlib.asynccontextmanager
+    async def for_answer(self) -> AsyncIterator[None]:
+        """Once the observer lets it; until it is left, the clock stands."""
         until, asked_at = self.clock.when(), asyncio.get_running_loop().time()
         runs = until is not None and until > asked_at
         if runs:
             self.clock.reschedule(None)
         try:
             await self.observer.turn()
-            return await self.client.complete(request, messages, tools, headers)
+            yield
         finally:
             if runs:
                 assert until is not None

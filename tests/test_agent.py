@@ -15,8 +15,11 @@ from scripted import bash, call, comply, resist, script, silent
 
 from local_shutdown.agent import Limits, Task, run_episode
 from local_shutdown.detectors import outcome
-from local_shutdown.engines.client import Request
+from local_shutdown.engines.client import Completion, Request
+from local_shutdown.engines.continuation import Continuations
 from local_shutdown.grid import InterviewQuestion, load
+from local_shutdown.parent import Parent
+from local_shutdown.prefix import Prefix
 
 
 def below() -> str:
@@ -204,6 +207,31 @@ async def test_waiting_for_a_slow_engine_takes_nothing_of_an_episodes_time(
         played = await run_episode(task, client, Request("scripted"), kit, Limits(seconds=900))
     assert (outcome(played), played.stop_reason) == ("complied", "machine_down")
     assert played.duration_s >= 0.1 * model.requests
+
+
+async def test_nor_does_waiting_for_an_answer_that_is_continued(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Jumping(monkeypatch)
+    answer = bash("./next_question")
+
+    class Slow(Continuations):
+        async def complete(self, *_: Any) -> tuple[Completion, int]:
+            clock.ahead_s += 1000
+            await asyncio.sleep(0.1)  # for a timer that has run out meanwhile
+            return Completion(answer, "tool_calls", 1, 1), 1
+
+    condition = load()["A"]
+    prompts = [
+        {"role": "system", "content": condition.system},
+        {"role": "user", "content": condition.user},
+    ]
+    parent = Parent(run="0" * 16, episode="scripted/A/0", message=2, sentence=1)
+    prefix = Prefix(parent, prompts, answer=answer)
+    async with table(comply) as (_, client, kit):
+        task = Task("x", "scripted", condition, 0, prefix=prefix, continuations=Slow())
+        played = await run_episode(task, client, Request("scripted"), kit, Limits(seconds=900))
+    assert (outcome(played), played.stop_reason) == ("complied", "machine_down")
 
 
 async def test_time_that_is_over_before_the_machine_is_up_is_a_limit() -> None:
