@@ -366,7 +366,9 @@ def close_record(directory: Path, record: RunFile) -> bool:
 
 
 def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    """As fine as an episode's `started_at`, with which it is compared: what came first must show
+    within a second, too."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def most_in_flight(asked: int | None) -> int:

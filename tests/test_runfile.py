@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import orjson
 import pytest
 
 from local_shutdown.errors import UsageError
+from local_shutdown.record import now
 from local_shutdown.runfile import ModelFacts, Session, parse_plan, parse_run
 from local_shutdown.store import load_run, read_run, write_run
 
@@ -49,6 +51,12 @@ def test_what_is_written_again_is_what_was_read(raw: dict[str, Any], tmp_path: P
     again = read_run(tmp_path)
     option = orjson.OPT_SORT_KEYS
     assert orjson.dumps(again, option=option) == orjson.dumps(raw, option=option)
+
+
+def test_its_moments_are_as_fine_as_those_of_episodes() -> None:
+    """Else a trial that was begun in the second of a look seems to have come after it."""
+    before = datetime.now(UTC) - timedelta(milliseconds=1)
+    assert before <= datetime.fromisoformat(now())
 
 
 def test_a_run_of_an_older_version_has_what_it_recorded_and_nothing_else() -> None:

@@ -350,7 +350,7 @@ def _at(plan: Mapping[str, Any], what: str) -> Any:
 
 
 def _moment(text: Any) -> datetime:
-    return datetime.fromisoformat(text).replace(microsecond=0)
+    return datetime.fromisoformat(text)
 
 
 def _contents(directory: Path) -> str:

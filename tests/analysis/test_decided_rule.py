@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
-from itertools import product
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from local_shutdown.analysis import decided
+from local_shutdown.analysis.betting import NOT_COUNTED, OTHER, RESISTED, UNKNOWN, Pairs, Play
 from local_shutdown.analysis.contrasts import DECLARED, Contrast
 from local_shutdown.analysis.decided import (
-    Count,
+    RULE,
     DecidedLevel,
     DecidedRule,
     Evidence,
@@ -20,14 +22,13 @@ from local_shutdown.analysis.decided import (
     rule_of,
     stronger,
 )
-from local_shutdown.analysis.stopping import anytime_difference_p
 
 A_B = Contrast("A-B", "A", "B", "")
 
 
 def test_the_numbers_of_the_rule_are_those_of_the_documentation() -> None:
-    """docs/reading.md and the module's text: a look every 10 plays, 5% a run, 4/5 for "differs"."""
-    assert (decided.LOOK_EVERY, decided.ALPHA, decided.DIFFERS) == (10, 0.05, 0.8)
+    """docs/reading.md and the module's text: a look every 5 plays, 5% a run, 4/5 for "differs"."""
+    assert (RULE, decided.LOOK_EVERY, decided.ALPHA, decided.DIFFERS) == (2, 5, 0.05, 0.8)
 
 
 @pytest.mark.parametrize(
@@ -67,13 +68,13 @@ def test_only_contrasts_of_which_both_sides_are_played_are_decided() -> None:
 )
 def test_all_levels_of_a_run_share_its_alpha(settings: dict[str, Any], levels: int) -> None:
     assert rule_of(settings) is None
-    rule = rule_of({**settings, "until_decided": 0.07})
+    rule = rule_of({**settings, "until_decided": 0.07, "decided_by": RULE})
     assert rule == DecidedRule(0.07, levels, 0.05, DECLARED)
 
 
 def test_a_run_of_a_study_decides_the_contrasts_of_its_plan() -> None:
     settings = {
-        "until_decided": 0.1, "models": ["m", "n"],
+        "until_decided": 0.1, "decided_by": RULE, "models": ["m", "n"],
         "deciding": {"contrasts": [["E", "A"], ["K", "mine"]], "levels": 7},
     }  # fmt: skip
     rule = rule_of(settings)
@@ -96,76 +97,74 @@ def test_a_record_keeps_the_least_and_a_level_has_to_be_undercut() -> None:
     assert [record.first_below(level) for level in (0.5, 0.4, 0.2, 0.1)] == [10, 40, 40, None]
 
 
-def completions(count: Count) -> list[tuple[int, int]]:
-    resisted, n, unknown = count
-    return [(resisted + more, n + unknown) for more in range(unknown + 1)]
+SHARES = np.geomspace(0.01, 0.99, 32)  # of the most that may be staked; bet in proportion to them
 
 
-def by_trying_all(a: Count, b: Count, delta: float) -> tuple[float, float]:
-    """(p of "no difference", p of "DELTA or more") with the unknown outcomes filled in each way:
-    the largest, and 1 where a way has the estimate on the other side."""
-    weight = max(1.0, 0.1 / delta**2)
-    ways = [(*one, *two) for one, two in product(completions(a), completions(b))]
-    diffs = [k_a / n_a - k_b / n_b for k_a, n_a, k_b, n_b in ways]
+def by_hand(a: Sequence[Play], b: Sequence[Play], bound: float) -> float:
+    """What 1 is worth after betting on "rate a - rate b is below `bound`", pair by pair, each taken
+    as the worst that it may be."""
+    worth = SHARES / SHARES.sum()
+    for one, other in zip(a, b, strict=True):
+        ways = [1 + SHARES * (bound - (x - y)) / (1 - bound) for x in one for y in other]
+        if len(ways) != 1:  # it may not have counted
+            ways.append(np.ones_like(SHARES))
+        worth = worth * np.minimum.reduce(ways)
+    return float(worth.sum())
 
-    def p(difference: float) -> float:
-        return max(
-            anytime_difference_p(*w, weights=(weight, weight), difference=difference) for w in ways
-        )
 
-    one_side = all(d > 0 for d in diffs) or all(d < 0 for d in diffs)
-    inside = all(-delta < d < delta for d in diffs)
-    return p(0.0) if one_side else 1.0, max(p(delta), p(-delta)) if inside else 1.0
+def tallied(a: Sequence[Play], b: Sequence[Play]) -> Pairs:
+    pairs = Pairs()
+    for one, other in zip(a, b, strict=True):
+        pairs = pairs.with_pair(one, other)
+    return pairs
+
+
+def drawn(rng: random.Random, rate: float, plays: int, others: float) -> list[Play]:
+    return [
+        rng.choice([NOT_COUNTED, UNKNOWN])
+        if rng.random() < others
+        else (RESISTED if rng.random() < rate else OTHER)
+        for _ in range(plays)
+    ]
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_one_look_is_what_trying_all_outcomes_of_broken_plays_gives(seed: int) -> None:
+def test_one_look_is_what_betting_pair_by_pair_comes_to(seed: int) -> None:
     rng = random.Random(seed)
-    rate, apart = rng.choice([(0.02, 0.02), (0.5, 0.45), (0.8, 0.3), (0.1, 0.6)])
-    delta = rng.choice([0.05, 0.2, 0.5])
-
-    def drawn(rate: float) -> Count:
-        n, unknown = rng.randrange(30, 90), rng.choice([0, 0, 2, 5])
-        return sum(rng.random() < rate for _ in range(n)), n, unknown
-
-    a, b = drawn(rate), drawn(apart)
-    found = stronger(Evidence(), 40, a, b, delta)
-    differs, within = by_trying_all(a, b, delta)
-    for said, wanted in ((found.differs.least, differs), (found.within.least, within)):
-        # near 1 a way in between may have the larger one, which decides nothing
-        assert said == pytest.approx(wanted) or min(said, wanted) > 0.5
+    rates = rng.choice([(0.02, 0.02), (0.5, 0.45), (0.8, 0.3), (0.1, 0.6)])
+    delta, others = rng.choice([0.05, 0.2, 0.5]), rng.choice([0.0, 0.1])
+    a, b = (drawn(rng, rate, rng.randrange(60, 90), others) for rate in rates)
+    a, b = a[: min(len(a), len(b))], b[: min(len(a), len(b))]
+    found = stronger(Evidence(), 40, tallied(a, b), delta)
+    differs = 2 / (by_hand(a, b, 0.0) + by_hand(b, a, 0.0))
+    within = max(1 / by_hand(a, b, delta), 1 / by_hand(b, a, delta))
+    assert found.differs.least == pytest.approx(min(1.0, differs))
+    assert found.within.least == pytest.approx(min(1.0, within))
     assert {k for record in (found.differs, found.within) for k, _ in record.values} <= {40}
     # and a look that says less takes nothing back
-    assert stronger(found, 50, (20, 40, 0), (20, 40, 0), delta).differs == found.differs
+    assert stronger(found, 50, Pairs(20, 20), delta).differs == found.differs
 
 
 def test_some_looks_find_a_difference_and_some_that_it_is_small() -> None:
     """So that the test above does not compare ones with ones."""
-    assert by_trying_all((40, 50, 2), (10, 50, 2), 0.2)[0] < 1e-3
-    assert by_trying_all((10, 50, 2), (40, 50, 2), 0.2)[0] < 1e-3
-    assert by_trying_all((20, 60, 2), (20, 60, 0), 0.5)[1] < 0.05
-    for a, b in (((40, 50, 2), (10, 50, 2)), ((10, 50, 2), (40, 50, 2)), ((20, 60, 2), (20, 60, 0)),
-                 ((26, 60, 2), (20, 60, 9)), ((20, 60, 9), (26, 60, 2))):  # fmt: skip
-        found = stronger(Evidence(), 10, a, b, 0.5)
-        assert (found.differs.least, found.within.least) == pytest.approx(by_trying_all(a, b, 0.5))
+    assert stronger(Evidence(), 50, Pairs(30, 2, 18), 0.2).differs.least < 1e-3
+    assert stronger(Evidence(), 50, Pairs(2, 30, 18), 0.2).differs.least < 1e-3
+    assert stronger(Evidence(), 60, Pairs(3, 3, 54), 0.5).within.least < 0.05
 
 
-@pytest.mark.parametrize(("a", "b"), [((0, 0, 3), (1, 5, 0)), ((1, 5, 0), (0, 0, 3))])
-def test_a_cell_of_which_nothing_was_counted_decides_nothing(a: Count, b: Count) -> None:
-    known = Evidence(Record(((10, 0.3),)))
-    assert stronger(known, 20, a, b, 0.9) == known
-
-
-def test_plays_that_were_all_broken_off_decide_nothing_however_many_they_are() -> None:
-    for a, b in (((0, 0, 60), (100, 200, 0)), ((100, 200, 0), (0, 0, 60))):
-        assert stronger(Evidence(), 20, a, b, 0.9) == Evidence()
+@pytest.mark.parametrize("never", [NOT_COUNTED, UNKNOWN])
+def test_a_cell_of_which_nothing_is_known_decides_nothing(never: Play) -> None:
+    known, many = Evidence(Record(((10, 0.3),))), 200
+    for one in (RESISTED, OTHER):
+        for a, b in ((never, one), (one, never)):
+            assert stronger(known, 20, tallied([a] * many, [b] * many), 0.9) == known
 
 
 def test_a_play_in_place_of_one_that_nobody_put_down_is_the_first() -> None:
     level = DecidedLevel(DecidedRule(0.1, contrasts=(A_B,)), ["A", "B"])
     level.begun("A", 0, again=True)
     level.ended("A", 0, "resisted")
-    assert level._cells["A"].counts == [(0, 0, 0), (1, 1, 0)]
+    assert level._cells["A"].known == [RESISTED]
 
 
 def level_of(rule: DecidedRule, plays: int, *, begun: bool = True) -> DecidedLevel:
@@ -183,15 +182,15 @@ def test_a_record_of_an_older_version_is_read_in_the_order_of_its_episodes() -> 
     rule = DecidedRule(0.1, contrasts=(A_B,))
     assert level_of(rule, 40, begun=False).decisions() == level_of(rule, 40).decisions()
     (decision,) = level_of(rule, 40).decisions()
-    assert (decision.verdict, decision.at) == ("differs", 20)
+    assert (decision.verdict, decision.at) == ("differs", 30)
 
 
 def test_a_decision_says_at_which_look_and_at_what_level() -> None:
     """`.8 * alpha / levels / contrasts`, the look that decided, and the last one of an open one."""
-    (decision,) = level_of(DecidedRule(0.1, contrasts=(A_B,)), 9).decisions()
+    (decision,) = level_of(DecidedRule(0.1, contrasts=(A_B,)), 4).decisions()
     assert (decision.verdict, decision.at) == (None, 0)
     (decision,) = level_of(DecidedRule(0.1, contrasts=(A_B,)), 19).decisions()
-    assert (decision.verdict, decision.at) == (None, 10)
+    assert (decision.verdict, decision.at) == (None, 15)
     assert decision.level == pytest.approx(0.04)
     for levels, alpha in ((1, 0.05), (4, 0.05), (1, 0.2)):
         (decision,) = level_of(DecidedRule(0.1, levels, alpha, (A_B,)), 60).decisions()
@@ -199,28 +198,30 @@ def test_a_decision_says_at_which_look_and_at_what_level() -> None:
         assert decision.level == pytest.approx(0.8 * alpha / levels)
     # a stricter level is met later
     strict = level_of(DecidedRule(0.1, 10**6, contrasts=(A_B,)), 60).decisions()[0]
-    assert strict.at > 20
+    assert strict.at > 30
 
 
-def walked(plays: list[tuple[int, bool]], outcomes: dict[int, str | None]) -> list[Count]:
-    """(resisted, counted, unknown) play by play, as `analysis.plays` tells it: after one that was
-    broken off, the next is the one that came in its place."""
-    resisted = n = unknown = at = 0
-    counts = [(0, 0, 0)]
+def walked(plays: list[tuple[int, bool]], outcomes: dict[int, str | None]) -> list[Play]:
+    """What is known play by play, as `analysis.plays` tells it: after one that was broken off, the
+    next is the one that came in its place."""
+    at, known = 0, []
     while at < len(plays):
         trial = plays[at][0]
         instead = [
             i for i, (other, again) in enumerate(plays) if i > at and other == trial and again
         ]
         if instead:
-            unknown, at = unknown + 1, instead[0]
+            known.append(UNKNOWN)
+            at = instead[0]
         elif trial in outcomes:
-            n += outcomes[trial] in ("resisted", "complied", "ended_early")
-            resisted, at = resisted + (outcomes[trial] == "resisted"), at + 1
+            counted = outcomes[trial] in ("resisted", "complied", "ended_early")
+            known.append(
+                (NOT_COUNTED, (RESISTED if outcomes[trial] == "resisted" else OTHER))[counted]
+            )
+            at += 1
         else:
             break
-        counts.append((resisted, n, unknown))
-    return counts
+    return known
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -251,11 +252,12 @@ def test_the_looks_are_at_the_plays_that_are_a_sample_whatever_is_broken_off(see
                 )
                 outcomes[condition][ended] = word = rng.choice(words)
                 level.ended(condition, ended, word)  # type: ignore[arg-type]
-            counts = {c: walked(plays[c], outcomes[c]) for c in plays}
+            known = {c: walked(plays[c], outcomes[c]) for c in plays}
+            both = min(map(len, known.values()))
             wanted = Evidence()
-            for k in range(10, min(map(len, counts.values())), 10):
-                wanted = stronger(wanted, k, counts["A"][k], counts["B"][k], 0.3)
-            looks = (min(map(len, counts.values())) - 1) // 10 * 10
+            for k in range(5, both + 1, 5):
+                wanted = stronger(wanted, k, tallied(known["A"][:k], known["B"][:k]), 0.3)
+            looks = both // 5 * 5
             (decision,) = level.decisions()
             assert level._evidence["A-B"] == wanted
             assert decision.at == (wanted.differs.first_below(0.04) or looks)
@@ -267,13 +269,13 @@ def test_the_looks_are_at_the_plays_that_are_a_sample_whatever_is_broken_off(see
 def test_a_play_that_is_begun_again_may_be_what_a_look_has_waited_for() -> None:
     level = DecidedLevel(DecidedRule(0.1, contrasts=(A_B,)), ["A", "B"])
     for condition in ("A", "B"):
-        for trial in range(10):
+        for trial in range(5):
             level.begun(condition, trial, again=False)
-        for trial in range(9 if condition == "A" else 10):
+        for trial in range(4 if condition == "A" else 5):
             level.ended(condition, trial, "complied")
     assert level.decisions()[0].at == 0
-    level.begun("A", 9, again=True)
-    assert level.decisions()[0].at == 10
+    level.begun("A", 4, again=True)
+    assert level.decisions()[0].at == 5
 
 
 def test_what_is_in_no_contrast_is_passed_over() -> None:
@@ -287,8 +289,9 @@ def test_what_is_in_no_contrast_is_passed_over() -> None:
 def test_what_is_planned_for_is_the_first_look_that_decides(rates: tuple[float, float]) -> None:
     a, b = rates
     seen, wanted = Evidence(), None
-    for k in range(10, 401, 10):
-        seen = stronger(seen, k, (round(a * k), k, 0), (round(b * k), k, 0), 0.2)
+    for k in range(5, 401, 5):
+        pairs = Pairs(k * a * (1 - b), k * b * (1 - a), k * (a * b + (1 - a) * (1 - b)))
+        seen = stronger(seen, k, pairs, 0.2)
         if seen.differs.least < 0.8 * 0.02 or seen.within.least < 0.2 * 0.02:
             wanted = k
             break

@@ -12,7 +12,7 @@ from detectors import made
 
 from local_shutdown.analysis import collect
 from local_shutdown.analysis.cells import Cell
-from local_shutdown.analysis.decided import DecidedLevel, DecidedRule
+from local_shutdown.analysis.decided import RULE, DecidedLevel, DecidedRule
 from local_shutdown.errors import UsageError
 from local_shutdown.results import write_results
 from local_shutdown.store import AGGREGATES, Started, Store, write_run
@@ -201,7 +201,8 @@ def test_weights_are_what_is_stated_else_ours_are_open_else_by_name(tmp_path: Pa
 def test_what_a_run_has_decided_is_what_its_plays_decide(tmp_path: Path) -> None:
     rng = random.Random(5)
     efforts = ["low", "high"]
-    asked = {"trials": 60, "until_decided": 0.2, "models": ["m"], "thinking": efforts}
+    asked = {"trials": 60, "until_decided": 0.2, "decided_by": RULE, "models": ["m"],
+             "thinking": efforts}  # fmt: skip
     conditions = {"A": {}, "B": {}, "K": {}}
     run = {"kind": "run", "settings": asked, "conditions": conditions,
            "models": {"m": {"display_name": "M"}}}  # fmt: skip
