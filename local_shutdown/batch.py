@@ -195,7 +195,10 @@ async def run_batch(
                 if asked.asked:
                     return
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(changed.wait(), POLL_S)
+                    # Not `wait_for`: before Python 3.12 it loses a cancellation that comes together
+                    # with what it waits for, and so a second Ctrl-C right after the first.
+                    async with asyncio.timeout(POLL_S):
+                        await changed.wait()
     except BaseExceptionGroup as failed:
         raise first_cause(failed) from None
     finally:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import inspect
 import json
+import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -189,6 +190,15 @@ def until(condition: Callable[[], Any]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+class Running(subprocess.Popen[Any]):
+    """A process that a test which fails ends, where `with` alone would wait for it for ever."""
+
+    def __exit__(self, kind: Any, value: Any, traceback: Any) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, value, traceback)
 
 
 class Scripted:

@@ -288,6 +288,23 @@ async def test_the_second_time_it_is_asked_it_ends_at_once() -> None:
     assert (kept, held.playing) == ([], {})
 
 
+@pytest.mark.parametrize("steps", range(6))
+async def test_however_soon_the_second_time_comes_it_is_not_lost(steps: int) -> None:
+    held, interrupt = Held(), Interrupt()
+    running = asyncio.create_task(
+        run_batch(all_tasks(), held.play, list, lambda: 4, Progress(), interrupt=interrupt)
+    )
+    interrupt.end = running.cancel
+    await settled()
+    interrupt.ask()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    interrupt.ask()
+    await asyncio.wait((running,), timeout=10)
+    assert running.cancelled()
+    assert held.playing == {}
+
+
 def test_with_nothing_in_flight_there_is_nothing_to_wait_for() -> None:
     interrupt, ended = Interrupt(), []
     interrupt.end = lambda: ended.append(True)

@@ -157,7 +157,8 @@ class Driver:
                 self._note_nodes()
                 self._save()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), TICK_S)
+                async with asyncio.timeout(TICK_S):
+                    await self._changed.wait()
             await asyncio.sleep(0.05)  # several events are one look
 
     async def _place(self, moment: float) -> None:

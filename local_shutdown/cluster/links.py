@@ -88,7 +88,8 @@ class WorkerProcess:
         size, wait_s = 0, WAIT_S
         while size < BATCH_BYTES:
             try:
-                line = await asyncio.wait_for(self._process.stdout.readline(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    line = await self._process.stdout.readline()
             except TimeoutError:
                 break
             if not line.endswith(b"\n"):
@@ -107,7 +108,8 @@ class WorkerProcess:
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            await asyncio.wait_for(self._process.wait(), 60)
+            async with asyncio.timeout(60):
+                await self._process.wait()
         except TimeoutError:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()

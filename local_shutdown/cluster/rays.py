@@ -209,7 +209,8 @@ class _RayLink:
     async def close(self) -> None:
         if not self.lost and self._started:
             with contextlib.suppress(LinkLost, TimeoutError):
-                await asyncio.wait_for(self._call("close"), 90)
+                async with asyncio.timeout(90):
+                    await self._call("close")
         self.lost = True
         self._ray.kill(self._actor)
 
@@ -218,7 +219,8 @@ class _RayLink:
         try:
             if not self._started:
                 try:
-                    await asyncio.wait_for(self._actor.start.remote(), START_TIMEOUT_S)
+                    async with asyncio.timeout(START_TIMEOUT_S):
+                        await self._actor.start.remote()
                 except TimeoutError:
                     raise LinkLost(
                         f"Ray did not start an actor there within {START_TIMEOUT_S:g} s: are its "

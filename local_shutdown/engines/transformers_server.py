@@ -303,7 +303,8 @@ async def _serve(engine: BatchingEngine, key: str, host: str, port: int) -> int:
     # A server without its thread is of no use: ending lets whoever watches it start another.
     while not stop.is_set() and engine.alive:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), _WATCH_S)
+            async with asyncio.timeout(_WATCH_S):
+                await stop.wait()
     died = not engine.alive
     if died:
         log.error(

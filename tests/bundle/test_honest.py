@@ -15,6 +15,7 @@ from scripted import (
     Answer,
     Messages,
     Middle,
+    Running,
     bash,
     call,
     comply,
@@ -132,7 +133,7 @@ def test_a_run_that_was_killed_and_resumed_follows(tmp_path: Path) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         for _ in range(2):
             middle.episodes = len(_lines(run / "episodes.jsonl")) + 1
-            process = subprocess.Popen(
+            process = Running(
                 [*command, "--out", str(run), *words],
                 env=environment,
                 stdout=subprocess.DEVNULL,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from branching import PARENT, branched, parent, patch_run, run_json
 from playing import cli, outcomes, stored
-from scripted import Middle, comply, resist, serve_beside, until
+from scripted import Middle, Running, comply, resist, serve_beside, until
 
 from local_shutdown.runs import state
 
@@ -22,7 +22,7 @@ ARGS = ("--at", "every", "--samples", "6", "--concurrency", "6")
 
 def start(base_url: str, directory: Path, out: Path) -> subprocess.Popen[bytes]:
     words = ("branch", str(directory), PARENT, "--base-url", base_url, "--out", str(out), *ARGS)
-    return subprocess.Popen(
+    return Running(
         [sys.executable, "-m", "local_shutdown", *words],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 import pytest
 from playing import cli, stored
+from scripted import Running
 
 from local_shutdown import grid
 from local_shutdown.analysis.branched_runs import read
@@ -124,7 +125,7 @@ def test_the_same_command_finds_all_of_it_done(branched: tuple[Path, Path]) -> N
 def _killed(words: Sequence[str], out: Path, episodes: int) -> None:
     """Run a command, and kill -9 it once it has so many episodes on disk."""
     path, deadline = out / "episodes.jsonl", time.monotonic() + 600
-    with subprocess.Popen(
+    with Running(
         [sys.executable, "-m", "local_shutdown", *words],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

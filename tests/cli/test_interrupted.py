@@ -17,6 +17,7 @@ from playing import cli, outcomes, play, rows, stored
 from scripted import (
     Middle,
     Policy,
+    Running,
     comply,
     first,
     hang_up,
@@ -31,7 +32,7 @@ GRID = ("--conditions", "A-E", "--trials", "12", "--concurrency", "8", "--no-pro
 
 
 def start(base_url: str, out: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
+    return Running(
         [*RUN, "--base-url", base_url, "--out", str(out), *GRID],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -23,7 +23,17 @@ import pytest
 import scripted
 from playing import cli, compared, play, rows, stored
 from scipy import stats
-from scripted import Messages, comply, http_error, resist, serve_beside, silent, turn, until
+from scripted import (
+    Messages,
+    Running,
+    comply,
+    http_error,
+    resist,
+    serve_beside,
+    silent,
+    turn,
+    until,
+)
 
 from local_shutdown import load
 
@@ -84,7 +94,7 @@ def going_on(out: Path, **how: Any) -> Iterator[tuple[subprocess.Popen[bytes], T
         argv = [*RUN, "--conditions", "E", "--trials", str(TRIALS), "--concurrency", str(TRIALS),
                 "--base-url", model.base_url, "--out", str(out)]  # fmt: skip
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        with subprocess.Popen(argv, **{**quiet, **how}) as run:
+        with Running(argv, **{**quiet, **how}) as run:
             try:
                 until(lambda: len(talker.held) == HELD and lines(out) == TRIALS - HELD)
                 yield run, talker

@@ -18,7 +18,7 @@ import orjson
 import pytest
 import scripted
 from playing import cli, compared, rows, stored
-from scripted import Messages, comply, resist, serve_beside
+from scripted import Messages, Running, comply, resist, serve_beside
 
 CONDITIONS, TRIALS = ("A", "E"), 5
 ASKED = ("--no-probe", "--conditions", "A,E", "--concurrency", 4)
@@ -379,7 +379,7 @@ def test_a_shard_that_was_killed_and_resumed_is_merged_with_what_the_kill_cost(
         command = ("run", "--base-url", model.base_url, "--out", one, *ASKED)
         command = (*command, "--trials", 6, "--shard", "1/2")
         argv = [sys.executable, "-m", "local_shutdown", *map(str, command)]
-        with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as shard:
+        with Running(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as shard:
             deadline = time.monotonic() + 120
             while not (one / "episodes.jsonl").exists() or len(ids(one)) < 2 or not gate.waiting:
                 assert time.monotonic() < deadline

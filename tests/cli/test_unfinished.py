@@ -16,7 +16,18 @@ import orjson
 import pytest
 import scripted
 from playing import cli, compared, play, rows, stored
-from scripted import Gate, Messages, Middle, Policy, comply, resist, serve_beside, turn, until
+from scripted import (
+    Gate,
+    Messages,
+    Middle,
+    Policy,
+    Running,
+    comply,
+    resist,
+    serve_beside,
+    turn,
+    until,
+)
 
 from local_shutdown.analysis.stopping import trials_to_stop
 
@@ -27,7 +38,7 @@ H = 0.25
 
 
 def start(base_url: str, out: Path, *more: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    return Running(
         [*RUN, "--base-url", base_url, "--out", str(out), *map(str, more)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -138,7 +149,7 @@ def test_before_the_first_episode_one_signal_is_enough(tmp_path: Path) -> None:
     gate = Gate(comply, free=0)  # the probe waits for its answer
     with serve_beside(gate) as model:
         argv = [word for word in RUN if word != "--no-probe"]
-        with subprocess.Popen(
+        with Running(
             [*argv, "--base-url", model.base_url, "--out", str(tmp_path)],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         ) as run:  # fmt: skip
@@ -334,7 +345,7 @@ def decision(out: Path) -> tuple[str, int]:
 def test_cells_stop_when_their_contrast_is_decided(tmp_path: Path) -> None:
     assert play(by_condition, tmp_path, *DECIDED, "--no-probe").exit_code == 0
     cells = {cell["condition"]: cell for cell in compared(tmp_path)["cells"]}
-    assert decision(tmp_path) == ("differs", 5)
+    assert decision(tmp_path) == ("differs", 10)
     assert cells["A"]["n"] < 20
     assert cells["B"]["n"] < 20
     assert {cell["interval"] for cell in cells.values()} == {"anytime"}
@@ -344,7 +355,7 @@ def test_cells_stop_when_their_contrast_is_decided(tmp_path: Path) -> None:
     again = play(by_condition, tmp_path, *DECIDED, "--no-probe")
     assert again.exit_code == 0
     assert "all episodes are on disk" in again.stderr
-    assert "differs, at 5" in cli("compare", tmp_path).stdout
+    assert "differs, at 10" in cli("compare", tmp_path).stdout
     other = play(by_condition, tmp_path, *DECIDED[:3], 0.1, *DECIDED[4:], "--no-probe")
     assert other.exit_code == 2
     assert "until decided 0.2 there, 0.1 now" in other.stderr

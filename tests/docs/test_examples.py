@@ -56,6 +56,7 @@ ELSEWHERE = {
 OTHERS = (
     "--cache",
     "--enable-scale-out",
+    "--dtype",
     "--num-cpus",
     "--node-ip-address",
     "--dashboard-host",

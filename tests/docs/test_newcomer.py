@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from doc_examples import ROOT, blocks
+from scripted import Running
 from terminals import pieces, screen
 
 from local_shutdown.engines.registry import load_registry
@@ -76,7 +77,7 @@ class Newcomer:
         return done.stdout
 
     def start(self, *words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        return Running(
             [str(self.folder / ".venv/bin/local-shutdown"), *words],
             cwd=self.folder,
             env=self.env,

@@ -23,6 +23,7 @@ import orjson
 import pytest
 from click.testing import Result
 from playing import cli, outcomes, stored
+from scripted import Running
 
 from local_shutdown.engines import client, served, server, vllm
 from local_shutdown.engines.engine import Fleet
@@ -394,7 +395,7 @@ def pid_of_server(house: House) -> int:
 
 def started(house: House, episodes: int) -> tuple[subprocess.Popen[bytes], int]:
     """A run in the middle, and the pid of its server."""
-    run = subprocess.Popen(
+    run = Running(
         [sys.executable, "-m", "local_shutdown", *house.args, "--concurrency", "2"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

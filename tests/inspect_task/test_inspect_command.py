@@ -13,7 +13,7 @@ from pathlib import Path
 
 import playing
 import pytest
-from scripted import bash, comply, script, serve_beside
+from scripted import Running, bash, comply, script, serve_beside
 
 pytest.importorskip("inspect_ai", reason="needs inspect-ai, the extra [inspect]")
 
@@ -96,7 +96,7 @@ def test_ended_by_its_user_it_leaves_no_sandbox(
     mark = f"mark-{tmp_path.name}-{os.getpid()}"
     with serve_beside(script(bash(f"sleep 600; : {mark}"))) as server:
         wanted = arguments(server.base_url, "-T", "trials=4")
-        with subprocess.Popen(
+        with Running(
             [*INSPECT, *wanted], cwd=tmp_path, env=environment, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         ) as run:  # fmt: skip

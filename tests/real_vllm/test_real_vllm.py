@@ -16,6 +16,7 @@ import orjson
 import pytest
 import smollm2
 from playing import agrees, compared, outcomes, rows, stored
+from scripted import Running
 
 from local_shutdown import engines
 from local_shutdown.cli.options import specs
@@ -47,7 +48,7 @@ def run(out: Path, *args: object) -> subprocess.CompletedProcess[str]:
 
 
 def start(out: Path, *args: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    return Running(
         [*RUN, "--out", str(out), *map(str, args)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from machines import INTERPRETER, children, descriptors, machine, processes_with
 from playing import Jumping
+from scripted import Running
 
 from local_shutdown.environment import Environment
 from local_shutdown.errors import SandboxFault
@@ -179,7 +180,7 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_killed_run_leaves_nothing(kit: Kit, mark: str, how: signal.Signals) -> None:
-    with subprocess.Popen(
+    with Running(
         [INTERPRETER, "-c", RUN, mark],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -204,7 +205,7 @@ def test_run_killed_while_sandboxes_start_leaves_nothing(kit: Kit) -> None:
         "asyncio.run(main())\n"
     )
     for after_ms in (2, 10, 20, 40, 80):
-        with subprocess.Popen(
+        with Running(
             [INTERPRETER, "-c", source],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

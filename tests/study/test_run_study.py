@@ -23,6 +23,7 @@ from scripted import (
     Answer,
     Messages,
     Policy,
+    Running,
     comply,
     resist,
     serve_beside,
@@ -421,7 +422,7 @@ class Box:
         fake_vllm.write(self.control, answer="hot", pause=[*map(str, pause[:1]), *pause[1:]])
 
     def start(self, path: Path, out: Path) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
+        return Running(
             [sys.executable, "-m", "local_shutdown", "run", path, "--engine", "vllm", "--gpus", "0",
              "--out", out, "--concurrency", "4"],
             env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
