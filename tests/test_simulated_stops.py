@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.long
 def test_the_interval_that_is_shown_for_a_stopped_run_covers_the_rate(tmp_path: Path) -> None:
     where = tmp_path / "figures.json"
     argv = [sys.executable, "scripts/simulate-stops", "--stops", "40", "--rates", "0.35"]

@@ -20,8 +20,6 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
-import yaml
-
 from local_shutdown import resources
 
 # How the weights are stored, not which model it is. Repeated: `-fp8-dynamic`.
@@ -61,11 +59,7 @@ def plain_name(name: str) -> str:
 
 
 class Families:
-    """Looks up models and families in models.yaml, which is read at the first question.
-
-    It is read here without the checks of `engines.registry`: they take a second, and a mistake in
-    it is reported wherever models are served.
-    """
+    """Looks up models and families in models.yaml, which is read at the first question."""
 
     def model(self, name: str) -> str:
         """One word for a model, whatever its source calls it: its name in models.yaml where it is
@@ -91,12 +85,9 @@ class Families:
             or (_organisation(name) if name.count("/") == 1 else _first_letters(model))
         )
 
-    @cached_property
+    @property
     def _series(self) -> Mapping[str, Mapping[str, Any]]:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        listed = yaml.load(resources.models_yaml().read_text("utf-8"), Loader=loader)
-        found: Mapping[str, Mapping[str, Any]] = listed["families"]
-        return found
+        return resources.listed_families()
 
     @cached_property
     def _listed(self) -> Mapping[str, Mapping[str, Any]]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 
-import yaml
-
 from local_shutdown import resources
 from local_shutdown.analysis.cells import Weights, paper_cells
 
@@ -14,18 +12,13 @@ CALIBRATION = "calibration"
 
 
 class KnownWeights:
-    """What models.yaml (all open) and the published table say; both are read at the first question.
-
-    models.yaml is read here without the checks of `engines.registry`: they take a second, and a
-    mistake in it is reported wherever models are served.
-    """
+    """What models.yaml (all open) and the published table say; both are read at the first
+    question."""
 
     @cached_property
     def _by_name(self) -> Mapping[str, Weights]:
         found: dict[str, Weights] = {_plain(c.model): c.weights for c in paper_cells() if c.weights}
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        listed = yaml.load(resources.models_yaml().read_text("utf-8"), Loader=loader)
-        for family in listed["families"].values():
+        for family in resources.listed_families().values():
             for name, row in family["models"].items():
                 for known in (name, row.get("hf"), row.get("display")):
                     if known:

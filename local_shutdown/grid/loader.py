@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -88,10 +89,8 @@ def load(path: Path = BUILT_IN) -> dict[str, Condition]:
     Raises:
         UsageError: unreadable, not YAML, an unknown field, a text that does not exist, an id twice.
     """
-    parsed = _parse(path)
-    texts = dict(parsed.texts)
-    if path != BUILT_IN:
-        texts = {**_parse(BUILT_IN).texts, **texts}
+    parsed = _parse(path) if path != BUILT_IN else _built_in()
+    texts = {**_built_in().texts, **parsed.texts}
     conditions: dict[str, Condition] = {}
     for raw in parsed.conditions:
         if raw.id in conditions:
@@ -108,6 +107,11 @@ def load(path: Path = BUILT_IN) -> dict[str, Condition]:
             instructs=raw.instructs or _instruction(f"{system}\n{user}", path, raw.id),
         )
     return conditions
+
+
+@cache
+def _built_in() -> _File:
+    return _parse(BUILT_IN)
 
 
 def _parse(path: Path) -> _File:

@@ -7,8 +7,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import yaml
-
 from local_shutdown import resources
 from local_shutdown.analysis.families import plain_name
 from local_shutdown.report.cellview import CellView, view_cell
@@ -68,12 +66,9 @@ def _known(data: ReportData) -> list[_Known]:
 
 
 def _listed() -> dict[str, _Listed]:
-    """By every plain name of a model. Read without the checks of `engines.registry`, which take a
-    second and are made wherever models are served."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    rows = yaml.load(resources.models_yaml().read_text("utf-8"), Loader=loader)
+    """By every plain name of a model."""
     found: dict[str, _Listed] = {}
-    for family in rows["families"].values():
+    for family in resources.listed_families().values():
         for name, row in family["models"].items():
             released = row.get("released", family.get("released"))
             one = _Listed(str(family["title"]), row.get("params"), released)

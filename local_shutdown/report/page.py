@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +70,9 @@ class DrawnFigure:
     placed: Sequence[scatter.Placed]
 
 
-def render(
-    data: ReportData, figures: Sequence[Figure], embedded: Embedded, now: datetime | None = None
-) -> str:
-    """The whole page as HTML."""
+@cache
+def _template() -> jinja2.Template:
+    """Compiled once in a process: that takes half of the time of a small page."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,
@@ -82,12 +82,19 @@ def render(
     )
     environment.filters["shown"] = visible
     environment.filters["minus"] = minus
+    return environment.get_template("page.html.jinja")
+
+
+def render(
+    data: ReportData, figures: Sequence[Figure], embedded: Embedded, now: datetime | None = None
+) -> str:
+    """The whole page as HTML."""
     parts = "".join((_HERE / name).read_text("utf-8") for name in _SCRIPTS)
     script = f'"use strict";\n(() => {{\n{parts}}})();\n'
     known = names(data)
     drawn = [_drawn(figure) for figure in figures]
     found = finding(data.series, lambda s: known[s.key], data.contrasts, data.open_closed)
-    return environment.get_template("page.html.jinja").render(
+    return _template().render(
         title=_title(data, found.sentence),
         finding=found,
         version=__version__,

@@ -14,6 +14,7 @@ pytest.importorskip("mistral_common", reason="mistral-common comes with vLLM")
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.vllm
 def test_the_table_of_families_is_what_its_script_finds() -> None:
     argv = [sys.executable, "scripts/branch-families"]
     made = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True).stdout

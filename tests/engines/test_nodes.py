@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,11 @@ LARGE = [
 ]
 
 
+REGISTRY = cache(load_registry)
+
+
 def spec(name: str) -> ModelSpec:
-    return next(one for one in load_registry() if one.name == name)
+    return REGISTRY().models[name]
 
 
 def cards(count: int, gb: int) -> list[Gpu]:
@@ -78,7 +82,7 @@ def test_a_model_larger_than_a_node_is_planned_over_the_fewest_that_hold_it(
 
 
 def test_the_weights_of_a_stage_fit_the_cards_of_its_node() -> None:
-    for model in load_registry():
+    for model in REGISTRY():
         for gb in (80, 141):
             card = cards(1, gb)[0].memory_gib
             count = nodes_needed(model, 8, card, options(model.server_args))

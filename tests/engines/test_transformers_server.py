@@ -230,12 +230,14 @@ async def test_another_model_is_not_served(server: Running) -> None:
     assert (await server.post(model="gpt", messages=opening()))[0] == 404
 
 
-async def test_it_ends_on_term_and_starts_again(tmp_path: Path) -> None:
-    assert stop(start(tmp_path / "first")) == 0
-    again = start(tmp_path / "second")
-    status, _ = await again.post(messages=opening(), tools=TOOLS)
+async def test_a_second_one_beside_the_first_answers_and_ends_on_term(
+    server: Running, tmp_path: Path
+) -> None:
+    second = start(tmp_path / "second")
+    status, _ = await second.post(messages=opening(), tools=TOOLS)
     assert status == 200
-    assert stop(again) == 0
+    assert stop(second) == 0
+    assert (await server.post(messages=opening(), tools=TOOLS))[0] == 200
 
 
 class _Dead:
