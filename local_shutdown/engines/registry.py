@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 
 from local_shutdown import resources
@@ -76,6 +77,20 @@ def load_registry(path: Path | None = None) -> Registry:
         UsageError: the file is unreadable or wrong; see `schema.read_models_yaml`.
     """
     path = path or resources.models_yaml()
+    try:
+        state = path.stat()
+    except OSError:
+        return _read(path)  # says what is wrong
+    return _kept(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=4)
+def _kept(path: Path, mtime_ns: int, size: int) -> Registry:
+    """A file that stays as it was is read once: reading and checking take a quarter of a second."""
+    return _read(path)
+
+
+def _read(path: Path) -> Registry:
     rows = read_models_yaml(path)
     models: dict[str, ModelSpec] = {}
     for key, family in rows.families.items():
