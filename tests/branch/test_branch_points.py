@@ -127,10 +127,14 @@ def test_those_named_are_played_on_whole_or_by_a_prefix(tmp_path: Path) -> None:
         assert picked.episode.trial == int(wanted)
         assert picked.places == ((6, None),)
     assert len(choose(run, Selection(episodes=("m@effort=low/E/2", "m@effort=low/E/11")))) == 2
-    with pytest.raises(UsageError, match="several"):
-        choose(run, Selection(episodes=("m@effort=low",)))
-    with pytest.raises(UsageError, match="no episode"):
-        choose(run, Selection(episodes=("x",)))
+    for name, words, there in (
+        ("m@effort=low/E/1x", "no episode", ["E/1, ", "E/11, ", "E/2;"]),
+        ("m@effort=low", "several", ["E/1, ", "E/11, ", "E/2;"]),
+        ("x", "no episode", ["E/1, ", "E/11, ", "E/2;"]),
+    ):
+        with pytest.raises(UsageError, match=words) as failed:
+            choose(run, Selection(episodes=(name,)))
+        assert all(one in (failed.value.hint or "") for one in there)
 
 
 def test_what_is_drawn_is_drawn_by_the_seed_among_those_that_fit(tmp_path: Path) -> None:
@@ -156,6 +160,28 @@ def test_what_is_drawn_is_drawn_by_the_seed_among_those_that_fit(tmp_path: Path)
         choose(run, Selection(sample=1, outcome="error"))
     for words in ("E (12)", "A (4)", "resisted (6)"):
         assert words in (none.value.hint or "")
+        assert "..." not in (none.value.hint or "")
+    for at, number in (("warning", 14), ("every", 16), ("sentences", 14), ("4", 16)):
+        with pytest.raises(UsageError, match=f"has {number} episodes") as some:
+            choose(run, Selection(sample=99, at=at))
+        assert f"{number} at most" in (some.value.hint or "")
+        assert "None" not in str(some.value)
+
+
+def test_of_many_conditions_the_commonest_are_named(tmp_path: Path) -> None:
+    named = [episode(n, condition="E") for n in range(2)]
+    named += [
+        replace(episode(n), condition=f"c{n}", episode_id=f"m@effort=low/c{n}/{n}")
+        for n in range(22)
+    ]
+    with pytest.raises(UsageError) as failed:
+        choose(run_of(tmp_path, *named), Selection(sample=1, condition="none"))
+    hint = failed.value.hint or ""
+    listed, _, outcomes = hint.partition("; outcomes")
+    assert "E (2)" in listed
+    assert listed.count("(1)") == 19
+    assert listed.endswith("...")
+    assert not outcomes.endswith("...")
 
 
 @pytest.mark.parametrize(
