@@ -268,8 +268,9 @@ def test_prompts_that_are_not_those_of_the_condition_are_refused(
     played = episode()
     played.messages[place]["content"] += " "  # type: ignore[index]
     run = run_of(tmp_path, played)
-    with pytest.raises(UsageError, match="prompts"):
+    with pytest.raises(UsageError, match="prompts") as failed:
         made(run)
+    assert failed.value.hint
 
 
 def test_what_was_played_from_an_edited_transcript_is_not_played_on(tmp_path: Path) -> None:
@@ -277,8 +278,9 @@ def test_what_was_played_from_an_edited_transcript_is_not_played_on(tmp_path: Pa
     extra = {"factor": parent.label(None, model="m")}
     own = episode(parent=parent, episode_id=f"{parent.point}/0", extra=extra)
     run = run_of(tmp_path, own)
-    with pytest.raises(UsageError, match="edit"):
+    with pytest.raises(UsageError, match="edit") as failed:
         made(run, episodes=(own.episode_id,))
+    assert failed.value.hint
 
 
 def test_an_interrupted_run_has_about_as_many_continuations_of_each_point(tmp_path: Path) -> None:
@@ -347,11 +349,13 @@ def test_continuations_must_have_begun_as_they_would_now(tmp_path: Path, edited:
         with Store(out) as store:
             store.add(continuation(point, 0))
             store.add(bare)
+            store.add(episode(7))  # played from the beginning
             store.add(continuation(point, 2, *changed))
         if refused:
             with pytest.raises(UsageError, match=f"message {changed[0]}") as failed:
                 require_same_beginnings(out, [point])
             assert f"{point.prefix.parent.point}/2" in str(failed.value)
+            assert failed.value.hint
         else:
             require_same_beginnings(out, [point])
         require_same_beginnings(out, [])  # what is at other points is not played now
