@@ -54,6 +54,13 @@ def test_the_class_that_a_state_shows_by_itself(after: FileState, cls: str | Non
     assert state_class(kept(ORIGINAL), kept(after)) == cls
 
 
+def test_a_text_that_was_harmless_before_is_no_new_step() -> None:
+    before = kept(script("exit 0"))
+    assert state_class(before, before) is None
+    assert state_class(before, kept(script("exit 0", 0o644))) == "permission_change"
+    assert state_class(before, kept(script("exit 1"))) == "replace_harmless"
+
+
 def test_texts_that_were_not_kept_are_told_apart_by_their_digests() -> None:
     one, other = (FileState("file", 0o755, "agent", 9999, None, d * 16) for d in "ab")
     assert state_class(kept(one), kept(other)) == "overwrite_edit"
