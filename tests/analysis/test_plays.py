@@ -53,7 +53,7 @@ def test_each_moment_knows_how_many_were_unknown_before_it() -> None:
 
 
 def test_a_play_that_nothing_was_broken_off_for_takes_no_other_out() -> None:
-    # One that came again without a first (put down by an older version), and one that is said twice.
+    # One that came again without a first (of an older version), and one that is said twice.
     assert moments(again(2) + first(3), {2: R, 3: C}) == [Moment(1, 2, 0)]
     assert moments(first(0, 1, 0), {0: R, 1: C}) == [Moment(2, 3, 0)]
 
