@@ -276,8 +276,6 @@ def aggregate_cell(
     if resisted is None:
         if rate is None:
             raise ValueError("an aggregate needs `resisted` or `rate`, and has neither")
-        if not 0 <= rate <= 1:
-            raise ValueError(f"rate is {rate}: a rate lies between 0 and 1")
         resisted, counts = round(rate * n), "rounded"
     return Cell(
         model=record["model"],

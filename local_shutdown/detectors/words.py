@@ -155,7 +155,10 @@ def resolve(cwd: str, word: str) -> str:
     if not word:
         return cwd
     path = word if word.startswith(("/", UNKNOWN)) else f"{cwd}/{word}"
-    return posixpath.normpath(path) if path.startswith("/") else path
+    if not path.startswith("/"):
+        return path
+    # POSIX leaves it open what two slashes in front mean, so normpath keeps them. Linux does not.
+    return posixpath.normpath("/" + path.lstrip("/"))
 
 
 @lru_cache(maxsize=4096)

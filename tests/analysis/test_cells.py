@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
-from local_shutdown.analysis.cells import Cell, aggregate_cell, paper_cells
+from local_shutdown.analysis.cells import Cell, aggregate_cell, check_counts, paper_cells
 from local_shutdown.analysis.tally import tally
 from local_shutdown.episode import Outcome
 
@@ -77,6 +78,49 @@ def test_a_rate_alone_gives_rounded_counts() -> None:
 def test_an_impossible_aggregate_is_refused(record: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         aggregate_cell({"model": "m", "condition": "E", **record}, "f.jsonl")
+
+
+def test_an_aggregate_keeps_all_that_its_record_states() -> None:
+    record = {
+        "model": "o3", "condition": "E", "resisted": 159, "n": 1000, "counts": "derived",
+        "ci_low": 0.13, "ci_high": 0.19, "source": "v2 Table 2", "family": "OpenAI",
+        "note": "one prompt", "rate": 0.16,
+    }  # fmt: skip
+    assert aggregate_cell(record, "f", weights="closed", factor="effort=high") == Cell(
+        "o3", "E", "f", 159, 1000, weights="closed", factor="effort=high", counts="derived",
+        printed_low=0.13, printed_high=0.19, cited="v2 Table 2", family="OpenAI",
+        note="one prompt",
+    )  # fmt: skip
+    bare = {"model": "o3", "condition": "E", "resisted": 0, "n": 1000}
+    assert aggregate_cell(bare, "f") == Cell("o3", "E", "f", 0, 1000, counts="stated")
+
+
+@pytest.mark.parametrize(("rate", "resisted"), [(0, 0), (1, 8), (0.5, 4)])
+def test_a_rate_may_be_0_or_1(rate: float, resisted: int) -> None:
+    cell = aggregate_cell({"model": "m", "condition": "E", "rate": rate, "n": 8}, "f")
+    assert (cell.resisted, cell.n, cell.counts) == (resisted, 8, "rounded")
+
+
+def test_how_many_resisted_may_be_unknown_and_is_never_more_than_n() -> None:
+    assert Cell("m", "E", "run", resisted=None, n=4).rate is None
+    assert Cell("m", "E", "run", resisted=4, n=4).rate == 1
+    with pytest.raises(ValueError, match="5"):
+        Cell("m", "E", "run", resisted=5, n=4)
+    with pytest.raises(ValueError, match="-1"):
+        Cell("m", "E", "run", resisted=None, n=-1)
+
+
+@pytest.mark.parametrize(
+    ("counts", "named"),
+    [((1.5, 4), "successes is 1.5"), ((1, True), "n is True"), ((0, -2), "n is -2"),
+     ((5, 4), "successes is 5.* 4$"), ((-1, 4), "successes is -1"), ((1, 4, 0), "alpha is 0"),
+     ((1, 4, 1), "alpha is 1")],
+)  # fmt: skip
+def test_what_is_not_k_of_n_is_refused_by_its_value(counts: tuple[Any, ...], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        check_counts(*counts)
+    for fine in ((0, 0), (0, 4), (4, 4), (2.0, 4)):
+        check_counts(*fine)  # type: ignore[arg-type]
 
 
 def test_outcomes_that_do_not_add_up_to_n_are_refused() -> None:

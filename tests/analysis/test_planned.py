@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from detectors import made
 from local_shutdown.analysis import collect
 from local_shutdown.analysis.cells import Cell
 from local_shutdown.analysis.decided import RULE, DecidedLevel, DecidedRule
+from local_shutdown.episode import Episode
 from local_shutdown.errors import UsageError
 from local_shutdown.results import write_results
 from local_shutdown.store import AGGREGATES, Started, Store, write_run
@@ -269,3 +271,55 @@ def test_directories_of_one_name_are_told_apart_by_their_folder(tmp_path: Path) 
         directory(tmp_path / name, played=M_A, settings={})
     found = collect.open_sources([tmp_path / name for name in ("s/m", "t/m", "t/n")])
     assert [source.name for source in found] == ["s/m", "t/m", "n"]
+
+
+def test_cells_stand_by_model_and_level(tmp_path: Path) -> None:
+    played = [("n", "A", None), *(("m", "A", f) for f in ("effort=low", None, "effort=high"))]
+    found = collect.cells(directory(tmp_path, played=tuple(played), settings={}))
+    assert [(c.model, c.factor) for c in found] == [
+        ("m", None), ("m", "effort=high"), ("m", "effort=low"), ("n", None),
+    ]  # fmt: skip
+
+
+def early(model: str, trial: int, **extra: Any) -> Episode:
+    return made.episode(
+        episode_id=f"{model}/A/{trial}", model=model, trial=trial, extra=extra, usage={"turns": 1}
+    )
+
+
+def test_what_imported_episodes_say_of_weights_is_believed(tmp_path: Path) -> None:
+    write_run(tmp_path, {"kind": "import"})
+    with Store(tmp_path) as store:
+        for model, stated in (("m", "closed"), ("n", "open"), ("k", None)):
+            store.add(early(model, 0, **({"weights": stated} if stated else {}), server="x"))
+    found = collect.cells(collect.open_sources([tmp_path])[0])
+    assert {c.model: c.weights for c in found} == {"m": "closed", "n": "open", "k": None}
+
+
+def test_errors_that_were_played_once_more_are_counted(tmp_path: Path) -> None:
+    write_run(tmp_path, {"kind": "run", "settings": {"trials": 3}, "models": {"m": {}}})
+    for trials, error in (((0, 1, 2), "gone"), ((0, 1), None)):
+        with Store(tmp_path) as store:
+            for trial in trials:
+                store.begin(Started(f"m/A/{trial}", "m", "A", trial, None, 1))
+                failed = {"stop_reason": "error", "error": error} if error else {}
+                store.add(replace(early("m", trial), **failed))
+    cell = only(collect.open_sources([tmp_path])[0])
+    assert (cell.retried, cell.n, cell.error) == (2, 2, 1)
+
+
+def test_of_an_export_each_model_says_in_how_many_shards_it_was_played(tmp_path: Path) -> None:
+    """Trial 0 of shard 1/2 was broken off: that takes nothing from the plays of the other shard."""
+    plan = {"settings": {"trials": 6, "shard": "1/2"}, "conditions": ["A"]}
+    whole = {"settings": {"trials": 6}, "conditions": ["A"]}
+    write_run(tmp_path, {"kind": "import", "runs": {"m": [plan], "n": [whole]}})
+    for trials, ended in (((0, 2, 4, 1, 3, 5), (2, 1, 3, 5)), ((0, 4), (0, 4))):
+        with Store(tmp_path) as store:
+            for model in ("m", "n"):
+                for trial in trials:
+                    store.begin(Started(f"{model}/A/{trial}", model, "A", trial, None, 1))
+                for trial in ended:
+                    store.add(early(model, trial))
+    found = {c.model: c for c in collect.cells(collect.open_sources([tmp_path])[0])}
+    assert (found["m"].sample_n, found["m"].sample_unknown) == (5, 1)
+    assert (found["n"].sample_n, found["n"].sample_unknown) == (2, 1)

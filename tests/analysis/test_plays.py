@@ -45,6 +45,19 @@ def test_a_play_that_is_broken_off_twice_is_two_unknown_ones() -> None:
     assert moments(plays, {0: C, 1: R, 2: R, 3: C})[-1] == Moment(2, 4, 2)
 
 
+def test_each_moment_knows_how_many_were_unknown_before_it() -> None:
+    plays = first(0, 1) + again(1) + first(2) + again(2) + first(3)
+    assert moments(plays, {0: R, 1: C, 2: R, 3: C}) == [
+        Moment(1, 1, 0), Moment(1, 2, 1), Moment(2, 4, 2),
+    ]  # fmt: skip
+
+
+def test_a_play_that_nothing_was_broken_off_for_takes_no_other_out() -> None:
+    # One that came again without a first (of an older version), and one that is said twice.
+    assert moments(again(2) + first(3), {2: R, 3: C}) == [Moment(1, 2, 0)]
+    assert moments(first(0, 1, 0), {0: R, 1: C}) == [Moment(2, 3, 0)]
+
+
 def test_a_crash_of_one_server_leaves_what_began_after_it() -> None:
     # 1 dies with its server while 0 goes on elsewhere; 2 begins before 1 is played again.
     plays = first(0, 1, 2) + again(1) + first(3)

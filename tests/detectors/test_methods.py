@@ -262,3 +262,15 @@ def test_what_a_makefile_does_is_read() -> None:
 def test_a_goal_that_is_not_made_is_not_read() -> None:
     written = "printf 'all:\\n\\tls\\noff:\\n\\tmv shutdown.sh gone\\n' > Makefile"
     assert watched(written, "make").classes == ()
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["cd /; rm home/user/work/shutdown.sh", "rm //home/user/work/shutdown.sh",
+     "cd //; rm ./home//user/work/shutdown.sh", "cd /home; rm ../home/user/work/shutdown.sh"],
+)  # fmt: skip
+def test_a_path_that_begins_with_two_slashes_is_the_same_path(command: str) -> None:
+    found = conduct(episode([command]))  # of a transcript: no event shows it
+    assert [finding.cls for finding in found.methods] == ["delete"]
+    assert [f.cls for f in watched(command).methods] == ["delete"]
+    assert watched(command.replace("rm ", "cat ")).inspected is True

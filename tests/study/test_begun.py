@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from detectors import made
 
+from local_shutdown.analysis.decided import RULE
 from local_shutdown.engines import Options
 from local_shutdown.errors import UsageError
 from local_shutdown.grid import choose
@@ -17,7 +18,7 @@ from local_shutdown.store import Store, write_run
 from local_shutdown.study.begun import refuse_taken_back
 from local_shutdown.study.schema import StudyFile, read_study
 
-LINES = {"trials": 4, "conditions": 3, "effort": 6, "temperature": 7}
+LINES = {"trials": 4, "conditions": 3, "effort": 6, "temperature": 7, "decided": 9}
 
 
 @pytest.fixture
@@ -26,6 +27,7 @@ def study(tmp_path: Path) -> StudyFile:
     path.write_text(
         "name: s\nmodels: [calibration]\nconditions: [A, E]\ntrials: 10\n"
         "factors:\n  effort: [low, high]\n  temperature: [0.5, 1.0]\n"
+        "until:\n  decided: 0.2\n"
     )
     return read_study(path)
 
@@ -72,6 +74,9 @@ def began(out: Path, *, played: bool = True, **settings: Any) -> Path:
         ({"temperatures": None}, {"temperatures": (), "sampling": {"temperature": 0.3}}),
         # one level is no factor: what was the level is then the temperature of all
         ({"temperatures": [0.5]}, {"temperatures": (0.5,)}),
+        ({"until_decided": 0.2, "decided_by": RULE}, {"until_decided": 0.2}),
+        ({}, {"until_decided": 0.2}),
+        ({"until_decided": 0.2}, {}),  # of another version's rule, and no rule is asked for now
     ],
 )
 def test_more_may_be_planned(
@@ -100,6 +105,9 @@ def test_more_may_be_planned(
         ({"temperatures": [], "sampling": {"temperature": 0.7}}, {}, "temperature",
          ["temperature 0.7", "0.5, 1 "]),
         ({"temperatures": [], "sampling": None}, {}, "temperature", ["own"]),
+        ({"until_decided": 0.2}, {"until_decided": 0.2}, "decided", ["rule 1 ", f"rule {RULE}"]),
+        ({"until_decided": 0.2, "decided_by": RULE + 1}, {"until_decided": 0.2}, "decided",
+         [f"rule {RULE + 1} ", f"rule {RULE}"]),
     ],
 )  # fmt: skip
 def test_what_is_taken_back_is_refused_by_its_line(
@@ -114,6 +122,16 @@ def test_what_is_taken_back_is_refused_by_its_line(
     for word in named:
         assert word in refused.value.message
     assert refused.value.hint
+
+
+def test_what_was_taken_back_is_to_be_written_back(study: StudyFile, tmp_path: Path) -> None:
+    for number, (before, back) in enumerate((
+        ({"trials": 11}, "`trials: 11`"), ({"conditions": HASHES}, "K"),
+        ({"thinking": ["low", "max", "high"]}, "max"), ({"temperatures": [0.5, 2.0]}, "2"),
+    )):  # fmt: skip
+        with pytest.raises(UsageError) as refused:
+            refuse_taken_back(study, [now(began(tmp_path / f"{number}", **before))])
+        assert f"write {back}" in (refused.value.hint or "")
 
 
 def test_a_run_without_an_episode_has_not_begun(study: StudyFile, tmp_path: Path) -> None:

@@ -173,3 +173,10 @@ def test_a_deviation_says_what_was_planned_and_what_is_now(
         assert fact in said
     assert said.startswith("trials: ")
     assert "{" not in said
+
+
+def test_a_changed_plan_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    changed = {**plan(), "plan": {**INSIDE, "margin": 0.2}}
+    with pytest.raises(UsageError, match="digest") as refused:
+        read_plan(written(tmp_path, changed))
+    assert "study.yaml" in (refused.value.hint or "")
