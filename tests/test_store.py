@@ -181,6 +181,33 @@ def test_a_hundred_thousand_lines_are_all_found(tmp_path: Path) -> None:
     assert (len(old), whole) == (1, 100_001)
 
 
+def test_an_error_after_a_good_play_is_to_be_played_again(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        store.add(episode("a"))
+        store.add(episode("a", stop_reason="error", error="x"))
+        assert store.finished() == {"a"}
+        assert store.finished(again=lambda e: e.stop_reason == "error") == set()
+
+
+def test_where_an_id_stands_does_not_hang_on_what_follows_it(tmp_path: Path) -> None:
+    """Without a line feed or a quote in it, a record has no backslash to tell strings apart by."""
+    plain = [{"role": "user", "content": "no escapes"}]
+    with Store(tmp_path) as store:
+        store.add(episode("a", messages=plain))
+        store.add(episode("b", messages=plain, stop_reason=None))
+        store.add(episode("c", messages=plain))
+        assert store.finished() == {"a", "b", "c"}
+        asked: list[str] = []
+        store.finished(lambda e: bool(asked.append(e.episode_id)))
+    assert asked == ["b"]  # why it stopped is not known: an error, maybe
+
+
+def test_an_id_that_is_no_text_is_shown_as_far_as_it_is_one(tmp_path: Path) -> None:
+    line = episode("m/@/0").to_json().replace(b"@", b"\xff")
+    (tmp_path / EPISODES).write_bytes(line + b"\n")
+    assert store_module.finished_ids(tmp_path) == {"m/\ufffd/0"}
+
+
 def test_only_errors_are_asked_about(tmp_path: Path) -> None:
     asked: list[str] = []
 
@@ -380,7 +407,11 @@ def test_a_torn_line_of_the_started_is_left_out_and_cut_off(tmp_path: Path) -> N
 
 def test_a_damaged_line_of_the_started_is_named(tmp_path: Path) -> None:
     (tmp_path / STARTED).write_bytes(b'{"episode_id": "a"}\n')
-    with pytest.raises(UsageError, match=rf"{STARTED}:1: not a started trial"):
+    with pytest.raises(UsageError, match=rf"{STARTED}:1: not a started trial: .*'model'"):
+        list(read_started(tmp_path))
+    line = started("a").to_json().replace(b'"trial":0', b'"trial":-1')
+    (tmp_path / STARTED).write_bytes(line + b"\n")
+    with pytest.raises(UsageError, match=rf"{STARTED}:1: .*trial is -1"):
         list(read_started(tmp_path))
 
 
@@ -389,6 +420,10 @@ def test_the_started_are_forgotten_with_the_run_they_belong_to(tmp_path: Path) -
         store.begin(started("a"))
         store.forget_begun()
         assert store.begun() == set()
+        store.begin(started("b"))
+        store.forget_begun()
+        store.add(episode("c"))  # whatever comes first
+        assert store.begun() == {"c"}
         store.begin(started("b"))
     assert [s.episode_id for s in read_started(tmp_path)] == ["b"]
 
@@ -459,6 +494,11 @@ def test_run_json_is_replaced_as_a_whole(tmp_path: Path) -> None:
     write_run(tmp_path, {"kind": "run"})
     assert read_run(tmp_path) == {"schema_version": 1, "kind": "run"}
     assert [path.name for path in tmp_path.iterdir()] == [RUN]
+    assert (tmp_path / RUN).read_bytes() == b'{\n  "schema_version": 1,\n  "kind": "run"\n}\n'
+    write_run(tmp_path, store_module.load_run(tmp_path))  # as it is read, too
+    assert read_run(tmp_path)["kind"] == "run"
+    with pytest.raises(CannotRunError, match=r"gone/run\.json: cannot be written: No such file"):
+        write_run(tmp_path / "gone", {"kind": "run"})
 
 
 @pytest.mark.parametrize(
@@ -467,6 +507,8 @@ def test_run_json_is_replaced_as_a_whole(tmp_path: Path) -> None:
         (b"{", "run.json:1: not JSON"),
         (b"[]", "not of schema version 1"),
         (orjson.dumps({"schema_version": 2}), "not of schema version 1"),
+        (b'{"schema_version": 1, "a": ' + b"[" * 250 + b"]" * 250 + b"}", "run.json: nested"),
+        (b'{"schema_version": 1, "settings": {"trials": "x"}}', "run.json: settings.trials is 'x'"),
     ],
 )
 def test_a_wrong_run_json_is_named(tmp_path: Path, content: bytes, said: str) -> None:
@@ -476,12 +518,16 @@ def test_a_wrong_run_json_is_named(tmp_path: Path, content: bytes, said: str) ->
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"it has no run\.json"):
-        read_run(tmp_path)
-    with pytest.raises(UsageError, match="no such folder"):
-        read_run(tmp_path / "gone")
-    with pytest.raises(UsageError, match="not a folder"):
-        read_run(Path("/dev/null"))
+    (tmp_path / "file").touch()
+    for folder, said in (
+        (tmp_path, r"it has no run\.json"),
+        (tmp_path / "gone", "/gone: no such folder"),
+        (tmp_path / "file", "/file: not a folder"),
+        (tmp_path / ("x" * 300), "cannot be read: File name too long"),
+    ):
+        with pytest.raises(UsageError, match=said) as refused:
+            read_run(folder)
+        assert "--out" in str(refused.value.hint) or "cannot" in said
 
 
 def test_a_run_is_made_with_the_folders_above_it_and_read_by_its_fields(tmp_path: Path) -> None:
