@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -120,6 +121,38 @@ def test_a_line_of_another_schema_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'"schema_version":1', b'"schema_version":9'))
     with pytest.raises(UsageError, match=r":1: schema_version 9, this version reads 1"):
         list(read_episodes(tmp_path))
+
+
+def test_a_line_is_read_up_to_its_bound_and_named_beyond_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = 2 << 20
+    monkeypatch.setattr(store_module, "MAX_LINE_BYTES", most)
+    path = tmp_path / "x.jsonl"
+    assert list(store_module.read_lines(path)) == []
+    whole = [b"a\n", b"x" * (most - 1) + b"\n", b"b\n", b"torn"]
+    path.write_bytes(b"".join(whole))
+    assert list(store_module.read_lines(path)) == [
+        (1, whole[0]),
+        (2, whole[1]),
+        (3, b"b\n"),
+        (4, b"torn"),
+    ]
+    path.write_bytes(b"a\n" + b"x" * most + b"\n")
+    reading = store_module.read_lines(path)
+    assert next(reading) == (1, b"a\n")
+    with pytest.raises(UsageError, match=r"x\.jsonl:2: longer than 2 MiB"):
+        next(reading)
+
+    class Broken(io.BytesIO):
+        def readline(self, size: int | None = -1, /) -> bytes:
+            assert size is not None
+            assert 0 < size <= most + 1  # of a line without an end no more is taken
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(store_module, "open_to_read", lambda path: Broken())
+    with pytest.raises(UsageError, match=r"x\.jsonl: cannot be read: Input/output error"):
+        list(store_module.read_lines(path))
 
 
 def test_two_writers_are_refused(tmp_path: Path) -> None:
