@@ -86,6 +86,7 @@ def test_one_process_at_a_time_locks_it(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def locking_fails(other: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else has it, or the file system cannot say."""
 
     for number in (errno.EACCES, errno.EWOULDBLOCK, errno.ENOLCK, errno.ENOSYS):
 
