@@ -48,12 +48,12 @@ def test_a_whole_file_is_not_written_to(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_it_is_made_as_any_file_is_and_no_child_gets_it(tmp_path: Path) -> None:
     path = tmp_path / "x"
-    mask = os.umask(0o027)
+    mask = os.umask(0o022)
     try:
         opened = Lines(path)
     finally:
         os.umask(mask)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert not os.get_inheritable(opened._file.fileno())
     opened.append(b"a")
     opened.empty()
