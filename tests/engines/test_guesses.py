@@ -123,8 +123,8 @@ KV: list[tuple[dict[str, Any], KvCache | None]] = [
         KvCache(1, 8, 64, state_mib=3 * 4.4),
     ),
     (
-        {**BASE, "num_hidden_layers": 5, "hybrid_override_pattern": "M*-E| *", "mamba_num_heads": 64, "mamba_head_dim": 64,
-         "ssm_state_size": 256},
+        {**BASE, "num_hidden_layers": 5, "hybrid_override_pattern": "M*-E| *",
+         "mamba_num_heads": 64, "mamba_head_dim": 64, "ssm_state_size": 256},
         KvCache(2, 8, 64, state_mib=4.4),
     ),
     (
