@@ -522,6 +522,14 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         Store(tmp_path / "file" / "run")
 
 
+def test_a_store_that_cannot_be_opened_whole_lets_go_of_the_directory(tmp_path: Path) -> None:
+    (tmp_path / STARTED).symlink_to(STARTED)  # to itself
+    with pytest.raises(CannotRunError, match=f"{tmp_path}: cannot be written: Too many levels"):
+        Store(tmp_path)
+    (tmp_path / STARTED).unlink()
+    Store(tmp_path).close()
+
+
 def test_run_json_is_replaced_as_a_whole(tmp_path: Path) -> None:
     write_run(tmp_path, {"kind": "run", "a": 1})
     write_run(tmp_path, {"kind": "run"})
