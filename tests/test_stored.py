@@ -235,8 +235,9 @@ def test_each_field_takes_its_kind_and_no_other(
 
 @pytest.mark.parametrize("value", [5, None, [], "x"])
 def test_an_aggregate_is_an_object(value: Any) -> None:
-    with pytest.raises(ValueError, match="not an object"):
+    with pytest.raises(ValueError, match="not an object") as refused:
         check_aggregate(value)
+    assert str(refused.value) == f"it is {value!r}, not an object"
 
 
 @pytest.mark.parametrize("value", [0, 7, 8])
