@@ -90,6 +90,7 @@ def test_a_deeply_nested_argument_does_not_break_the_episode() -> None:
 def test_an_unknown_tool_is_named_with_those_there_are() -> None:
     (call,) = read_calls(message({"name": "python", "arguments": '{"code": "1"}'}))
     assert "'python' not found. Available: bash, submit" in str(call.problem)
+    assert (call.id, call.name, call.argument) == ("c0", "python", "")
 
 
 @pytest.mark.parametrize("junk", ["bash", None, {}, {"name": 3}, {"arguments": "{}"}])
