@@ -196,9 +196,7 @@ def test_limits_reach_pid_1_in_the_order_of_its_struct() -> None:
         memory_bytes=7,
         files=8,
     )
-    assert made.boot_message() == b"B" + struct.pack(
-        "=8Q", 1000, 2, 3, (1 << 64) - 1, 5, 6, 7, 8
-    )
+    assert made.boot_message() == b"B" + struct.pack("=8Q", 1000, 2, 3, (1 << 64) - 1, 5, 6, 7, 8)
 
 
 def test_cgroup_limits() -> None:
