@@ -95,6 +95,7 @@ def test_share_of_a_card() -> None:
 
     assert share((80, 80)) == ((80, 0.92), [])
     assert share((80, 80), (81.5, 81.5)) == ((80, 0.92), [])
+    assert len(share((80, 80), (81.7, 81.7))[1]) == 1
     found, why = share((80, 80), (40, 40), (82, 82))
     assert (found, len(why)) == ((40, 0.92), 1)
     assert "40 GiB" in why[0]
@@ -175,6 +176,17 @@ def test_of_sizes_without_a_useful_cache_that_which_plays_most_is_taken() -> Non
     assert (more.tensor_parallel, more.copies) == (2, 2)
 
 
+def test_where_no_size_has_a_useful_cache_the_one_that_plays_most_is_taken() -> None:
+    # One head, which each card holds: 24 * 0.92 - 16 - 2.14 leave 3 episodes on one card, and
+    # 22.08 - 8 - 1.82 leave 12 on two.
+    one_head = dense(8, kv=KvCache(layers=256, heads=1, dim=128))
+    made = plan(one_head, cards(2, 24), concurrency=256, max_model_len=8192)
+    assert (made.tensor_parallel, made.copies) == (2, 1)
+    assert "holds 12 episode(s)" in words(made.why)
+    few = plan(one_head, cards(2, 24), concurrency=6, max_model_len=8192)
+    assert (few.tensor_parallel, few.copies) == (1, 2)
+
+
 def test_what_is_not_known_is_planned_with_all_there_is() -> None:
     unknown = dense(8, weights_gib=None, params_total_b=None)
     made = plan(unknown, cards(4, 80), concurrency=64)
@@ -250,6 +262,7 @@ def test_what_cannot_be_met_is_refused_with_what_would_do() -> None:
         (8, 3, {"ram_gib": 64, "max_model_len": 8192}, 8192, 3, 3),
         (8, 64, {"ram_gib": 22}, 24576, 16, 3),
         (8, 64, {"ram_gib": 64, "free_ram_gib": 21}, 16384, 16, 2),
+        (8, 64, {"ram_gib": 64, "free_ram_gib": 22.2}, 32768, 16, 4),
         (8, 64, {"ram_gib": 64, "free_ram_gib": 1}, 8192, 16, 1),
         (8, 64, {"ram_gib": 22, "max_model_len": 32768}, 32768, 16, 4),
         (0.5, 64, {}, 32768, 64, 8),
@@ -287,6 +300,8 @@ def test_cpu_number_formats_and_memory_that_is_too_small() -> None:
     assert "fp8 weights: not every format" in words(made.why)
     made = plan(dense(0.5), [], concurrency=1, engine_args=["--dtype float32"])
     assert made.flags.count("--dtype") == 1
+    listed = plan(dense(0.5, server_args=("--dtype", "float32")), [], concurrency=1)
+    assert listed.flags.count("--dtype") == 1
     # 16 + 2.14 + 1 GiB are the least
     assert plan(dense(8), [], concurrency=1, ram_gib=19.15).max_num_seqs == 1
     with pytest.raises(CannotRunError, match=r"plain .* 19 GiB of memory: .* 16 GiB") as refused:
