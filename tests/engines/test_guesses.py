@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from local_shutdown.engines import families
 from local_shutdown.engines.families import (
     CALL_MARKERS,
     THOUGHT_MARKERS,
@@ -249,3 +250,17 @@ def test_of_several_templates_that_for_tools_is_read(tmp_path: Path) -> None:
     (path / "additional_chat_templates").mkdir()
     (path / "additional_chat_templates/tool_use.jinja").write_text("tools")
     assert chat_template(path) == "tools"
+
+
+def test_the_keys_of_a_table_are_read_from_the_source_without_running_it(tmp_path: Path) -> None:
+    path = tmp_path / "x.py"
+    assert families._table_keys(path, "T") == frozenset()
+    for source, keys in (
+        ("T = {'a': 1, 'b': ('x',), c: 2, 5: 3, **d}", {"a", "b"}),
+        ("x.T = {'z': 1}\nU = {'z': 1}\nT = 5\nT = {'ä': exit()}\nT = {'later': 1}", {"ä"}),
+        ("def f():\n    T = {'a': 1}", set()),
+        ("T: dict = {'a': 1}", set()),
+        ("T = {", set()),
+    ):
+        path.write_text(source, encoding="utf-8")
+        assert families._table_keys(path, "T") == keys
