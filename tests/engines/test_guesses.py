@@ -43,6 +43,7 @@ def folder(path: Path, config: Any = None, template: str | None = None, **files:
         ("org/Qwen3-30B-A3B", 30.0, 3.0, None),
         ("org/Qwen3-30b-a3.5b-FP8", 30.0, 3.5, "fp8"),
         ("7B/x-1.5B", 1.5, 1.5, None),
+        ("/a/70B/x-1.5B", 1.5, 1.5, None),
         ("SmolLM-135M", 0.135, 0.135, None),
         ("Kimi-1T-A32B", 1000.0, 32.0, None),
         ("gemma-E4B", 4.0, 4.0, None),
