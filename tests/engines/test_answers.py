@@ -181,8 +181,21 @@ async def test_of_each_status_it_is_known_whether_it_passes(
     assert not isinstance(fault.value, EngineDown)
 
 
-async def test_an_answer_that_is_no_json_is_a_fault_and_a_get_takes_it_as_text() -> None:
+async def test_an_answer_that_is_no_json_is_a_fault_and_a_get_takes_it_as_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Any] = []
+    bounds: list[int | None] = []
+
+    def limit(max_tokens: int | None) -> int:
+        bounds.append(max_tokens)
+        return 1000
+
+    monkeypatch.setattr(client_module, "answer_limit", limit)
+    monkeypatch.setattr(client_module, "BACKOFF_S", 0.0)
+
     async def page(request: web.Request) -> web.Response:
+        asked.append((request.method, await request.read(), request.headers.get("X-rank")))
         if request.path == "/v1/json":
             return web.json_response({"a": [1]})
         if request.path == "/v1/gone":
@@ -201,6 +214,12 @@ async def test_an_answer_that_is_no_json_is_a_fault_and_a_get_takes_it_as_text()
     try:
         async with ChatClient(f"http://127.0.0.1:{port}/v1", KEY) as client:
             assert await client.ask("/json", {}) == {"a": [1]}
+            assert await client.ask("//v1/json", {"b": 2}, {"X-rank": "3"}, max_tokens=7)
+            assert asked == [("POST", b"{}", None), ("POST", b'{"b":2}', "3")]
+            assert bounds == [None, 7]
+            with pytest.raises(EngineFault, match=r"not JSON: 'POST /v1/page \[API key\]'"):
+                await client.ask("/page", {})
+            assert len(asked) == 2 + client_module.TRIES
             assert await client.get("/json") == {"a": [1]}
             assert await client.get("//health") == "GET /health [API key]"
             assert await client.get("/x") == "GET /v1/x [API key]"
