@@ -230,6 +230,10 @@ async def test_an_answer_that_is_no_json_is_a_fault_and_a_get_takes_it_as_text(
                 await client.get("/moved")
             with pytest.raises(EngineFault, match=r"HTTP 302: redirects to .*elsewhere"):
                 await client.ask("/moved", {})
+            monkeypatch.setattr(client_module, "MAX_GET_BYTES", 5)
+            with pytest.raises(EngineFault, match=r"/v1/x: ") as fault:
+                await client.get("/x")
+            assert not isinstance(fault.value, EngineDown)
     finally:
         await runner.cleanup()
 
