@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from local_shutdown.messages import raw_call_markup, read_calls, storable, wire
+from local_shutdown.messages import ToolCall, raw_call_markup, read_calls, storable, wire
 
 
 def message(*functions: Any, **more: Any) -> dict[str, Any]:
@@ -90,6 +90,7 @@ def test_a_deeply_nested_argument_does_not_break_the_episode() -> None:
 def test_an_unknown_tool_is_named_with_those_there_are() -> None:
     (call,) = read_calls(message({"name": "python", "arguments": '{"code": "1"}'}))
     assert "'python' not found. Available: bash, submit" in str(call.problem)
+    assert (call.id, call.name, call.argument) == ("c0", "python", "")
 
 
 @pytest.mark.parametrize("junk", ["bash", None, {}, {"name": 3}, {"arguments": "{}"}])
@@ -138,3 +139,60 @@ def test_markup_that_no_parser_took_is_seen(text: str) -> None:
 @pytest.mark.parametrize("text", ["", None, "I call ./next_question now", "a <b> c", "[1] tool"])
 def test_plain_prose_is_no_markup(text: str | None) -> None:
     assert not raw_call_markup({"content": text})
+
+
+def kept_call(number: int, name: str, arguments: str, **beside: str) -> dict[str, Any]:
+    function = {"name": name, "arguments": arguments}
+    return {"id": f"c{number}", "type": "function", "function": function, **beside}
+
+
+def test_a_message_is_kept_in_this_form_and_sent_without_what_was_wrong() -> None:
+    deep = '{"cmd": ' + "[" * 230 + "]" * 230 + "}"
+    raw = message(
+        bash({"cmd": "ls", "thoughts": "ü"}),
+        bash('{"cmd": "a"}'),
+        bash('{"cmd": "a"'),
+        bash(""),
+        bash(7),
+        {"arguments": "{}"},
+        bash(deep),
+        {"name": "submit", "arguments": '{"answer": "6"}'},
+        reasoning="r",
+    )
+    raw["tool_calls"][1]["id"] = None
+    raw["tool_calls"][7]["id"] = ""
+    calls = read_calls(raw)
+    assert [(c.id, c.name, c.argument, c.problem is None) for c in calls] == [
+        ("c0", "bash", "ls", True),
+        ("call_1", "bash", "a", True),
+        ("c2", "bash", "", False),
+        ("c3", "bash", "", False),
+        ("c4", "bash", "", False),
+        ("call_5", "unknown", "", False),
+        ("c6", "bash", "", False),
+        ("call_7", "submit", "6", True),
+    ]
+    assert calls[5] == ToolCall("call_5", "unknown", "", "The tool call has no function name.")
+    assert "nested" in str(calls[6].problem)
+    came = raw["tool_calls"]
+    kept = [
+        kept_call(0, "bash", '{"cmd": "ls", "thoughts": "\\u00fc"}'),
+        {**kept_call(1, "bash", '{"cmd": "a"}'), "id": "call_1"},
+        kept_call(2, "bash", "{}", invalid_arguments='{"cmd": "a"'),
+        kept_call(3, "bash", "{}", invalid_arguments=""),
+        kept_call(4, "bash", "{}", invalid_arguments=repr(came[4])),
+        {**kept_call(5, "unknown", "{}"), "id": "call_5"},
+        kept_call(6, "bash", "{}", invalid_arguments=deep),
+        {**kept_call(7, "submit", '{"answer": "6"}'), "id": "call_7"},
+    ]
+    made = storable(raw, calls)
+    assert made == {"role": "assistant", "content": None, "reasoning": "r", "tool_calls": kept}
+    without = [{k: v for k, v in one.items() if k != "invalid_arguments"} for one in kept]
+    assert orjson.loads(orjson.dumps(wire(made))) == {**made, "tool_calls": without}
+    assert raw["tool_calls"] is came  # what came is not changed
+    assert sent({"role": "assistant", "content": "c", "tool_calls": []}) == {
+        "role": "assistant",
+        "content": "c",
+    }
+    with pytest.raises(ValueError, match="shorter"):
+        storable(raw, calls[:-1])

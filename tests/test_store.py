@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -122,6 +123,38 @@ def test_a_line_of_another_schema_is_named(tmp_path: Path) -> None:
         list(read_episodes(tmp_path))
 
 
+def test_a_line_is_read_up_to_its_bound_and_named_beyond_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = 2 << 20
+    monkeypatch.setattr(store_module, "MAX_LINE_BYTES", most)
+    path = tmp_path / "x.jsonl"
+    assert list(store_module.read_lines(path)) == []
+    whole = [b"a\n", b"x" * (most - 1) + b"\n", b"b\n", b"torn"]
+    path.write_bytes(b"".join(whole))
+    assert list(store_module.read_lines(path)) == [
+        (1, whole[0]),
+        (2, whole[1]),
+        (3, b"b\n"),
+        (4, b"torn"),
+    ]
+    path.write_bytes(b"a\n" + b"x" * most + b"\n")
+    reading = store_module.read_lines(path)
+    assert next(reading) == (1, b"a\n")
+    with pytest.raises(UsageError, match=r"x\.jsonl:2: longer than 2 MiB"):
+        next(reading)
+
+    class Broken(io.BytesIO):
+        def readline(self, size: int | None = -1, /) -> bytes:
+            assert size is not None
+            assert 0 < size <= most + 1  # of a line without an end no more is taken
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(store_module, "open_to_read", lambda path: Broken())
+    with pytest.raises(UsageError, match=r"x\.jsonl: cannot be read: Input/output error"):
+        list(store_module.read_lines(path))
+
+
 def test_two_writers_are_refused(tmp_path: Path) -> None:
     with Store(tmp_path), pytest.raises(UsageError, match="another run is writing there"):
         Store(tmp_path)
@@ -179,6 +212,33 @@ def test_a_hundred_thousand_lines_are_all_found(tmp_path: Path) -> None:
         store.add(episode("m/A/7"))
     old, whole = store_module.superseded_lines(tmp_path / EPISODES)
     assert (len(old), whole) == (1, 100_001)
+
+
+def test_an_error_after_a_good_play_is_to_be_played_again(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        store.add(episode("a"))
+        store.add(episode("a", stop_reason="error", error="x"))
+        assert store.finished() == {"a"}
+        assert store.finished(again=lambda e: e.stop_reason == "error") == set()
+
+
+def test_where_an_id_stands_does_not_hang_on_what_follows_it(tmp_path: Path) -> None:
+    """Without a line feed or a quote in it, a record has no backslash to tell strings apart by."""
+    plain = [{"role": "user", "content": "no escapes"}]
+    with Store(tmp_path) as store:
+        store.add(episode("a", messages=plain))
+        store.add(episode("b", messages=plain, stop_reason=None))
+        store.add(episode("c", messages=plain))
+        assert store.finished() == {"a", "b", "c"}
+        asked: list[str] = []
+        store.finished(lambda e: bool(asked.append(e.episode_id)))
+    assert asked == ["b"]  # why it stopped is not known: an error, maybe
+
+
+def test_an_id_that_is_no_text_is_shown_as_far_as_it_is_one(tmp_path: Path) -> None:
+    line = episode("m/@/0").to_json().replace(b"@", b"\xff")
+    (tmp_path / EPISODES).write_bytes(line + b"\n")
+    assert store_module.finished_ids(tmp_path) == {"m/\ufffd/0"}
 
 
 def test_only_errors_are_asked_about(tmp_path: Path) -> None:
@@ -380,7 +440,11 @@ def test_a_torn_line_of_the_started_is_left_out_and_cut_off(tmp_path: Path) -> N
 
 def test_a_damaged_line_of_the_started_is_named(tmp_path: Path) -> None:
     (tmp_path / STARTED).write_bytes(b'{"episode_id": "a"}\n')
-    with pytest.raises(UsageError, match=rf"{STARTED}:1: not a started trial"):
+    with pytest.raises(UsageError, match=rf"{STARTED}:1: not a started trial: .*'model'"):
+        list(read_started(tmp_path))
+    line = started("a").to_json().replace(b'"trial":0', b'"trial":-1')
+    (tmp_path / STARTED).write_bytes(line + b"\n")
+    with pytest.raises(UsageError, match=rf"{STARTED}:1: .*trial is -1"):
         list(read_started(tmp_path))
 
 
@@ -389,6 +453,10 @@ def test_the_started_are_forgotten_with_the_run_they_belong_to(tmp_path: Path) -
         store.begin(started("a"))
         store.forget_begun()
         assert store.begun() == set()
+        store.begin(started("b"))
+        store.forget_begun()
+        store.add(episode("c"))  # whatever comes first
+        assert store.begun() == {"c"}
         store.begin(started("b"))
     assert [s.episode_id for s in read_started(tmp_path)] == ["b"]
 
@@ -454,11 +522,24 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         Store(tmp_path / "file" / "run")
 
 
+def test_a_store_that_cannot_be_opened_whole_lets_go_of_the_directory(tmp_path: Path) -> None:
+    (tmp_path / STARTED).symlink_to(STARTED)  # to itself
+    with pytest.raises(CannotRunError, match=f"{tmp_path}: cannot be written: Too many levels"):
+        Store(tmp_path)
+    (tmp_path / STARTED).unlink()
+    Store(tmp_path).close()
+
+
 def test_run_json_is_replaced_as_a_whole(tmp_path: Path) -> None:
     write_run(tmp_path, {"kind": "run", "a": 1})
     write_run(tmp_path, {"kind": "run"})
     assert read_run(tmp_path) == {"schema_version": 1, "kind": "run"}
     assert [path.name for path in tmp_path.iterdir()] == [RUN]
+    assert (tmp_path / RUN).read_bytes() == b'{\n  "schema_version": 1,\n  "kind": "run"\n}\n'
+    write_run(tmp_path, store_module.load_run(tmp_path))  # as it is read, too
+    assert read_run(tmp_path)["kind"] == "run"
+    with pytest.raises(CannotRunError, match=r"gone/run\.json: cannot be written: No such file"):
+        write_run(tmp_path / "gone", {"kind": "run"})
 
 
 @pytest.mark.parametrize(
@@ -467,6 +548,8 @@ def test_run_json_is_replaced_as_a_whole(tmp_path: Path) -> None:
         (b"{", "run.json:1: not JSON"),
         (b"[]", "not of schema version 1"),
         (orjson.dumps({"schema_version": 2}), "not of schema version 1"),
+        (b'{"schema_version": 1, "a": ' + b"[" * 250 + b"]" * 250 + b"}", "run.json: nested"),
+        (b'{"schema_version": 1, "settings": {"trials": "x"}}', "run.json: settings.trials is 'x'"),
     ],
 )
 def test_a_wrong_run_json_is_named(tmp_path: Path, content: bytes, said: str) -> None:
@@ -476,12 +559,16 @@ def test_a_wrong_run_json_is_named(tmp_path: Path, content: bytes, said: str) ->
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"it has no run\.json"):
-        read_run(tmp_path)
-    with pytest.raises(UsageError, match="no such folder"):
-        read_run(tmp_path / "gone")
-    with pytest.raises(UsageError, match="not a folder"):
-        read_run(Path("/dev/null"))
+    (tmp_path / "file").touch()
+    for folder, said in (
+        (tmp_path, r"it has no run\.json"),
+        (tmp_path / "gone", "/gone: no such folder"),
+        (tmp_path / "file", "/file: not a folder"),
+        (tmp_path / ("x" * 300), "cannot be read: File name too long"),
+    ):
+        with pytest.raises(UsageError, match=said) as refused:
+            read_run(folder)
+        assert "--out" in str(refused.value.hint) or "cannot" in said
 
 
 def test_a_run_is_made_with_the_folders_above_it_and_read_by_its_fields(tmp_path: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import random
 
+import pytest
+from scipy.stats import beta
+
 from local_shutdown.analysis.cells import Cell
-from local_shutdown.calibration.assigned import Rate
-from local_shutdown.calibration.check import check
+from local_shutdown.calibration.assigned import Assigned, Rate
+from local_shutdown.calibration.check import CheckedRate, check
 
 
 def rates(**assigned: float) -> dict[str, Rate]:
@@ -63,6 +67,58 @@ def test_a_condition_without_an_assigned_rate_is_untested() -> None:
 
 def test_an_unknown_count_is_not_a_zero() -> None:
     assert check([cell("A", None, 100)], rates(A=0.9)).untested == ("A",)
+
+
+def by_hand(resisted: int, n: int, rate: float) -> float:
+    """The exact two-sided test: all counts that are no more likely than this one."""
+    chance = [math.comb(n, k) * rate**k * (1 - rate) ** (n - k) for k in range(n + 1)]
+    return math.fsum(p for p in chance if p <= chance[resisted] * (1 + 1e-7))
+
+
+def test_a_row_says_what_was_assigned_what_was_measured_and_how_they_agree() -> None:
+    told = {
+        "A": Rate(planted=0.9, assigned=0.8, covered=1.0, prompt_hash=""),
+        "B": Rate(planted=None, assigned=0.3, covered=1.0, prompt_hash=""),
+        "C": Rate(planted=0.5, assigned=0.5, covered=1.0, prompt_hash=""),
+    }
+    cells = [
+        Cell("calibration", "A", "run", 12, 20, limit=2, error=1, unknown=0),
+        cell("B", 8, 20),
+        cell("C", None, 20),
+        cell("D", 0, 0),
+    ]
+    p_a, p_b = by_hand(12, 20, 0.8), by_hand(8, 20, 0.3)
+    low_a, high_a = beta.ppf([0.025, 0.975], 12.5, 8.5)
+    low_b, high_b = beta.ppf([0.025, 0.975], 8.5, 12.5)
+    assigned = Assigned(weights_sha256="", date="", how="", sampling={}, rates=told)
+    for rates_given in (told, assigned):
+        verdict = check(iter(cells), rates_given)
+        a, b, c, d = verdict.rows
+        # p of A, 0.044, is the smaller of two: doubled by Holm.
+        assert (a.p, b.p, a.p_holm, b.p_holm) == pytest.approx((p_a, p_b, 2 * p_a, p_b))
+        assert (a.low, a.high) == pytest.approx((low_a, high_a))
+        assert (b.low, b.high) == pytest.approx((low_b, high_b))
+        assert (a.planted, a.assigned, a.resisted, a.n, a.outside) == (0.9, 0.8, 12, 20, 3)
+        assert (b.planted, b.assigned, b.resisted, b.n, b.covered) == (None, 0.3, 8, 20, True)
+        assert a.covered is False  # 0.8 lies above the interval
+        assert c == CheckedRate("C", 0.5, 0.5, 0, 0, None, None, None, None, None, c.outside)
+        assert (d.planted, d.assigned, d.covered, d.p, d.p_holm) == (None,) * 5
+        assert (verdict.passed, verdict.failed, verdict.untested) == (True, (), ("C", "D"))
+
+
+def test_the_ends_of_the_interval_belong_to_it_and_the_verdict_is_at_one_in_a_hundred() -> None:
+    low, high = (float(end) for end in beta.ppf([0.025, 0.975], 8.5, 12.5))
+    for rate, covered in ((low - 1e-6, False), (high + 1e-6, False), (low + 1e-6, True)):
+        assert check([cell("A", 8, 20)], rates(A=rate)).rows[0].covered is covered
+    (row,) = check([cell("A", 8, 20)], rates(A=0.3)).rows
+    assert row.low is not None
+    assert row.high is not None
+    for rate in (row.low, row.high):
+        assert check([cell("A", 8, 20)], rates(A=rate)).rows[0].covered
+    # The largest count that fails, of 100 at 0.5, and the next one, which does not: p = 0.0120.
+    assert by_hand(37, 100, 0.5) > 0.01 > by_hand(36, 100, 0.5)
+    assert check([cell("A", 37, 100)], rates(A=0.5)).passed
+    assert check([cell("A", 36, 100)], rates(A=0.5)).passed is False
 
 
 def test_sound_runs_fail_in_at_most_one_of_a_hundred() -> None:

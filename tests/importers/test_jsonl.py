@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 
 from local_shutdown.episode import Episode
 from local_shutdown.errors import UsageError
-from local_shutdown.importers import Aggregate, import_files, read_jsonl
+from local_shutdown.importers import Aggregate, import_files, jsonl, read_jsonl
+from local_shutdown.importers.records import ImportOptions
+from local_shutdown.importers.transcript import Malformed
 
 GOOD_AGGREGATE = {"kind": "aggregate", "model": "o3", "condition": "E", "resisted": 159, "n": 1000}
 GOOD_EPISODE = {"kind": "episode", "model": "o3", "condition": "E", "outcome": "resisted"}
@@ -330,3 +333,112 @@ def test_model_and_condition_can_be_given_for_all(tmp_path: Path) -> None:
     path.write_bytes(line(GOOD_EPISODE, condition="DROP"))
     (episode,) = read_jsonl(path, model="mine", condition="K")
     assert (episode.model, episode.condition) == ("mine", "K")
+
+
+def scanned(path: Path, *lines: bytes) -> list[tuple[int, object]]:
+    path.write_bytes(b"".join(lines))
+    found = jsonl.scan(path, ImportOptions(), "x:")
+    return [(n, str(one) if isinstance(one, Malformed) else one) for n, one in found]
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (b"oops", "is not JSON: no object starts here"),
+        (b" \xff{}", "is not UTF-8: byte 0xff at column 2"),
+        (b'{"a": "\xc3\xa9\xff"}', "is not UTF-8: byte 0xff at column 10"),
+        (b'{"a": NaN}', "is not JSON: NaN at column 7; leave an unknown number out"),
+        (b'{"a":  -Infinity}', "is not JSON: Infinity at column 9; leave an unknown number out"),
+        (b'{"a": Infinite}', "at column 7"),
+        (b'{"a": 1,}', "at column 8"),
+        (b'{"a": [1, 2', "is not JSON: the record does not end on its line"),
+        (b'{"a": 1}  }', "at column 11"),
+        (b'["a"]', "is a list, not an object"),
+    ],
+)
+def test_a_line_that_is_no_json_says_what_is_wrong_and_where(
+    bad: bytes, said: str, tmp_path: Path
+) -> None:
+    good = line(GOOD_EPISODE) + b"\n"
+    found = scanned(tmp_path / "a.jsonl", good, bad + b"\n", b"\r\n", good)
+    assert [number for number, _ in found] == [1, 2, 4]
+    text = found[1][1]
+    assert isinstance(text, str)
+    if said.startswith("at"):
+        assert text.startswith("is not JSON: ")
+        assert text.endswith(said)
+    else:
+        assert text == said
+    assert [e.episode_id for _, e in found if isinstance(e, Episode)] == ["x:1", "x:4"]
+
+
+def test_a_file_that_ends_within_a_record_says_at_which_column(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    said = "is cut off at column 11: the file ends within a record"
+    assert scanned(path, b'{"a": "\xc3\xa9', b"x ") == [(1, said)]
+    assert scanned(path, b'{"a": [1 , ') == [
+        (1, "is cut off at column 12: the file ends within a record")
+    ]
+
+
+def test_a_mark_is_taken_off_the_first_line_only(tmp_path: Path) -> None:
+    mark, good = b"\xef\xbb\xbf", line(GOOD_AGGREGATE) + b"\n"
+    (first, second) = scanned(tmp_path / "a.jsonl", mark + good, mark + good)
+    assert isinstance(first[1], Aggregate)
+    assert second[1] == "is not JSON: no object starts here"
+
+
+def test_a_line_is_read_up_to_its_bound_and_nothing_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = 1 << 20
+    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", most)
+    path = tmp_path / "a.jsonl"
+    short = line(GOOD_EPISODE, note="DROP")
+    whole = short + b" " * (most - len(short) - 1) + b"\n"
+    assert [n for n, _ in scanned(path, whole, short)] == [1, 2]
+    assert scanned(path, b" " + whole, short) == [(1, "is longer than 1 MiB")]
+    many = b'{"a": [' + b"1," * 2_100_000 + b"1]}"
+    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 64 << 20)
+    assert scanned(path, many, b"\n", short)[0] == (1, "holds more than 2000000 values")
+
+
+def test_what_is_no_such_file_is_refused_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "empty").touch()
+    (tmp_path / "blank").write_text("\n  \n")
+    packed = {"gz": b"\x1f\x8b\x08", "zst": b"\x28\xb5\x2f\xfd", "u": b"\xfe\xff\x00{"}
+    for name, head in packed.items():
+        (tmp_path / name).write_bytes(head)
+    for name, said, hint in (
+        ("pipe", "is not a regular file", "save the data to a file"),
+        ("", "is a directory", f"{tmp_path}/*"),
+        ("gone", "No such file or directory", "check the path"),
+        ("empty", "is empty", "one JSON object a line"),
+        ("blank", "holds no record", "one JSON object a line"),
+        ("gz", "is compressed with gzip, not JSONL", f"gunzip --keep {tmp_path}/gz"),
+        ("zst", "is compressed with zstd, not JSONL", f"zstd -d {tmp_path}/zst"),
+        ("u", "is UTF-16, not JSONL", f"iconv -f UTF-16 -t UTF-8 {tmp_path}/u"),
+    ):
+        with pytest.raises(UsageError) as refused:
+            list(jsonl.scan(tmp_path / name, ImportOptions()))
+        assert refused.value.message == f"{tmp_path / name}: {said}"
+        assert hint in str(refused.value.hint)
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(line(GOOD_EPISODE))
+    monkeypatch.setattr(jsonl, "check_file", Path.unlink)  # gone between the look and the reading
+    with pytest.raises(UsageError, match=r"a\.jsonl: No such file or directory") as refused:
+        list(read_jsonl(path))
+    assert refused.value.hint
+
+
+def test_halves_of_pairs_are_mended_whatever_stands_beside_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    text = rb"\uD83D\uDE00 \udbff\udfff \uDC00 \udfff\ud800 \ud800\u0041 \\\\ud800 \ue000 \uD7FF"
+    path.write_bytes(line(GOOD_EPISODE)[:-1] + b', "note": "' + text + b'"}')
+    (episode,) = read_jsonl(path)
+    lone = "\ufffd"
+    wanted = f"\U0001f600 \U0010ffff {lone} {lone}{lone} {lone}A \\\\ud800 \ue000 \ud7ff"
+    assert episode.extra["note"] == wanted

@@ -243,3 +243,195 @@ def test_a_bad_map_tool_option_is_refused(pair: str) -> None:
 def test_one_name_cannot_be_mapped_to_both() -> None:
     with pytest.raises(UsageError, match="both"):
         tool_mapping(["x=bash", "x=submit"])
+
+
+def assistant(**more: Any) -> dict[str, Any]:
+    (found,) = normalise([{"role": "assistant", **more}], {}).messages
+    return found
+
+
+def test_each_role_becomes_one_of_ours() -> None:
+    names = {
+        "system": "system", "developer": "developer", "user": "user", "human": "user",
+        "assistant": "assistant", "ai": "assistant", "model": "assistant", "tool": "tool",
+        "function": "tool",
+    }  # fmt: skip
+    made = normalise([{"role": name, "content": "x"} for name in names], {}).messages
+    assert [m["role"] for m in made] == list(names.values())
+    for wrong in ("critic", "User", 5, ["user"], {}):
+        with pytest.raises(Malformed, match=r"^messages\[1\]\.role is ") as refused:
+            normalise([{"role": "user"}, {"role": wrong}], {})
+        assert repr(wrong) in str(refused.value)
+
+
+def test_results_go_to_the_calls_that_wait_for_one() -> None:
+    def calls(*ids: str) -> dict[str, Any]:
+        return {"role": "assistant", "tool_calls": [{"id": i, "name": "bash"} for i in ids]}
+
+    def results(*messages: dict[str, Any]) -> list[tuple[str, str]]:
+        made = normalise(messages, {}).messages
+        return [(m["tool_call_id"], m["content"]) for m in made if m["role"] == "tool"]
+
+    found = results(
+        calls("a", "b", "c"),
+        {"role": "tool", "tool_call_id": "b", "content": "1"},
+        {"role": "tool", "content": "2"},
+        {"role": "tool", "tool_use_id": "x", "content": "3"},
+        {"role": "tool", "content": None},
+        {"role": "tool", "content": "4"},
+        calls("d"),
+        {"role": "tool", "tool_call_id": 7, "content": "5"},
+        {"role": "tool", "content": "6", "error": "no"},
+    )
+    assert found == [
+        ("b", "1"), ("a", "2"), ("x", "3"), ("c", ""), ("", "4"), ("7", "5"), ("d", "6\nno"),
+    ]  # fmt: skip
+    part = {"type": "tool_result", "content": "r"}
+    found = results(
+        calls("a", "b", "c"),
+        {"role": "user", "content": [{**part, "tool_use_id": "c"}, part]},
+        {"role": "tool", "content": [{**part, "tool_call_id": "z", "content": None}]},
+        {"role": "tool", "content": [part, {"type": "text", "text": "t"}]},
+    )
+    assert found == [("c", "r"), ("a", "r"), ("z", ""), ("b", "r"), ("", "t")]
+    both = normalise([{"role": "user", "content": [part, "and"]}], {}).messages
+    assert [m["role"] for m in both] == ["tool", "user"]
+    assert normalise([{"role": "user", "content": None}], {}).messages == [
+        {"role": "user", "content": ""}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "shown"),
+    [
+        ("x", None, "x"), ("x", "e", "x\ne"), ("", "e", "e"), ("an e", "e", "an e"),
+        ("x", {"message": "e"}, "x\ne"), ("x", {"message": 5}, "x"), ("x", "", "x"), ("x", 5, "x"),
+        ("x", {"type": "t"}, "x"),
+    ],
+)  # fmt: skip
+def test_the_message_of_a_failed_call_stands_behind_its_result(
+    content: str, error: Any, shown: str
+) -> None:
+    (found,) = normalise([{"role": "tool", "content": content, "error": error}], {}).messages
+    assert found == {"role": "tool", "tool_call_id": "", "content": shown}
+
+
+def test_calls_of_every_form_become_ours_in_order() -> None:
+    transcript = normalise(
+        [
+            {"role": "user", "content": "x"},
+            {
+                "role": "assistant",
+                "tool_calls": [
+                    {"function": {"name": "bash", "arguments": '{"cmd": "a"}'}},
+                    {"id": 5, "name": "run", "args": {"command": "b"}},
+                    {"call_id": "k", "name": "look", "input": {"u": 1}},
+                    {"id": "s", "function": "submit", "arguments": ""},
+                    {"id": "f", "custom": {"name": "sh", "input": "c"}},
+                    {"id": "o", "custom": {"name": "patch", "input": "d"}},
+                    {"id": "e", "name": "functions.bash", "arguments": None},
+                ],
+                "content": [
+                    {"type": "tool_use", "id": "t", "name": "finish", "input": {"answer": "6"}},
+                    {"type": "tool_use", "tool_type": "web", "name": "search"},
+                ],
+                "function_call": {"name": "Terminal", "arguments": "[1"},
+            },
+        ],
+        {},
+    )
+    made = transcript.messages[1]
+    assert made["content"] == "[tool_use]"
+    found = [(c["id"], c["type"], *c["function"].values()) for c in made["tool_calls"]]
+    assert found == [
+        ("call_1_0", "function", "bash", '{"cmd": "a"}'),
+        ("5", "function", "bash", '{"cmd":"b"}'),
+        ("k", "function", "look", '{"u":1}'),
+        ("s", "function", "submit", "{}"),
+        ("f", "function", "bash", '{"cmd":"c"}'),
+        ("o", "function", "patch", "d"),
+        ("e", "function", "bash", "{}"),
+        ("t", "function", "submit", '{"answer":"6"}'),
+        ("call_1_8", "function", "bash", "[1"),
+    ]
+    assert transcript.renamed == {
+        "run": "bash", "sh": "bash", "functions.bash": "bash", "finish": "submit",
+        "Terminal": "bash",
+    }  # fmt: skip
+    assert transcript.unmapped == {"look", "patch"}
+    assert transcript.notes() == {
+        "renamed_tools": transcript.renamed,
+        "unmapped_tools": ["look", "patch"],
+    }
+    assert normalise([], {}).notes() == {}
+    assert "tool_calls" not in assistant(content="x", tool_calls=[])
+    assert "tool_calls" not in assistant(content="x", tool_calls=None, function_call=None)
+
+
+def test_what_is_no_call_is_named_by_its_place() -> None:
+    good = {"name": "bash"}
+    deep = {"x": orjson.loads("[" * 230 + "]" * 230)}
+    for call, said in (
+        ("ls", "is a string, not an object"),
+        (None, "is null, not an object"),
+        ({}, "names no tool"),
+        ({"name": ""}, "names no tool"),
+        ({"function": {"name": 5}}, "names no tool"),
+        ({"name": "bash", "arguments": ["ls"]}, "arguments are a list, not a string or an object"),
+        ({"name": "bash", "arguments": 5}, "arguments are a number"),
+        ({"name": "bash", "arguments": deep}, "arguments are nested more than"),
+    ):
+        with pytest.raises(Malformed) as refused:
+            assistant(tool_calls=[good, call])
+        assert str(refused.value).startswith("messages[0].tool_calls[1]")
+        assert said in str(refused.value)
+    for calls, kind in (({"a": 1}, "an object"), ("x", "a string"), (True, "true or false")):
+        with pytest.raises(Malformed) as refused:
+            assistant(tool_calls=calls)
+        assert str(refused.value) == f"messages[0].tool_calls is {kind}, not a list"
+    for content, said in (
+        (5, "content is a number, not text or a list of parts"),
+        (["a", 5], "content[1] is a number, not text or an object"),
+        ([{"type": 5}], "content[0].type is a number, not a string"),
+        ([{"type": "text"}], "content[0].text is null, not text"),
+        ([{"text": 5}], "content[0].text is a number, not text"),
+        ([{}], "content[0] has neither a type nor text"),
+        ([{"type": "tool_result", "content": [5]}], "content[0].content[0] is a number"),
+    ):
+        with pytest.raises(Malformed) as refused:
+            normalise([{"role": "user", "content": content}], {})
+        assert str(refused.value).startswith(f"messages[0].{said}")
+    with pytest.raises(Malformed, match=r"^messages\[1\] is null, not an object"):
+        normalise([{"role": "user"}, None], {})
+
+
+def test_parts_are_text_reasoning_or_a_word_for_what_they_are() -> None:
+    found = assistant(
+        reasoning="a",
+        reasoning_content="",
+        thinking="b",
+        content=[
+            {"type": "thinking", "thinking": "c", "text": "not this"},
+            {"type": "reasoning", "text": "d"},
+            {"type": "reasoning", "reasoning": "a", "summary": "not this"},
+            {"type": "reasoning", "redacted": True, "text": "ciphertext", "summary": "e"},
+            {"type": "reasoning", "summary": [{"text": "f"}, "x", {"text": 5}, {"text": "g"}]},
+            {"type": "reasoning"},
+            {"type": "thinking", "thinking": 5},
+            {"type": "redacted_thinking", "data": "ciphertext"},
+            {"type": "input_text", "text": "h"},
+            {"text": "i"},
+            "j",
+            {"type": "refusal", "refusal": "k"},
+            {"type": "refusal"},
+            {"type": "image"},
+        ],
+    )
+    assert found == {
+        "role": "assistant",
+        "content": "h\ni\nj\nk\n[refusal]\n[image]",
+        "reasoning": "a\nb\nc\nd\ne\nf\ng",
+    }
+    assert assistant(content={"type": "text", "text": "x"})["content"] == "x"
+    assert assistant(content=[]) == {"role": "assistant", "content": None}
+    assert assistant(reasoning=5, thinking=None) == {"role": "assistant", "content": None}

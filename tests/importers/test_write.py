@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import stat
 import tracemalloc
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -9,8 +13,9 @@ from typing import Any
 import pytest
 
 from local_shutdown.episode import Episode
-from local_shutdown.errors import UsageError
+from local_shutdown.errors import CannotRunError, UsageError
 from local_shutdown.importers import import_files
+from local_shutdown.importers.write import detect_format
 
 AGGREGATE = {"kind": "aggregate", "model": "o3", "condition": "E", "resisted": 159, "n": 1000}
 EPISODE = {"kind": "episode", "model": "m", "condition": "E", "outcome": "complied"}
@@ -240,3 +245,167 @@ def test_transcripts_that_show_another_outcome_than_they_state_are_counted(tmp_p
     )
     assert said.startswith("2 transcripts")
     assert "complied as resisted" in said
+
+
+def test_run_json_of_an_import_says_what_was_read_and_how(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    one = write(tmp_path / "a.jsonl", EPISODE, AGGREGATE | {"model": "b"})
+    other = write(tmp_path / "x/a.jsonl", transcript("run_in_vm"), EPISODE | {"condition": "A"})
+    out = tmp_path / "new/folder/out"
+    before = datetime.now(UTC).replace(microsecond=0)
+    summary = import_files([one, other], out, mapping={"run_in_vm": "bash"})
+    run = json.loads((out / "run.json").read_text())
+    assert (run["kind"], run["schema_version"]) == ("import", 1)
+    assert run["settings"] == {
+        "model": None, "condition": None, "map_tool": {"run_in_vm": "bash"},
+    }  # fmt: skip
+    assert run["sources"] == [
+        {
+            "name": "a.jsonl",
+            "format": "jsonl",
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for path in (one, other)
+    ]
+    assert (list(run["models"]), list(run["conditions"])) == (["b", "m"], ["A", "E"])
+    assert run["counts"] == {"episodes": 3, "transcripts": 1, "aggregates": 1}
+    began, ended = (datetime.fromisoformat(run[key]) for key in ("started_at", "ended_at"))
+    assert before <= began <= ended <= datetime.now(UTC)
+    assert "." not in run["started_at"]
+    assert run["package_version"]
+    assert "runs" not in run
+    # Two files of one name: their ids carry the path.
+    lines = (out / "episodes.jsonl").read_bytes().splitlines()
+    ids = [Episode.from_json(line).episode_id for line in lines]
+    assert ids == [f"{one}:1", f"{other}:1", f"{other}:2"]
+    assert (summary.out, summary.episodes, summary.again) == (out, 3, False)
+
+
+def test_an_import_is_put_in_place_as_a_folder_of_ones_own_and_what_is_stale_goes(
+    tmp_path: Path,
+) -> None:
+    path = write(tmp_path / "a.jsonl", EPISODE)
+    out = tmp_path / "out"
+    mask = os.umask(0o027)
+    try:
+        import_files([path], out)
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE(out.stat().st_mode) == 0o750
+    first = (out / "run.json").read_bytes()
+    for name in ("started.jsonl", "aggregates.jsonl", "mine.txt", "results.csv"):
+        (out / name).write_text("of before")
+    old = json.loads(first) | {"started_at": "2020-01-01T00:00:00+00:00"}
+    (out / "run.json").write_text(json.dumps(old))
+
+    def scored(directory: Path) -> None:
+        assert directory.parent == tmp_path
+        assert names(directory) == {"run.json", "episodes.jsonl"}
+        (directory / "results.csv").write_text("new")
+
+    assert import_files([path], out, complete=scored).again
+    assert names(out) == {"run.json", "episodes.jsonl", "mine.txt", "results.csv"}
+    assert (out / "results.csv").read_text() == "new"
+    assert json.loads((out / "run.json").read_text()) == old
+    assert names(tmp_path) == {"a.jsonl", "out"}
+
+    def fails(directory: Path) -> None:
+        raise UsageError("no")
+
+    with pytest.raises(UsageError, match="no"):
+        import_files([path], tmp_path / "other", complete=fails)
+    assert names(tmp_path) == {"a.jsonl", "out"}
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "form"),
+    [
+        ("x", b"PK\x03\x04", "inspect"), ("x.eval", b"", "inspect"), ("x.json", b"", "jsonl"),
+        ("x", b'{"version": 2, "status": "success", ', "inspect"),
+        ("x", b' \n{\n "version":2,"status" : "', "inspect"),
+        ("x", b'{"status": "success", "version": 2', "jsonl"), ("x", b"PK", "jsonl"),
+        ("x", b" " * 480 + b'{"version": 2, "status": "', "inspect"),
+        ("x", b" " * 512 + b'{"version": 2, "status": "', "jsonl"),
+    ],
+)  # fmt: skip
+def test_the_format_is_seen_by_the_first_bytes(
+    name: str, head: bytes, form: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(head)
+    assert detect_format(tmp_path / name) == form
+    assert detect_format(tmp_path / "gone.eval") == "jsonl"
+
+
+def test_what_cannot_be_imported_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", EPISODE)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    (tmp_path / "run").mkdir()
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "run.json").write_text("{")
+    for paths, out, said in (
+        ([], "out", "no file to import"),
+        ([tmp_path / "pipe"], "out", "pipe: is not a regular file"),
+        ([tmp_path], "out", f"{tmp_path}: is a directory"),
+        ([tmp_path / "gone"], "out", "gone: No such file"),
+        ([path], "file", "file: is not a directory"),
+        ([path], "broken", "broken: exists and is not empty"),
+        ([path], "run", "run: holds a run, not an import"),
+    ):
+        if out == "run":
+            (tmp_path / "run/run.json").write_text("[]")
+        with pytest.raises(UsageError, match=said) as refused:
+            import_files(paths, tmp_path / out)
+        assert refused.value.hint
+    with pytest.raises(UsageError, match="--format 'csv'") as refused:
+        import_files([path], tmp_path / "out", fmt="csv")
+    assert "auto, jsonl, inspect" in str(refused.value.hint)
+    with pytest.raises(CannotRunError, match=r"out: cannot be written: "):
+        import_files([path], tmp_path / "file/out")
+    import_files([path], tmp_path / "out")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    write(path, EPISODE, EPISODE)
+    now = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    said = rf"other sources: a.jsonl \({digest}\) there, a.jsonl \({now}\) now"
+    with pytest.raises(UsageError, match=said):
+        import_files([path], tmp_path / "out")
+    assert names(tmp_path) == {"a.jsonl", "pipe", "file", "run", "broken", "out"}
+
+
+@pytest.mark.parametrize(("bad", "named"), [(1, 1), (2, 2), (19, 19), (20, 20), (25, 20)])
+def test_bad_lines_and_duplicates_are_named_up_to_twenty(
+    bad: int, named: int, tmp_path: Path
+) -> None:
+    wrong = write(tmp_path / "a.jsonl", EPISODE, *[{"kind": "x"}] * bad)
+    twice = write(tmp_path / "b.jsonl", *[EPISODE | {"episode_id": "e"}] * (bad + 1))
+    for path in (wrong, twice):
+        with pytest.raises(UsageError) as refused:
+            import_files([path], tmp_path / "out")
+        lines = refused.value.message.splitlines()
+        head = "the first 20 bad lines:" if bad >= 20 else f"{bad} bad lines:"
+        assert lines[:-named] == ([head] if bad > 1 else [])
+        for number, line in enumerate(lines[-named:], 2):
+            assert line.startswith(f"{path}:{number}: ")
+            assert ("kind is 'x'" in line) is (path == wrong)
+            assert (f"episode_id 'e' comes twice, first at {path}:1" in line) is (path == twice)
+        assert "nothing was imported" in str(refused.value.hint)
+
+
+def test_what_json_cannot_hold_is_a_bad_line_and_a_study_is_named(tmp_path: Path) -> None:
+    deep = {"kind": "episode", "model": "m", "condition": "E", "outcome": "complied", "x": "@"}
+    path = tmp_path / "a.jsonl"
+    nested = json.dumps(deep).replace('"@"', "[" * 230 + "]" * 230)
+    path.write_text(f"{nested}\n{json.dumps(EPISODE)}\n{nested}\n")
+    with pytest.raises(
+        UsageError, match=r"2 bad lines:\n.*a\.jsonl:1: .*\n.*a\.jsonl:3: "
+    ) as refused:
+        import_files([path], tmp_path / "out")
+    assert refused.value.message.count("cannot be stored as JSON: nested") == 2
+    path = write(tmp_path / "b.jsonl", *[AGGREGATE | {"study": "s"}] * 2)
+    with pytest.raises(
+        UsageError, match=r"b\.jsonl:2: the aggregate of o3, condition E, study s comes"
+    ):
+        import_files([path], tmp_path / "out")

@@ -190,13 +190,13 @@ def test_limits_reach_pid_1_in_the_order_of_its_struct() -> None:
     made = SandboxLimits(
         processes=2,
         open_files=3,
-        file_bytes=4,
+        file_bytes=(1 << 64) - 1,
         address_bytes=5,
         cpu_s=6,
         memory_bytes=7,
         files=8,
     )
-    assert made.boot_message() == b"B" + struct.pack("=8Q", 1000, 2, 3, 4, 5, 6, 7, 8)
+    assert made.boot_message() == b"B" + struct.pack("=8Q", 1000, 2, 3, (1 << 64) - 1, 5, 6, 7, 8)
 
 
 def test_cgroup_limits() -> None:
