@@ -25,6 +25,7 @@ from math import ceil, floor
 from local_shutdown.cluster.horizon import Crew, Place, Plan, Work, horizon
 from local_shutdown.cluster.standing import (
     PRIOR_S,
+    SPREAD,
     Expected,
     ModelState,
     NodeState,
@@ -38,11 +39,12 @@ from local_shutdown.cluster.standing import (
 AHEAD_S = 4.0
 # So long after its engine has come up a node leaves their share to others that are about to.
 SOON_S = 4.0
-# Of a trial, that a node of a model loses while its engine empties, before that has been seen; and
-# the weight of this, in engines.
-EMPTYING, EMPTYING_WEIGHT = 0.8, 3.0
-# Trials until an engine that gets no more has ended all that it has.
-EMPTY_IN = 1.5
+# Weight of what is expected of the emptying of engines, in engines that were seen to.
+EMPTYING_WEIGHT = 3.0
+# A stint is planned to end so many of its spreads before everything does.
+EARLY = 1.5
+# Of a trial, what is left on the average of those that are under way.
+UNDER_WAY = 0.6
 # Of the nodes that a model is to get, those that it gets before its speed is known.
 CAUTION = 0.7
 # Between two looks at which weights will be wanted next, and at which nodes a model can spare.
@@ -220,9 +222,9 @@ class Scheduler:
     # --- what is learned ----------------------------------------------------------------------
 
     def _emptying(self) -> float:
-        """Of a trial, lost while an engine empties: of any model."""
+        """By how often what was expected engines lose while they empty: of any model."""
         seen = [share for model in self._models.values() for share in model.emptied]
-        return (EMPTYING * EMPTYING_WEIGHT + sum(seen)) / (EMPTYING_WEIGHT + len(seen))
+        return (EMPTYING_WEIGHT + sum(seen)) / (EMPTYING_WEIGHT + len(seen))
 
     # --- rules --------------------------------------------------------------------------------
 
@@ -272,22 +274,24 @@ class Scheduler:
             if not model.left:
                 continue
             crew = []
-            out = 0
+            out = 0.0
             for name in model.nodes:
                 it = self._nodes[name]
                 wait_s = max(0.0, it.since + model.start_s - now) if it.phase == "starting" else 0.0
                 certain = it.phase == "playing" and model.seen_s >= PRIOR_S
                 crew.append(Crew(name, it.speed, wait_s, certain and it.emptying is None))
-                out += it.out
+                out += it.out - self._done(it, model, now)
             if not model.waiting:
                 continue
+            empty_s = _empty_s(model, usual)
             works.append(
                 Work(
                     model.name,
                     (model.waiting + out) / model.rate,
                     model.waiting / model.rate,
                     model.start_s,
-                    (usual + sum(model.emptied)) / (1 + len(model.emptied)) * model.trial_s,
+                    empty_s,
+                    EARLY * SPREAD * model.alone_s,
                     crew,
                 )
             )
@@ -299,9 +303,17 @@ class Scheduler:
                     continue
                 begun = now if it.emptying is None else it.emptying
                 if it.out or it.phase == "starting":
-                    after_s = max(5.0, begun + EMPTY_IN * model.trial_s - now)
+                    lasts_s = _empty_s(model, usual) + UNDER_WAY * model.trial_s
+                    after_s = max(5.0, begun + lasts_s - now)
             places.append(Place(it.name, it.speed, after_s, it.able))
         return horizon(works, places, able)
+
+    def _done(self, it: NodeState, model: ModelState, now: float) -> float:
+        """Of the trials that a node has in flight, what is done, in trials."""
+        if it.phase != "playing":
+            return 0.0
+        aged = min(1.0, (now - it.since) / max(model.trial_s, 1e-9))
+        return (1 - UNDER_WAY) * aged * min(it.out, it.target)
 
     def _take_again(self, stints: list[tuple[float, str]], now: float) -> list[Assignment]:
         """Nodes that were to leave a model which lacks some now: its engine is still up there."""
@@ -364,6 +376,15 @@ class Scheduler:
                     found.append(Fetch(it.name, name))
                     break
         return found
+
+
+def _empty_s(model: ModelState, usual: float) -> float:
+    """What an engine of a model loses while it empties.
+
+    Args:
+        usual: of all models, by how often what was expected.
+    """
+    return model.empty_s * (usual + sum(model.emptied)) / (1 + len(model.emptied))
 
 
 def _soon(one: NodeState, it: NodeState, now: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import log
 from typing import Literal
 
 # Weight of what was expected of a model, in seconds of what was seen.
@@ -10,6 +11,13 @@ PRIOR_S = 60.0
 # An engine that has just been filled ends nothing for a while: in the long run it is behind by so
 # much of a trial, ((1 - cv^2) / 2 of renewal theory, cv being that of a trial's length).
 BEHIND = 0.35
+# The last trials of a stint keep an engine up while its other seats are empty: for so many lengths
+# of a trial, times the logarithm of the seats (the longest of so many that are under way lasts
+# about so much longer than their mean, from trials of a lognormal length, cv 0.4; what is seen of
+# a run's own trials corrects it).
+LONGEST = 0.35
+# Of a trial alone in an engine, by how much the end of a stint varies.
+SPREAD = 0.5
 
 Phase = Literal["free", "starting", "playing"]
 
@@ -22,11 +30,14 @@ class Expected:
         trials_per_s: with its engine full.
         start_s: until its engine answers.
         trial_s: one trial takes in a full engine.
+        alone: of this, what it takes alone in an engine; 1 where steps take the same time however
+            many are in flight.
     """
 
     trials_per_s: float
     start_s: float
     trial_s: float
+    alone: float = 0.6
 
 
 @dataclass(slots=True)
@@ -41,7 +52,7 @@ class ModelState:
     seen_s: float = 0.0  # seconds of play of a node of speed 1, its engine full
     seen: float = 0.0  # trials in them
     target: int = 0
-    emptied: list[float] = field(default_factory=list)  # of a trial, lost by engines that emptied
+    emptied: list[float] = field(default_factory=list)  # by how often what was expected, each end
     # That do not leave it; no set, so that a simulation with the same seed goes the same way.
     nodes: dict[str, None] = field(default_factory=dict)
 
@@ -54,6 +65,16 @@ class ModelState:
     def trial_s(self) -> float:
         """A trial takes in a full engine: Little's law, once its size is known."""
         return self.target / self.rate if self.target else self.expected.trial_s
+
+    @property
+    def alone_s(self) -> float:
+        """A trial takes alone in an engine."""
+        return min(self.expected.alone, 1.0) * self.trial_s
+
+    @property
+    def empty_s(self) -> float:
+        """What an engine of a node of speed 1 is expected to lose while it empties."""
+        return max(1.0, LONGEST * log(max(self.target, 16))) * self.alone_s
 
     @property
     def left(self) -> int:
@@ -103,7 +124,6 @@ def learn_rate(it: NodeState, model: ModelState) -> None:
 def learn_emptying(it: NodeState, model: ModelState, now: float) -> None:
     """What its engine lost that has just ended the last of its trials."""
     lost_s = now - it.since - it.ended / (model.rate * it.speed)
-    share = lost_s / max(model.trial_s, 1e-9)
     if it.seen_s:
-        model.emptied.append(min(max(share, 0.1), 3.0))
+        model.emptied.append(min(max(lost_s * it.speed / max(model.empty_s, 1e-9), 0.2), 3.0))
     it.ended = 0

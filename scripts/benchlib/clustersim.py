@@ -57,7 +57,8 @@ class Model:
     def expected(self, error: float = 1.0) -> Expected:
         """What a scheduler is told beforehand; `error` is by how much it is wrong."""
         rate = len(self.tokens) / self.node_s * error
-        return Expected(rate, self.start_s, self.most / rate)
+        alone = (self.step_s + self.seat_s) / (self.step_s + self.seat_s * self.most)
+        return Expected(rate, self.start_s, self.most / rate, alone)
 
 
 @dataclass(frozen=True)
