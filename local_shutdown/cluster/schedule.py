@@ -42,11 +42,13 @@ SOON_S = 4.0
 # Weight of what is expected of the emptying of engines, in engines that were seen to.
 EMPTYING_WEIGHT = 3.0
 # A stint is planned to end so many of its spreads before everything does.
-EARLY = 1.5
+EARLY = 0.0
 # Of a trial, what is left on the average of those that are under way.
 UNDER_WAY = 0.6
 # Of the nodes that a model is to get, those that it gets before its speed is known.
 CAUTION = 0.7
+# Stints shorter than so much of what is left fill what is left of nodes at the end.
+LATER = 0.3
 # Between two looks at which weights will be wanted next, and at which nodes a model can spare.
 LOOK_S = 15.0
 
@@ -180,7 +182,7 @@ class Scheduler:
         plan = self._plan(now)
         stints = sorted(plan.stints, reverse=True)
         found += self._take_again(stints, now)
-        lacking = self._cautious(stints)
+        lacking = [one for one in self._cautious(stints) if one[0] >= LATER * plan.seconds]
         for it in idle:
             if not self._idle(it):
                 continue  # taken again

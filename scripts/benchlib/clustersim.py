@@ -14,6 +14,7 @@ import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import ceil
 
 from local_shutdown.cluster.schedule import Fetch, Play, Scheduler, Start
@@ -34,6 +35,8 @@ class Model:
         fetch_s: of its weights, where they are not at hand.
         step_s, seat_s: of a step, and for each trial in flight.
         most: trials in flight.
+        hazard: of those that have come to some token, the most that end with the next one. Only
+            the bound for schedulers that do not know lengths asks for it.
     """
 
     name: str
@@ -43,13 +46,14 @@ class Model:
     step_s: float
     seat_s: float
     most: int
+    hazard: float = float("inf")
 
-    @property
+    @cached_property
     def node_s(self) -> float:
         """Seconds that a full engine takes for all trials: no node does it in less."""
         return sum(self.tokens) * (self.step_s + self.seat_s * self.most) / self.most
 
-    @property
+    @cached_property
     def longest_s(self) -> float:
         """The longest trial, alone in an engine."""
         return max(self.tokens) * (self.step_s + self.seat_s)
