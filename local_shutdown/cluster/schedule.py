@@ -30,9 +30,12 @@ from local_shutdown.cluster.standing import (
     ModelState,
     NodeState,
     Phase,
+    done_of,
+    emptying_s,
     learn_emptying,
     learn_rate,
     rate_of,
+    tail_s,
 )
 
 # Seconds of work that a node is given beyond what is in flight: twice the time between two reports.
@@ -43,12 +46,13 @@ SOON_S = 4.0
 EMPTYING_WEIGHT = 3.0
 # A stint is planned to end so many of its spreads before everything does.
 EARLY = 0.0
-# Of a trial, what is left on the average of those that are under way.
-UNDER_WAY = 0.6
 # Of the nodes that a model is to get, those that it gets before its speed is known.
 CAUTION = 0.7
-# Stints shorter than so much of what is left fill what is left of nodes at the end.
-LATER = 0.3
+# Stints shorter than so much of what is left, whose engines empty within so much of a stint, fill
+# what is left of nodes at the end.
+LATER, QUICK = 0.3, 0.25
+# What the time in which an engine empties counts beside a stint, in the order of stints.
+VARIES = 2.0
 # Between two looks at which weights will be wanted next, and at which nodes a model can spare.
 LOOK_S = 15.0
 
@@ -180,9 +184,9 @@ class Scheduler:
         if not (idle or look) or not any(model.waiting for model in self._models.values()):
             return found
         plan = self._plan(now)
-        stints = sorted(plan.stints, reverse=True)
+        stints = sorted(plan.stints, key=self._first, reverse=True)
         found += self._take_again(stints, now)
-        lacking = [one for one in self._cautious(stints) if one[0] >= LATER * plan.seconds]
+        lacking = [one for one in self._cautious(stints) if not self._later(one, plan)]
         for it in idle:
             if not self._idle(it):
                 continue  # taken again
@@ -282,17 +286,16 @@ class Scheduler:
                 wait_s = max(0.0, it.since + model.start_s - now) if it.phase == "starting" else 0.0
                 certain = it.phase == "playing" and model.seen_s >= PRIOR_S
                 crew.append(Crew(name, it.speed, wait_s, certain and it.emptying is None))
-                out += it.out - self._done(it, model, now)
+                out += it.out - done_of(it, model, now)
             if not model.waiting:
                 continue
-            empty_s = _empty_s(model, usual)
             works.append(
                 Work(
                     model.name,
                     (model.waiting + out) / model.rate,
                     model.waiting / model.rate,
                     model.start_s,
-                    empty_s,
+                    emptying_s(model, usual),
                     EARLY * SPREAD * model.alone_s,
                     crew,
                 )
@@ -305,17 +308,9 @@ class Scheduler:
                     continue
                 begun = now if it.emptying is None else it.emptying
                 if it.out or it.phase == "starting":
-                    lasts_s = _empty_s(model, usual) + UNDER_WAY * model.trial_s
-                    after_s = max(5.0, begun + lasts_s - now)
+                    after_s = max(5.0, begun + tail_s(model, usual) - now)
             places.append(Place(it.name, it.speed, after_s, it.able))
         return horizon(works, places, able)
-
-    def _done(self, it: NodeState, model: ModelState, now: float) -> float:
-        """Of the trials that a node has in flight, what is done, in trials."""
-        if it.phase != "playing":
-            return 0.0
-        aged = min(1.0, (now - it.since) / max(model.trial_s, 1e-9))
-        return (1 - UNDER_WAY) * aged * min(it.out, it.target)
 
     def _take_again(self, stints: list[tuple[float, str]], now: float) -> list[Assignment]:
         """Nodes that were to leave a model which lacks some now: its engine is still up there."""
@@ -346,6 +341,17 @@ class Scheduler:
                 allowed[stint[1]] -= 1
                 found.append(stint)
         return found
+
+    def _first(self, stint: tuple[float, str]) -> tuple[float, str]:
+        """The longest stints first, and rather those whose ends vary most."""
+        seconds, name = stint
+        return seconds + VARIES * tail_s(self._models[name], self._emptying()), name
+
+    def _later(self, stint: tuple[float, str], plan: Plan) -> bool:
+        """Whether something fills a gap well, and so is kept for one."""
+        seconds, name = stint
+        ends_s = tail_s(self._models[name], self._emptying())
+        return seconds < LATER * plan.seconds and ends_s < QUICK * seconds
 
     def _choose(self, it: NodeState, lacking: list[tuple[float, str]]) -> str | None:
         able = [n for _, n in lacking if n in it.able and self._models[n].waiting]
@@ -378,15 +384,6 @@ class Scheduler:
                     found.append(Fetch(it.name, name))
                     break
         return found
-
-
-def _empty_s(model: ModelState, usual: float) -> float:
-    """What an engine of a model loses while it empties.
-
-    Args:
-        usual: of all models, by how often what was expected.
-    """
-    return model.empty_s * (usual + sum(model.emptied)) / (1 + len(model.emptied))
 
 
 def _soon(one: NodeState, it: NodeState, now: float) -> bool:

@@ -16,6 +16,8 @@ BEHIND = 0.35
 # about so much longer than their mean, from trials of a lognormal length, cv 0.4; what is seen of
 # a run's own trials corrects it).
 LONGEST = 0.35
+# Of a trial, what is left on the average of those that are under way.
+UNDER_WAY = 0.6
 # Of a trial alone in an engine, by how much the end of a stint varies.
 SPREAD = 0.5
 
@@ -108,6 +110,28 @@ class NodeState:
 def rate_of(it: NodeState, model: ModelState) -> float:
     """Trials a second of this node."""
     return (model.rate * it.speed * PRIOR_S + it.seen) / (PRIOR_S + it.seen_s)
+
+
+def done_of(it: NodeState, model: ModelState, now: float) -> float:
+    """Of the trials that a node has in flight, what is done, in trials."""
+    if it.phase != "playing":
+        return 0.0
+    aged = min(1.0, (now - it.since) / max(model.trial_s, 1e-9))
+    return (1 - UNDER_WAY) * aged * min(it.out, it.target)
+
+
+def emptying_s(model: ModelState, usual: float) -> float:
+    """What an engine of a model loses while it empties.
+
+    Args:
+        usual: of all models, by how often what was expected.
+    """
+    return model.empty_s * (usual + sum(model.emptied)) / (1 + len(model.emptied))
+
+
+def tail_s(model: ModelState, usual: float) -> float:
+    """From the last trial that an engine of a model gets to the end of all that it has."""
+    return emptying_s(model, usual) + UNDER_WAY * model.trial_s
 
 
 def learn_rate(it: NodeState, model: ModelState) -> None:

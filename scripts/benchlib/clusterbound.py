@@ -39,9 +39,10 @@ All nodes. As in `clustersim.bound`, play and stints take nodes: weighed by spee
 there up to T. So with needs(T) = sum over models of node_s and the least cost of their stints,
 E[A(T) - needs(T)] >= 0. Now let S be no less than the most nodes (weighed) that are there at a
 time, and c the largest A(t) - needs(t) - S * t over all t that are possible at all, those beyond
-`clustersim.bound`. (needs falls with t, so S is taken a little larger.) Then A(T) - needs(T) <= c + S * T, so E[T] >= E[-c] / S. Returned is -c / S for the tokens of one
-draw: what is proved is that it is not above T in the mean over draws. The nodes' times are those of
-the run that is compared, as if no node were lost or came after it.
+`clustersim.bound`. (needs falls with t, so S is taken a little larger.) Then A(T) - needs(T) <=
+c + S * T, so E[T] >= E[-c] / S. Returned is -c / S for the tokens of one draw: what is proved is
+that it is not above T in the mean over draws. The nodes' times are those of the run that is
+compared, as if no node were lost or came after it.
 """
 
 from __future__ import annotations

@@ -58,11 +58,12 @@ class Model:
         """The longest trial, alone in an engine."""
         return max(self.tokens) * (self.step_s + self.seat_s)
 
-    def expected(self, error: float = 1.0) -> Expected:
-        """What a scheduler is told beforehand; `error` is by how much it is wrong."""
+    def expected(self, error: float = 1.0, alone_error: float = 1.0) -> Expected:
+        """What a scheduler is told beforehand; by how much the speed is wrong, and what a trial
+        takes alone in an engine beside what it takes in a full one."""
         rate = len(self.tokens) / self.node_s * error
         alone = (self.step_s + self.seat_s) / (self.step_s + self.seat_s * self.most)
-        return Expected(rate, self.start_s, self.most / rate, alone)
+        return Expected(rate, self.start_s, self.most / rate, min(alone * alone_error, 1.0))
 
 
 @dataclass(frozen=True)
@@ -188,12 +189,18 @@ def simulate(
 
     Args:
         seed: of which node is lost.
-        error: the speeds told to the scheduler are wrong by up to this factor.
+        error: what the scheduler is told of each model's speed, and of what a trial takes alone in
+            an engine beside a full one, is wrong by up to this factor.
     """
-    rng = random.Random(seed)
+    rng, other = random.Random(seed), random.Random(f"alone {seed}")
     by_name = {model.name: model for model in models}
     scheduler = Scheduler(
-        (m.name, len(m.tokens), m.expected(error ** rng.uniform(-1, 1))) for m in models
+        (
+            m.name,
+            len(m.tokens),
+            m.expected(error ** rng.uniform(-1, 1), error ** other.uniform(-1, 1)),
+        )
+        for m in models
     )
     waiting = {m.name: deque(range(len(m.tokens))) for m in models}
     played: dict[str, set[int]] = {m.name: set() for m in models}
