@@ -6,7 +6,7 @@ The rules (reconstructed; what they come to stands in docs/cluster.md):
 1. The shortest plan for everything that is left is worked out (`horizon`), each start of an engine
    and its emptying counted. A free node takes the longest stint of it; of a model whose speed is
    not known yet, fewer than planned while there is something else. The last trials of a stint keep
-   an engine up: stints that end slowly go first, short ones that end quickly fill the ends of nodes.
+   an engine up: stints that end slowly go first, short ones that end quickly fill what is left.
 2. A node leaves a model that ends in time without it, where another model wants it: so a model
    keeps its other nodes to the end, and all end together.
 3. A node is given what its engine has in flight and a few seconds more, never a share of the whole:

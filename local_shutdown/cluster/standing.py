@@ -76,7 +76,9 @@ class ModelState:
     @property
     def empty_s(self) -> float:
         """What an engine of a node of speed 1 is expected to lose while it empties."""
-        return max(1.0, LONGEST * log(max(self.target, 16))) * self.alone_s
+        # Little's law tells the seats that are expected.
+        seats = self.target or self.expected.trials_per_s * self.expected.trial_s
+        return max(1.0, LONGEST * log(max(seats, 1.0))) * self.alone_s
 
     @property
     def left(self) -> int:
