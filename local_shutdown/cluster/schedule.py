@@ -5,7 +5,8 @@ The rules (reconstructed; what they come to stands in docs/cluster.md):
 
 1. The shortest plan for everything that is left is worked out (`horizon`), each start of an engine
    and its emptying counted. A free node takes the longest stint of it; of a model whose speed is
-   not known yet, fewer than planned while there is something else.
+   not known yet, fewer than planned while there is something else. The last trials of a stint keep
+   an engine up: stints that end slowly go first, short ones that end quickly fill what is left.
 2. A node leaves a model that ends in time without it, where another model wants it: so a model
    keeps its other nodes to the end, and all end together.
 3. A node is given what its engine has in flight and a few seconds more, never a share of the whole:
@@ -25,26 +26,34 @@ from math import ceil, floor
 from local_shutdown.cluster.horizon import Crew, Place, Plan, Work, horizon
 from local_shutdown.cluster.standing import (
     PRIOR_S,
+    SPREAD,
     Expected,
     ModelState,
     NodeState,
     Phase,
+    done_of,
+    emptying_s,
     learn_emptying,
     learn_rate,
     rate_of,
+    tail_s,
 )
 
 # Seconds of work that a node is given beyond what is in flight: twice the time between two reports.
 AHEAD_S = 4.0
 # So long after its engine has come up a node leaves their share to others that are about to.
 SOON_S = 4.0
-# Of a trial, that a node of a model loses while its engine empties, before that has been seen; and
-# the weight of this, in engines.
-EMPTYING, EMPTYING_WEIGHT = 0.8, 3.0
-# Trials until an engine that gets no more has ended all that it has.
-EMPTY_IN = 1.5
+# Weight of what is expected of the emptying of engines, in engines that were seen to.
+EMPTYING_WEIGHT = 3.0
+# A stint is planned to end so many of its spreads before everything does.
+EARLY = 0.0
 # Of the nodes that a model is to get, those that it gets before its speed is known.
 CAUTION = 0.7
+# Stints shorter than so much of what is left, whose engines empty within so much of a stint, fill
+# what is left of nodes at the end.
+LATER, QUICK = 0.3, 0.25
+# What the time in which an engine empties counts beside a stint, in the order of stints.
+VARIES = 2.0
 # Between two looks at which weights will be wanted next, and at which nodes a model can spare.
 LOOK_S = 15.0
 
@@ -176,9 +185,9 @@ class Scheduler:
         if not (idle or look) or not any(model.waiting for model in self._models.values()):
             return found
         plan = self._plan(now)
-        stints = sorted(plan.stints, reverse=True)
+        stints = sorted(plan.stints, key=self._first, reverse=True)
         found += self._take_again(stints, now)
-        lacking = self._cautious(stints)
+        lacking = [one for one in self._cautious(stints) if not self._later(one, plan)]
         for it in idle:
             if not self._idle(it):
                 continue  # taken again
@@ -220,9 +229,9 @@ class Scheduler:
     # --- what is learned ----------------------------------------------------------------------
 
     def _emptying(self) -> float:
-        """Of a trial, lost while an engine empties: of any model."""
+        """By how often what was expected engines lose while they empty: of any model."""
         seen = [share for model in self._models.values() for share in model.emptied]
-        return (EMPTYING * EMPTYING_WEIGHT + sum(seen)) / (EMPTYING_WEIGHT + len(seen))
+        return (EMPTYING_WEIGHT + sum(seen)) / (EMPTYING_WEIGHT + len(seen))
 
     # --- rules --------------------------------------------------------------------------------
 
@@ -272,13 +281,13 @@ class Scheduler:
             if not model.left:
                 continue
             crew = []
-            out = 0
+            out = 0.0
             for name in model.nodes:
                 it = self._nodes[name]
                 wait_s = max(0.0, it.since + model.start_s - now) if it.phase == "starting" else 0.0
                 certain = it.phase == "playing" and model.seen_s >= PRIOR_S
                 crew.append(Crew(name, it.speed, wait_s, certain and it.emptying is None))
-                out += it.out
+                out += it.out - done_of(it, model, now)
             if not model.waiting:
                 continue
             works.append(
@@ -287,7 +296,8 @@ class Scheduler:
                     (model.waiting + out) / model.rate,
                     model.waiting / model.rate,
                     model.start_s,
-                    (usual + sum(model.emptied)) / (1 + len(model.emptied)) * model.trial_s,
+                    emptying_s(model, usual),
+                    EARLY * SPREAD * model.alone_s,
                     crew,
                 )
             )
@@ -299,7 +309,7 @@ class Scheduler:
                     continue
                 begun = now if it.emptying is None else it.emptying
                 if it.out or it.phase == "starting":
-                    after_s = max(5.0, begun + EMPTY_IN * model.trial_s - now)
+                    after_s = max(5.0, begun + tail_s(model, usual) - now)
             places.append(Place(it.name, it.speed, after_s, it.able))
         return horizon(works, places, able)
 
@@ -332,6 +342,17 @@ class Scheduler:
                 allowed[stint[1]] -= 1
                 found.append(stint)
         return found
+
+    def _first(self, stint: tuple[float, str]) -> tuple[float, str]:
+        """The longest stints first, and rather those whose ends vary most."""
+        seconds, name = stint
+        return seconds + VARIES * tail_s(self._models[name], self._emptying()), name
+
+    def _later(self, stint: tuple[float, str], plan: Plan) -> bool:
+        """Whether something fills a gap well, and so is kept for one."""
+        seconds, name = stint
+        ends_s = tail_s(self._models[name], self._emptying())
+        return seconds < LATER * plan.seconds and ends_s < QUICK * seconds
 
     def _choose(self, it: NodeState, lacking: list[tuple[float, str]]) -> str | None:
         able = [n for _, n in lacking if n in it.able and self._models[n].waiting]

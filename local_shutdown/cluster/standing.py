@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import log
 from typing import Literal
 
 # Weight of what was expected of a model, in seconds of what was seen.
@@ -10,6 +11,15 @@ PRIOR_S = 60.0
 # An engine that has just been filled ends nothing for a while: in the long run it is behind by so
 # much of a trial, ((1 - cv^2) / 2 of renewal theory, cv being that of a trial's length).
 BEHIND = 0.35
+# The last trials of a stint keep an engine up while its other seats are empty: for so many lengths
+# of a trial, times the logarithm of the seats (the longest of so many that are under way lasts
+# about so much longer than their mean, from trials of a lognormal length, cv 0.4; what is seen of
+# a run's own trials corrects it).
+LONGEST = 0.35
+# Of a trial, what is left on the average of those that are under way.
+UNDER_WAY = 0.6
+# Of a trial alone in an engine, by how much the end of a stint varies.
+SPREAD = 0.5
 
 Phase = Literal["free", "starting", "playing"]
 
@@ -22,11 +32,14 @@ class Expected:
         trials_per_s: with its engine full.
         start_s: until its engine answers.
         trial_s: one trial takes in a full engine.
+        alone: of this, what it takes alone in an engine; 1 where steps take the same time however
+            many are in flight.
     """
 
     trials_per_s: float
     start_s: float
     trial_s: float
+    alone: float = 0.6
 
 
 @dataclass(slots=True)
@@ -41,7 +54,7 @@ class ModelState:
     seen_s: float = 0.0  # seconds of play of a node of speed 1, its engine full
     seen: float = 0.0  # trials in them
     target: int = 0
-    emptied: list[float] = field(default_factory=list)  # of a trial, lost by engines that emptied
+    emptied: list[float] = field(default_factory=list)  # by how often what was expected, each end
     # That do not leave it; no set, so that a simulation with the same seed goes the same way.
     nodes: dict[str, None] = field(default_factory=dict)
 
@@ -54,6 +67,18 @@ class ModelState:
     def trial_s(self) -> float:
         """A trial takes in a full engine: Little's law, once its size is known."""
         return self.target / self.rate if self.target else self.expected.trial_s
+
+    @property
+    def alone_s(self) -> float:
+        """A trial takes alone in an engine."""
+        return min(self.expected.alone, 1.0) * self.trial_s
+
+    @property
+    def empty_s(self) -> float:
+        """What an engine of a node of speed 1 is expected to lose while it empties."""
+        # Little's law tells the seats that are expected.
+        seats = self.target or self.expected.trials_per_s * self.expected.trial_s
+        return max(1.0, LONGEST * log(max(seats, 1.0))) * self.alone_s
 
     @property
     def left(self) -> int:
@@ -89,6 +114,28 @@ def rate_of(it: NodeState, model: ModelState) -> float:
     return (model.rate * it.speed * PRIOR_S + it.seen) / (PRIOR_S + it.seen_s)
 
 
+def done_of(it: NodeState, model: ModelState, now: float) -> float:
+    """Of the trials that a node has in flight, what is done, in trials."""
+    if it.phase != "playing":
+        return 0.0
+    aged = min(1.0, (now - it.since) / max(model.trial_s, 1e-9))
+    return (1 - UNDER_WAY) * aged * min(it.out, it.target)
+
+
+def emptying_s(model: ModelState, usual: float) -> float:
+    """What an engine of a model loses while it empties.
+
+    Args:
+        usual: of all models, by how often what was expected.
+    """
+    return model.empty_s * (usual + sum(model.emptied)) / (1 + len(model.emptied))
+
+
+def tail_s(model: ModelState, usual: float) -> float:
+    """From the last trial that an engine of a model gets to the end of all that it has."""
+    return emptying_s(model, usual) + UNDER_WAY * model.trial_s
+
+
 def learn_rate(it: NodeState, model: ModelState) -> None:
     """How fast a node with a full engine plays."""
     early = it.full_s < 0.6 * model.trial_s and it.full < 0.25 * it.target
@@ -103,7 +150,6 @@ def learn_rate(it: NodeState, model: ModelState) -> None:
 def learn_emptying(it: NodeState, model: ModelState, now: float) -> None:
     """What its engine lost that has just ended the last of its trials."""
     lost_s = now - it.since - it.ended / (model.rate * it.speed)
-    share = lost_s / max(model.trial_s, 1e-9)
     if it.seen_s:
-        model.emptied.append(min(max(share, 0.1), 3.0))
+        model.emptied.append(min(max(lost_s * it.speed / max(model.empty_s, 1e-9), 0.2), 3.0))
     it.ended = 0

@@ -14,6 +14,7 @@ import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import ceil
 
 from local_shutdown.cluster.schedule import Fetch, Play, Scheduler, Start
@@ -34,6 +35,8 @@ class Model:
         fetch_s: of its weights, where they are not at hand.
         step_s, seat_s: of a step, and for each trial in flight.
         most: trials in flight.
+        hazard: of those that have come to some token, the most that end with the next one. Only
+            the bound for schedulers that do not know lengths asks for it.
     """
 
     name: str
@@ -43,21 +46,24 @@ class Model:
     step_s: float
     seat_s: float
     most: int
+    hazard: float = float("inf")
 
-    @property
+    @cached_property
     def node_s(self) -> float:
         """Seconds that a full engine takes for all trials: no node does it in less."""
         return sum(self.tokens) * (self.step_s + self.seat_s * self.most) / self.most
 
-    @property
+    @cached_property
     def longest_s(self) -> float:
         """The longest trial, alone in an engine."""
         return max(self.tokens) * (self.step_s + self.seat_s)
 
-    def expected(self, error: float = 1.0) -> Expected:
-        """What a scheduler is told beforehand; `error` is by how much it is wrong."""
+    def expected(self, error: float = 1.0, alone_error: float = 1.0) -> Expected:
+        """What a scheduler is told beforehand; by how much the speed is wrong, and what a trial
+        takes alone in an engine beside what it takes in a full one."""
         rate = len(self.tokens) / self.node_s * error
-        return Expected(rate, self.start_s, self.most / rate)
+        alone = (self.step_s + self.seat_s) / (self.step_s + self.seat_s * self.most)
+        return Expected(rate, self.start_s, self.most / rate, min(alone * alone_error, 1.0))
 
 
 @dataclass(frozen=True)
@@ -183,12 +189,18 @@ def simulate(
 
     Args:
         seed: of which node is lost.
-        error: the speeds told to the scheduler are wrong by up to this factor.
+        error: what the scheduler is told of each model's speed, and of what a trial takes alone in
+            an engine beside a full one, is wrong by up to this factor.
     """
-    rng = random.Random(seed)
+    rng, other = random.Random(seed), random.Random(f"alone {seed}")
     by_name = {model.name: model for model in models}
     scheduler = Scheduler(
-        (m.name, len(m.tokens), m.expected(error ** rng.uniform(-1, 1))) for m in models
+        (
+            m.name,
+            len(m.tokens),
+            m.expected(error ** rng.uniform(-1, 1), error ** other.uniform(-1, 1)),
+        )
+        for m in models
     )
     waiting = {m.name: deque(range(len(m.tokens))) for m in models}
     played: dict[str, set[int]] = {m.name: set() for m in models}
