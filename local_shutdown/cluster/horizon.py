@@ -43,7 +43,6 @@ class Work:
         waiting_s: of that, what no node has.
         start_s: of an engine.
         empty_s: lost while an engine empties, in each stint.
-        early_s: before everything ends, its last stints are to: their ends vary.
     """
 
     name: str
@@ -51,7 +50,6 @@ class Work:
     waiting_s: float
     start_s: float
     empty_s: float
-    early_s: float = 0.0
     crew: Sequence[Crew] = ()
 
 
@@ -167,8 +165,7 @@ class _Packing:
 
     def _offer(self, at: int, work: Work) -> float:
         one = self._bins[at][2]
-        cost_s = work.start_s + work.empty_s + work.early_s
-        return (one.room_s - cost_s) * one.place.speed
+        return (one.room_s - work.start_s - work.empty_s) * one.place.speed
 
     def _use(self, one: _Bin, work: Work, seconds: float) -> None:
         self.plan.stints.append((seconds, work.name))
@@ -225,7 +222,7 @@ def _by_crew(work: Work, able: Mapping[str, Collection[str]], packing: _Packing)
     rest = work.work_s
     end_s = packing.plan.seconds
     for node in sorted(work.crew, key=lambda c: (c.free, -c.speed)):
-        does = max(0.0, end_s - work.empty_s - work.early_s - node.wait_s) * node.speed
+        does = max(0.0, end_s - work.empty_s - node.wait_s) * node.speed
         room_s = end_s - node.wait_s - rest / node.speed - work.empty_s
         if rest < does and room_s > 0:
             place = Place(node.name, node.speed, 0.0, able[node.name])

@@ -26,7 +26,6 @@ from math import ceil, floor
 from local_shutdown.cluster.horizon import Crew, Place, Plan, Work, horizon
 from local_shutdown.cluster.standing import (
     PRIOR_S,
-    SPREAD,
     Expected,
     ModelState,
     NodeState,
@@ -45,8 +44,6 @@ AHEAD_S = 4.0
 SOON_S = 4.0
 # Weight of what is expected of the emptying of engines, in engines that were seen to.
 EMPTYING_WEIGHT = 3.0
-# A stint is planned to end so many of its spreads before everything does.
-EARLY = 0.0
 # Of the nodes that a model is to get, those that it gets before its speed is known.
 CAUTION = 0.7
 # Stints shorter than so much of what is left, whose engines empty within so much of a stint, fill
@@ -297,7 +294,6 @@ class Scheduler:
                     model.waiting / model.rate,
                     model.start_s,
                     emptying_s(model, usual),
-                    EARLY * SPREAD * model.alone_s,
                     crew,
                 )
             )

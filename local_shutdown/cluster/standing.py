@@ -18,8 +18,6 @@ BEHIND = 0.35
 LONGEST = 0.35
 # Of a trial, what is left on the average of those that are under way.
 UNDER_WAY = 0.6
-# Of a trial alone in an engine, by how much the end of a stint varies.
-SPREAD = 0.5
 
 Phase = Literal["free", "starting", "playing"]
 
