@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -88,6 +89,24 @@ async def test_progress_adds_up_tokens_errors_and_unparsed_calls() -> None:
     await run_batch(all_tasks(), play, lambda e: None, lambda: 2, progress)
     assert (progress.errors, progress.prompt_tokens, progress.completion_tokens) == (2, 80, 16)
     assert progress.parser_loss == 8
+
+
+async def test_progress_adds_up_the_time_of_all_and_takes_no_count_for_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(batch, "time", SimpleNamespace(monotonic=lambda: now))
+    progress = Progress(started=0.0)
+
+    async def play(task: Task) -> Episode:
+        nonlocal now
+        now += 3.0
+        return played(task, usage={})
+
+    await run_batch(all_tasks(), play, lambda e: None, lambda: 1, progress)
+    assert (progress.busy_s, progress.finished, progress.peak) == (24.0, 8, 1)
+    tokens = (progress.prompt_tokens, progress.completion_tokens, progress.parser_loss)
+    assert tokens == (0, 0, 0)
 
 
 async def test_an_episode_that_lost_its_engine_is_played_again_and_kept_once() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import Any
 
+import aiohttp
 import orjson
 import pytest
 import scripted
@@ -266,3 +267,19 @@ async def test_a_server_that_answers_others_has_not_forgotten_us() -> None:
     assert await client._patiently(at_once()) == b"x"
     assert client._answered_at >= before
     assert ChatClient._sign_of_life(client) == client._answered_at
+
+
+async def test_a_session_waits_keeps_and_tells_no_more_than_it_should() -> None:
+    """No limit of its own to requests at once, none to the time of an answer, no proxy of the
+    environment, no cookie; a connection is let go before a server would close it (uvicorn: 5 s)."""
+    async with ChatClient("http://127.0.0.1:9/v1") as client:
+        session = client._session
+        assert session is not None
+        connector = session.connector
+        assert isinstance(connector, aiohttp.TCPConnector)
+        assert connector.limit == 0
+        assert 0 < connector._keepalive_timeout < 5
+        assert (session.timeout.total, session.timeout.sock_connect) == (None, 10)
+        assert (session.trust_env, session.auto_decompress) == (False, False)
+        assert isinstance(session.cookie_jar, aiohttp.DummyCookieJar)
+    assert session.closed
