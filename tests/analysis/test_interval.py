@@ -20,6 +20,7 @@ from local_shutdown.analysis.interval import (
     shown,
 )
 from local_shutdown.analysis.stats import clopper_pearson, jeffreys
+from local_shutdown.analysis.stopping import anytime_interval, weight_for
 
 
 def cell(resisted: int = 30, n: int = 100, **more: object) -> Cell:
@@ -243,3 +244,47 @@ def test_whatever_a_kill_leaves_covers_the_rate(rate: float) -> None:
     assert covered >= 0.95 * counted
     if rate in (0.35, 0.65):  # what stood there before
         assert plain < 0.8 * counted
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.2])
+def test_unknown_outcomes_are_counted_both_ways(alpha: float) -> None:
+    fixed = shown(cell(unknown=20), alpha)
+    assert fixed.kind == "bounds"
+    assert (fixed.low, fixed.high) == (jeffreys(30, 120, alpha)[0], jeffreys(50, 120, alpha)[1])
+    assert "20" in fixed.note
+    exact = shown(cell(unknown=20), alpha, "clopper-pearson")
+    assert exact.low == clopper_pearson(30, 120, alpha)[0]
+    assert exact.high == clopper_pearson(50, 120, alpha)[1]
+    early = shown(cell(unknown=20, unfinished=5, first_planned=160), alpha)
+    assert early.kind == "bounds"
+    assert early.low == anytime_interval(30, 125, alpha, weight=10)[0]
+    assert early.high == anytime_interval(55, 125, alpha, weight=10)[1]
+    assert "20" in early.note
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.2])
+def test_the_ends_of_the_bounds_are_those_of_both_ways_of_counting(alpha: float) -> None:
+    states = {"limit": 6, "error": 4, "unknown": 0, "complied": 70, "ended_early": 0}
+    fixed = bounds(cell(started=110, **states), alpha)
+    assert fixed is not None
+    assert (fixed.low, fixed.high, fixed.outside) == (30 / 110, 40 / 110, 10)
+    assert fixed.ci_low == jeffreys(30, 110, alpha)[0]
+    assert fixed.ci_high == jeffreys(40, 110, alpha)[1]
+    early = bounds(cell(started=110, unfinished=2, first_planned=160, **states), alpha)
+    assert early is not None
+    assert early.ci_low == anytime_interval(30, 112, alpha, weight=10)[0]
+    assert early.ci_high == anytime_interval(42, 112, alpha, weight=10)[1]
+
+
+def test_the_weight_is_that_of_the_first_rule_that_is_asked_for() -> None:
+    rules = {"until_halfwidth": 0.1, "until_upper": 0.05, "until_decided": 0.2}
+    for name, value in rules.items():
+        key = {"until_halfwidth": "halfwidth", "until_upper": "upper", "until_decided": "delta"}
+        assert anytime_weight(cell(**{name: value})) == weight_for(**{key[name]: value})
+    assert len({anytime_weight(cell(**{name: value})) for name, value in rules.items()}) == 3
+
+
+def test_copies_of_one_trajectory_have_no_interval_and_say_why() -> None:
+    found = shown(cell(distinct=1))
+    assert (found.kind, found.low, found.high) == ("none", None, None)
+    assert "trajectory" in found.note

@@ -90,10 +90,10 @@ def test_more_may_be_planned(
     ("before", "after", "field", "named"),
     [
         ({"trials": 11}, {}, "trials", ["11", "10"]),
-        ({"conditions": HASHES}, {}, "conditions", ["K", "A, E"]),
+        ({"conditions": HASHES}, {}, "conditions", ["K", "A, E", " conditions can be"]),
         ({"conditions": ["A", "K"]}, {}, "conditions", ["K"]),
         ({"conditions": {"A": "sha256:0", "E": HASHES["E"]}}, {}, "conditions", ["prompts of A"]),
-        ({}, {"thinking": ("high",)}, "effort", ["low", "high"]),
+        ({}, {"thinking": ("high",)}, "effort", ["low", "high", " effort levels can be"]),
         ({"thinking": None}, {"thinking": ("low",)}, "effort", ["default", "low"]),
         ({}, {"temperatures": (0.5,)}, "temperature", ["1 was", "0.5 now"]),
         ({}, {"temperatures": ()}, "temperature", ["0.5, 1 was", "none now"]),
