@@ -29,7 +29,7 @@ TOGETHER = 1.05
 BRAKE = 0.91
 AHEAD = 0.15
 # Nor does an episode beyond the number go on while the cache is as full as this.
-PAUSE = 0.93
+PAUSE = 0.935
 # One of those goes on again each time that the cache is found emptier than this.
 RESUME = 0.87
 # Episodes that may be in flight beyond the number when none follow them, as a share of it, and how
@@ -41,8 +41,8 @@ LAST_UNTIL = 0.95
 GROW = 1.3
 # The share of computed tokens that may be computed again; else, what is left of the number that was
 # too many, and by how much it may come back while as many episodes end as are in flight.
-AGAIN = 0.02
-SHRINK = 0.92
+AGAIN = 0.025
+SHRINK = 0.95
 REGAIN = 0.1
 # Below this, a prompt that is not found in the cache was not pushed out of it.
 CROWDED = 0.8
