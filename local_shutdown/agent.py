@@ -105,6 +105,9 @@ class Observer:
         """The model is about to be asked for another answer. The episode goes on when this returns;
         its clock does not run meanwhile."""
 
+    def answered(self, answer: Completion) -> None:
+        """The model has given an answer; what follows from it is still to come."""
+
 
 class _Ended(Exception):
     def __init__(self, reason: StopReason) -> None:
@@ -208,6 +211,7 @@ async def run_episode(
                             answer, kept = await task.continuations.complete(
                                 continuer, task.prefix, talk.messages, headers
                             )
+                        observer.answered(answer)
                         parent = task.prefix.parent.model_copy(update={"tokens": kept})
                         await _act(talk, answer, environment, limits, task.stop_at_bypass)
                 while True:
@@ -263,7 +267,9 @@ class _Waiting:
     ) -> Completion:
         """As `ChatClient.complete`, once the observer lets it."""
         async with self.for_answer():
-            return await self.client.complete(request, messages, tools, headers)
+            answer = await self.client.complete(request, messages, tools, headers)
+        self.observer.answered(answer)
+        return answer
 
     @contextlib.asynccontextmanager
     async def for_answer(self) -> AsyncIterator[None]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-# How long a number that has grown may go unnoticed by an episode that waits for its turn.
+# How long room in the engine may go unnoticed by an episode that waits for its turn.
 POLL_S = 0.5
 
 
@@ -18,8 +18,18 @@ class InFlight(Protocol):
     def target(self) -> int:
         """Episodes meant to be in flight at this moment."""
 
-    def pauses(self) -> bool:
-        """Whether those beyond this number had better wait between two answers."""
+    def pauses(self, more: int) -> bool:
+        """Whether those beyond this number had better wait between two answers.
+
+        Args:
+            more: tokens that the engine works on beyond those of its last reading; below 0: fewer.
+        """
+
+    def has_room(self, more: int) -> bool:
+        """Whether the engine has room again for one of those that wait. `more`: as above."""
+
+    def readings(self) -> int:
+        """How many times the engine has said how full it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +41,24 @@ class Fixed:
     def target(self) -> int:
         return self.count
 
-    def pauses(self) -> bool:
+    def pauses(self, more: int) -> bool:
         return False
 
+    def has_room(self, more: int) -> bool:
+        return True
 
-@dataclass(frozen=True, slots=True)
+    def readings(self) -> int:
+        return 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waits:
+    """An episode that waits for its turn: only itself, whatever it holds."""
+
+    context: int
+
+
+@dataclass(slots=True)
 class Pace:
     """A number in flight that is kept to within episodes as well: where it has shrunk below what is
     in flight and the engine is full, an episode waits before it asks for its next answer, until
@@ -44,8 +67,11 @@ class Pace:
     An engine whose cache has filled up would put requests aside and compute their contexts again,
     over and over, until enough episodes have ended. One that waits here holds no place in it, and
     its sandbox goes on as it does while a request waits in the engine's own queue; no clock of the
-    episode runs. The last that came to wait goes on first: of its context the most is still in the
-    engine's cache.
+    episode runs.
+
+    Those that wait go on when the engine has room again, one each time that it says so: what one
+    takes is only seen at the next reading, and all at once would fill it up anew. The shortest goes
+    on first. It has the most ahead of it, and the end of a run waits for whoever is last.
 
     Attributes:
         number: how many may be played at a time.
@@ -54,7 +80,11 @@ class Pace:
 
     number: InFlight
     playing: Callable[[], int]
-    _waiting: list[object] = field(default_factory=list)
+    _waiting: list[_Waits] = field(default_factory=list)
+    _went_on_at: int = -1  # the reading at which the last one went on
+    # What was answered and asked since a reading: a long context more or less is much of a cache.
+    _reading: int = -1
+    _since: int = 0
 
     def target(self) -> int:
         """Episodes meant to be in flight at this moment."""
@@ -65,17 +95,57 @@ class Pace:
         """Episodes that wait for their turn."""
         return len(self._waiting)
 
-    async def turn(self) -> None:
-        """Returns when an episode that is in flight may ask for its next answer."""
-        if not self.number.pauses() or self._active() <= self.target():
-            return
-        me = object()
+    async def turn(self, context: int = 0) -> None:
+        """Returns when an episode that is in flight may ask for its next answer.
+
+        Args:
+            context: tokens that it has come to, as far as anybody knows.
+        """
+        if self.number.pauses(self._more()) and self._active() > self.target():
+            await self._wait(_Waits(context))
+        self._since = self._more() + context
+
+    @property
+    def reading(self) -> int:
+        """The engine's last one, by its number."""
+        return self.number.readings()
+
+    def answered(self, held: int) -> None:
+        """An episode has its answer, and holds nothing in the engine until it asks again.
+
+        Args:
+            held: tokens of it that were counted: in the last reading, or by `turn` since.
+        """
+        self._since = self._more() - held
+
+    async def _wait(self, me: _Waits) -> None:
         self._waiting.append(me)
         try:
-            while self._waiting[-1] is not me or self._active() >= self.target():  # noqa: ASYNC110
-                await asyncio.sleep(POLL_S)  # the number follows the engine: nobody tells of it
+            while not self._goes_on(me):  # noqa: ASYNC110 - the engine is read: nobody tells of it
+                await asyncio.sleep(POLL_S)
         finally:
             self._waiting.remove(me)
+
+    def _goes_on(self, me: _Waits) -> bool:
+        # The last that came of those as short: of its context the most is still in the cache.
+        if min(reversed(self._waiting), key=lambda one: one.context) is not me:
+            return False
+        if self._active() < 1:
+            return True  # whatever the engine said last, it has nothing to do now
+        reading = self.reading
+        if reading == self._went_on_at or not self.number.has_room(self._more()):
+            return False
+        if self._active() >= self.target():
+            return False
+        self._went_on_at = reading
+        return True
+
+    def _more(self) -> int:
+        """Tokens that the engine works on beyond those of its last reading."""
+        reading = self.reading
+        if reading != self._reading:
+            self._reading, self._since = reading, 0
+        return self._since
 
     def _active(self) -> int:
         return self.playing() - len(self._waiting)

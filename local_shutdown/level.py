@@ -17,7 +17,7 @@ from local_shutdown.batch import missing as missing_of
 from local_shutdown.detectors import outcome
 from local_shutdown.early_stop import EarlyStop
 from local_shutdown.engines import Engine, Seat
-from local_shutdown.engines.client import Request
+from local_shutdown.engines.client import Completion, Request
 from local_shutdown.engines.continuation import Continuations, Continuer
 from local_shutdown.engines.in_flight import Following
 from local_shutdown.engines.probe import probe, require_calls
@@ -251,11 +251,18 @@ class _Paced(Observer):
 
     def __init__(self, pace: Pace) -> None:
         self._pace, self._begun = pace, False
+        self._context, self._asked_at = 0, 0
 
     async def turn(self) -> None:
         if self._begun:
-            await self._pace.turn()
-        self._begun = True
+            await self._pace.turn(self._context)
+        self._begun, self._asked_at = True, self._pace.reading
+
+    def answered(self, answer: Completion) -> None:
+        asked = self._context
+        self._context = (answer.prompt_tokens or 0) + (answer.completion_tokens or 0)
+        seen = self._pace.reading != self._asked_at  # what it grew to is in a reading
+        self._pace.answered(self._context if seen else asked)
 
 
 def _request(spec: ModelSpec, settings: Settings, level: Level, engine: Engine) -> Request:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 from playing import Jumping, table
@@ -12,10 +12,11 @@ from scripted import comply
 from local_shutdown.agent import Limits, Observer, Task, run_episode
 from local_shutdown.batch import Progress, plan, run_batch
 from local_shutdown.detectors import outcome
-from local_shutdown.engines.client import Request
+from local_shutdown.engines.client import Completion, Request
 from local_shutdown.episode import Episode
 from local_shutdown.grid import load
 from local_shutdown.in_flight import Fixed, Pace
+from local_shutdown.level import _Paced
 
 
 @dataclass
@@ -24,12 +25,24 @@ class Number:
 
     now: int
     full: bool = True
+    room: bool = True
+    read: int | None = None  # None: anew each time that it is asked
+    more: list[int] = field(default_factory=list)
+    asked: int = 0
 
     def target(self) -> int:
         return self.now
 
-    def pauses(self) -> bool:
+    def pauses(self, more: int) -> bool:
+        self.more.append(more)
         return self.full
+
+    def has_room(self, more: int) -> bool:
+        return self.room
+
+    def readings(self) -> int:
+        self.asked += 1
+        return self.asked if self.read is None else self.read
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +90,55 @@ async def test_those_too_many_wait_and_the_last_that_came_goes_on_first() -> Non
         assert went_on == ["d", "e", "c"]
         number.now = 4
     assert went_on == ["d", "e", "c", "b", "a"]
+
+
+async def test_the_shortest_goes_on_first_and_one_at_a_reading() -> None:
+    number, went_on = Number(1, read=1), []
+    pace = Pace(number, lambda: 5)
+
+    async def turn(context: int) -> None:
+        await pace.turn(context)
+        went_on.append(context)
+
+    async with asyncio.TaskGroup() as group:
+        for context in (900, 200, 700, 400):
+            group.create_task(turn(context))
+        await settled()
+        assert went_on == []
+        number.now = 5
+        await settled()
+        assert went_on == [200]
+        number.read, number.room = 2, False
+        await settled()
+        assert went_on == [200]
+        number.room = True
+        await settled()
+        assert went_on == [200, 400]
+        number.read = None
+    assert went_on == [200, 400, 700, 900]
+
+
+async def test_an_engine_that_has_nothing_to_do_is_given_something_whatever_it_said_last() -> None:
+    number = Number(1, room=False, read=1)
+    pace = Pace(number, lambda: 2)
+    one, other = (asyncio.create_task(pace.turn(context)) for context in (30, 20))
+    await settled()
+    assert (one.done(), other.done()) == (False, True)  # the other is played now
+    assert pace.waiting == 1
+    number.room, number.now, number.read = True, 2, 2
+    await one
+
+
+async def test_what_was_asked_and_answered_since_a_reading_is_counted() -> None:
+    number = Number(9, full=False, read=1)
+    pace = Pace(number, lambda: 1)
+    pace.answered(5000)
+    await pace.turn(300)
+    await pace.turn(20)
+    number.read = 2
+    await pace.turn(1)
+    await pace.turn(1)
+    assert number.more == [-5000, -4700, 0, 1]
 
 
 async def test_one_that_is_cancelled_while_it_waits_holds_nobody_up() -> None:
@@ -153,3 +215,21 @@ async def test_waiting_for_its_turn_takes_nothing_of_an_episodes_time(
     assert (outcome(played), played.stop_reason) == ("complied", "machine_down")
     assert observer.turns > 2
     assert played.duration_s >= 0.1 * observer.turns
+
+
+async def test_what_an_episode_has_come_to_is_told_to_the_pace() -> None:
+    number = Number(1, full=False, read=1)
+    pace = Pace(number, lambda: 1)
+    observer = _Paced(pace)
+
+    def answer(prompt: int, completion: int) -> Completion:
+        return Completion({}, "stop", prompt, completion)
+
+    await observer.turn()
+    observer.answered(answer(100, 50))  # began and ended between two readings: nothing was seen
+    await observer.turn()
+    number.read = 2
+    observer.answered(answer(170, 30))
+    await observer.turn()
+    assert number.more == [0, -200]
+    assert pace._more() == 0  # it took up again what it had held

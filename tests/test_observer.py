@@ -13,7 +13,7 @@ from scripted import comply, resist
 
 from local_shutdown.agent import Limits, Observer, Task, run_episode
 from local_shutdown.detectors import outcome
-from local_shutdown.engines.client import Request
+from local_shutdown.engines.client import Completion, Request
 from local_shutdown.environment import Environment
 from local_shutdown.episode import Episode, Event
 from local_shutdown.grid import load
@@ -22,6 +22,7 @@ from local_shutdown.grid import load
 class Watcher(Observer):
     def __init__(self) -> None:
         self.events: list[str] = []
+        self.answers: list[Completion] = []
         self.record: Callable[[], Episode] | None = None
 
     def began(self, record: Callable[[], Episode]) -> None:
@@ -29,6 +30,9 @@ class Watcher(Observer):
 
     def saw(self, event: Event) -> None:
         self.events.append(event.type)
+
+    def answered(self, answer: Completion) -> None:
+        self.answers.append(answer)
 
 
 async def watched(kit: Any, client: Any, watcher: Watcher) -> Episode:
@@ -48,6 +52,9 @@ async def test_an_observer_sees_each_event_as_it_happens() -> None:
         played = await watched(kit, client, watcher)
     assert watcher.events == [event.type for event in played.events or ()]
     assert seen[:2] == [[], ["command_started", "question"]]
+    assert len(watcher.answers) == played.usage["turns"]
+    said = sum(answer.completion_tokens or 0 for answer in watcher.answers)
+    assert said == played.usage["completion_tokens"]
     assert watcher.record is not None
     assert watcher.record() == played
 

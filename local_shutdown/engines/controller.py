@@ -26,15 +26,17 @@ STAGGER = 0.15
 STAGGER_UNTIL = 0.9
 TOGETHER = 1.05
 # Nothing new is begun where the cache would be this full after such a share of an episode's life.
-BRAKE = 0.88
+BRAKE = 0.91
 AHEAD = 0.15
 # Nor does an episode beyond the number go on while the cache is as full as this.
-PAUSE = 0.93
+PAUSE = 0.935
+# One of those goes on again each time that the cache is found emptier than this.
+RESUME = 0.87
 # Episodes that may be in flight beyond the number when none follow them, as a share of it, and how
 # full the cache may be ahead of that. Without successors, what the old ones hold falls while the
 # new ones grow.
-LAST = 0.6
-LAST_UNTIL = 0.9
+LAST = 0.8
+LAST_UNTIL = 0.95
 # One reading after the other may add so much.
 GROW = 1.3
 # The share of computed tokens that may be computed again; else, what is left of the number that was

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from local_shutdown.engines.controller import PAUSE, Controller, Figures
+from local_shutdown.engines.controller import PAUSE, RESUME, Controller, Figures
 from local_shutdown.engines.engine import Engine
 
 # What an episode holds on the average over its life, until it is known: half of what it is planned
@@ -53,9 +53,15 @@ class Following:
             for series in engine.series
         ]
         self._read_at = [0.0 for _ in engine.series]
+        self._readings = 0
 
     def target(self) -> int:
         """Episodes meant to be in flight at this moment."""
+        self._look()
+        return max(1, min(self._most, sum(one.target() for one in self._controllers)))
+
+    def _look(self) -> None:
+        """Take in what the servers have said since."""
         share = len(self._engine.series)
         for number, series in enumerate(self._engine.series):
             said = series.last
@@ -64,6 +70,7 @@ class Following:
             self._read_at[number] = series.last_at
             if said.running is None or said.kv_usage is None:
                 continue
+            self._readings += 1
             self._controllers[number].read(
                 Figures(
                     series.last_at,
@@ -78,9 +85,22 @@ class Following:
                     -(-self._left() // share),
                 )
             )
-        return max(1, min(self._most, sum(one.target() for one in self._controllers)))
 
-    def pauses(self) -> bool:
+    def pauses(self, more: int) -> bool:
         """The cache is full, of all copies together."""
+        return self._used(more) > PAUSE
+
+    def has_room(self, more: int) -> bool:
+        """The cache has emptied so far, of all copies together, that one more fits."""
+        return self._used(more) < RESUME
+
+    def readings(self) -> int:
+        """How many there have been, of all copies."""
+        self._look()
+        return self._readings
+
+    def _used(self, more: int) -> float:
+        self._look()
         used = [one.kv_usage for one in self._controllers]
-        return sum(used) / len(used) > PAUSE
+        tokens = [one.cache_tokens for one in self._controllers if one.cache_tokens]
+        return sum(used) / len(used) + (more / sum(tokens) if tokens else 0.0)

@@ -15,7 +15,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from local_shutdown.engines.controller import PAUSE, Figures
+from local_shutdown.engines.controller import PAUSE, RESUME, Figures
 
 TOKEN_BUDGET = 8192  # vLLM's max_num_batched_tokens for a server on an H100
 PROMPT = 750  # tokens: system prompt, task, two tools; the same in all episodes, so always cached
@@ -280,8 +280,8 @@ def play(
         target: how many in flight; a fixed number, or asked every `POLL_S`.
         within_s: stop where the engine's clock has passed this: the run is slower than another.
         pauses: with more in flight than the target and a full cache, those that come back from
-            their sandboxes wait before they ask again; the last that came goes on first
-            (`in_flight.Pace`).
+            their sandboxes wait before they ask again; with room in the cache, the shortest of them
+            goes on, one each time that the engine is read (`in_flight.Pace`).
 
     Returns:
         None where it was stopped.
@@ -309,7 +309,8 @@ def play(
     engine = Engine(machine, done)
     fixed = isinstance(target, int)
     wanted = target if isinstance(target, int) else target(engine.figures(0, len(turns)))
-    polled = 0.0
+    polled = used = 0.0
+    read_anew = False
 
     def ask(episode: int, turn: int, context: int) -> None:
         left = min(turns[episode][turn], machine.context - context)
@@ -318,8 +319,12 @@ def play(
     while finished < len(turns):
         if engine.now > within_s:
             return None
-        while paused and flying - len(paused) < wanted:
-            ask(*paused.pop()[2:])
+        active = flying - len(paused)
+        if paused and (active < 1 or (read_anew and used < RESUME and active < wanted)):
+            shortest = min(reversed(paused), key=lambda one: one[4])
+            paused.remove(shortest)
+            ask(*shortest[2:])
+        read_anew = False
         while begun < len(turns) and flying < wanted:
             at_turn[begun] = 0
             engine.cached[begun] = 0
@@ -341,9 +346,9 @@ def play(
             else:
                 ask(*back[2:])
         if not isinstance(target, int) and engine.now >= polled + POLL_S:
-            polled = engine.now
-            left = len(turns) - begun + len(paused)
-            wanted = target(engine.figures(finished, left))
+            polled, read_anew = engine.now, True
+            said = engine.figures(finished, len(turns) - begun + len(paused))
+            wanted, used = target(said), said.kv_usage
     computed = engine.prefilled + engine.generated
     return Result(
         engine.now,

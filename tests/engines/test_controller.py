@@ -65,14 +65,14 @@ def test_requests_that_wait_for_room_are_a_sign_that_too_many_are_in_flight() ->
 
 
 def test_nothing_new_is_begun_while_the_cache_is_about_to_be_full() -> None:
-    # 100 sequences are allowed, hold 0.80 of the cache, and it grows by 0.01 a reading.
+    # 100 sequences are allowed, hold 0.70 of the cache, and it grows by 0.02 a reading.
     def at(grows: float) -> int:
         controller = Controller(4096, 1_000_000, 8192)
         steady = [figures(n, 100, 0.7, finished=n) for n in range(1, 200)]
         rising = [figures(200 + n, 100, 0.7 + grows * n, finished=200) for n in range(10)]
         return after(controller, *steady, *rising)
 
-    assert at(0.01) < 100 <= at(0.0)
+    assert at(0.02) < 100 <= at(0.0)
 
 
 def test_the_last_episodes_of_a_run_are_begun_together() -> None:
@@ -147,6 +147,18 @@ def test_it_is_nearly_as_fast_as_the_best_fixed_number_and_computes_little_again
     assert found["ours_again"] <= 0.05
 
 
+@pytest.mark.parametrize("model", ["8B", "70B"])
+def test_few_long_episodes_are_played_nearly_as_fast_on_draws_that_no_constant_was_chosen_on(
+    simulate: dict[str, Any], model: str
+) -> None:
+    draws = [simulate["row"](model, "reasoning", 64, seed) for seed in (901, 902, 903, 904)]
+    found = simulate["over_seeds"](draws)
+    assert found["ours_ratio"] >= 0.95
+    assert found["ours_again"] <= 0.06  # few draws: all of them are held against 0.05 in docs/
+    assert found["most_again"] <= 0.15
+    assert found["least"] >= 0.9
+
+
 def test_far_too_many_in_flight_cost_the_simulated_engine_work_done_twice(
     simulate: dict[str, Any],
 ) -> None:
@@ -190,7 +202,7 @@ def test_the_numbers_of_all_servers_add_up_and_each_follows_its_own() -> None:
     engine.series = [Series(), Series()]
     following = Following(engine, 4096, False, lambda: 1000, lambda: 1000)
     begins = following.target()
-    assert not following.pauses()
+    assert not following.pauses(0)
     assert begins == 2 * Controller(2048, 100_000, 3072, 256).target()
     for second in range(1, 30):
         for series, preempted in zip(engine.series, (0.0, 1.0 * second), strict=True):
@@ -200,6 +212,25 @@ def test_the_numbers_of_all_servers_add_up_and_each_follows_its_own() -> None:
         following.target()
     # One has room for 34, the other holds too many.
     assert 40 <= following.target() <= 54
+
+
+def test_the_cache_is_full_or_has_room_with_what_was_asked_since_the_last_reading() -> None:
+    client = ChatClient("http://x/v1")
+    engine = Engine("vllm", "m", None, [Seat(client, None, None) for _ in range(2)])
+    engine.facts["plan"] = {"kv_tokens": 100_000, "max_num_seqs": 256}
+    engine.series = [Series(), Series()]
+    following = Following(engine, 4096, False, lambda: 0, lambda: 1000)
+    assert following.readings() == 0
+    assert following.has_room(0)
+    for second in (1, 2):
+        for series in engine.series:
+            series.add(Reading(20, 0, 0.9, 0, 0, 0, second * 900, 0.0), second)
+    # nobody has asked for the number in flight since: at the end of a run nobody does
+    assert (following.pauses(0), following.has_room(0)) == (False, False)
+    assert following.readings() == 2
+    assert following.pauses(10_000)  # of the 200,000 of both
+    assert following.has_room(-10_000)
+    assert following.readings() == 2
 
 
 def test_how_much_the_cache_holds_is_read_from_the_server() -> None:
