@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,3 +80,10 @@ def test_no_file_is_much_longer_than_four_hundred_lines() -> None:
     lines = {path: len(path.read_text("utf-8").splitlines()) for path in modules()}
     assert len(lines) > 200
     assert {p.name: n for p, n in lines.items() if n > MOST_LINES} == {}
+
+
+def test_every_test_file_has_a_name_of_its_own() -> None:
+    """pytest imports them by it."""
+    found = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert len(found) > 150
+    assert {name: count for name, count in found.items() if count > 1} == {}
