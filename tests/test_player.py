@@ -28,7 +28,7 @@ from local_shutdown.episode import Episode
 from local_shutdown.errors import ContextOverflow, EngineDown, EngineFault, EngineUnavailable
 from local_shutdown.factors import Level
 from local_shutdown.grid import InterviewQuestion, choose
-from local_shutdown.in_flight import Fixed
+from local_shutdown.in_flight import Fixed, Pace
 from local_shutdown.prefix import Prefix
 from local_shutdown.record import Settings
 from local_shutdown.sandbox import prepare
@@ -190,13 +190,16 @@ async def test_what_the_probe_finds_is_said_and_stops_a_run_that_cannot_be_right
             await one.prepare(Level(), said.append)
 
 
-class Turns:
+class Turns(Pace):
     """A pace that lets everybody go on and counts who asked."""
 
-    asked = 0
+    def __init__(self) -> None:
+        super().__init__(Fixed(1), lambda: 1)
+        self.asked = 0
 
-    async def turn(self) -> None:
+    async def turn(self, context: int = 0) -> None:
         self.asked += 1
+        await super().turn(context)
 
 
 async def played(found: Settings, policy: Policy, server: Any = None) -> tuple[Episode, Any, int]:
@@ -210,7 +213,7 @@ async def played(found: Settings, policy: Policy, server: Any = None) -> tuple[E
                 one, turns = player(found, serving, kit=kit), Turns()
                 request, _ = await one.prepare(Level(), lambda line: None)
                 task = Task("scripted/A/5", "scripted", choose("A")[0], 5)
-                episode = await one.play(task, request, turns)  # type: ignore[arg-type]
+                episode = await one.play(task, request, turns)
         return episode, model, turns.asked
 
 
@@ -265,7 +268,7 @@ async def test_a_server_of_ours_that_dies_is_brought_back(ours: bool) -> None:
                 await one.play(
                     Task("scripted/A/5", "scripted", choose("A")[0], 5),
                     request,
-                    Turns(),  # type: ignore[arg-type]
+                    Turns(),
                 )
     assert len(revived) == ours
     assert seat.load == 0
