@@ -25,8 +25,11 @@ FULL = (0.7, 0.88)
 STAGGER = 0.15
 STAGGER_UNTIL = 0.9
 TOGETHER = 1.05
-# Nothing new is begun where the cache would be this full after such a share of an episode's life.
-BRAKE = 0.91
+# Nothing new is begun where the cache would be this full after such a share of an episode's life:
+# less full with many small contexts than with few that each take so much of the cache. What is
+# free keeps the prefixes of those that are in their sandboxes, and many small ones often are.
+BRAKE, BRAKE_LARGE = 0.88, 0.91
+LARGE = 0.02
 AHEAD = 0.15
 # Nor does an episode beyond the number go on while the cache is as full as this.
 PAUSE = 0.935
@@ -150,7 +153,8 @@ class Controller:
         soon = self._soon(before, figures)
         if soon < LAST_UNTIL:
             wanted = min(wanted + self._last_ones(figures, wanted), self.most)
-        if soon > BRAKE and figures.running:
+        large = min(1.0, self._mature_share(figures) / LARGE)
+        if soon > BRAKE + (BRAKE_LARGE - BRAKE) * large and figures.running:
             wanted = min(wanted, figures.running + figures.waiting - 1)
         if wanted < self._target:
             self._target = max(wanted, 1.0)

@@ -275,12 +275,16 @@ class _Loop:
         return server.base_url
 
     def run(self, task: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(task, self.loop).result(120)
+        """Meanwhile a client asks again at once; what comes later in this process waits again."""
+        before, client_module.BACKOFF_S = client_module.BACKOFF_S, 0.0
+        try:
+            return asyncio.run_coroutine_threadsafe(task, self.loop).result(120)
+        finally:
+            client_module.BACKOFF_S = before
 
 
 @cache
 def _loop() -> _Loop:
-    client_module.BACKOFF_S = 0.0
     return _Loop()
 
 
