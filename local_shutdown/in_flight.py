@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 # How long room in the engine may go unnoticed by an episode that waits for its turn.
 POLL_S = 0.5
+# An engine that has said nothing for so long may have room again: it is not waited for.
+SILENT_S = 60.0
 
 
 class InFlight(Protocol):
@@ -71,7 +74,8 @@ class Pace:
 
     Those that wait go on when the engine has room again, one each time that it says so: what one
     takes is only seen at the next reading, and all at once would fill it up anew. The shortest goes
-    on first. It has the most ahead of it, and the end of a run waits for whoever is last.
+    on first. It has the most ahead of it, and the end of a run waits for whoever is last. Where the
+    engine has stopped telling, they go on as others end.
 
     Attributes:
         number: how many may be played at a time.
@@ -85,6 +89,7 @@ class Pace:
     # What was answered and asked since a reading: a long context more or less is much of a cache.
     _reading: int = -1
     _since: int = 0
+    _read_at: float = field(default_factory=time.monotonic)
 
     def target(self) -> int:
         """Episodes meant to be in flight at this moment."""
@@ -132,10 +137,11 @@ class Pace:
             return False
         if self._active() < 1:
             return True  # whatever the engine said last, it has nothing to do now
-        reading = self.reading
-        if reading == self._went_on_at or not self.number.has_room(self._more()):
-            return False
         if self._active() >= self.target():
+            return False
+        more, reading = self._more(), self.reading
+        silent = time.monotonic() - self._read_at > SILENT_S
+        if not silent and (reading == self._went_on_at or not self.number.has_room(more)):
             return False
         self._went_on_at = reading
         return True
@@ -144,7 +150,7 @@ class Pace:
         """Tokens that the engine works on beyond those of its last reading."""
         reading = self.reading
         if reading != self._reading:
-            self._reading, self._since = reading, 0
+            self._reading, self._since, self._read_at = reading, 0, time.monotonic()
         return self._since
 
     def _active(self) -> int:

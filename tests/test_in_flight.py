@@ -129,6 +129,24 @@ async def test_an_engine_that_has_nothing_to_do_is_given_something_whatever_it_s
     await one
 
 
+async def test_where_the_engine_stops_telling_those_that_wait_go_on_as_others_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its last word was that it is full; the server goes on answering, without its metrics."""
+    number, playing = Number(2, room=False, read=1), 4
+    pace = Pace(number, lambda: playing)
+    waiting = [asyncio.create_task(pace.turn(context)) for context in (30, 20)]
+    await settled()
+    playing = 3
+    await settled()
+    assert not any(one.done() for one in waiting)  # it may say something yet
+    monkeypatch.setattr("local_shutdown.in_flight.SILENT_S", 0.0)
+    await settled()
+    assert [one.done() for one in waiting] == [False, True]
+    playing = 2
+    await waiting[0]
+
+
 async def test_what_was_asked_and_answered_since_a_reading_is_counted() -> None:
     number = Number(9, full=False, read=1)
     pace = Pace(number, lambda: 1)

@@ -121,7 +121,7 @@ class Scheduler:
         it.took_s = now - it.since
         model.start_s += 0.5 * (it.took_s - model.start_s)
         it.phase, it.since, it.last, it.emptying, it.leaving = "playing", now, now, None, False
-        it.ended = it.full = 0
+        it.filled, it.ended, it.full = now, 0, 0
         it.full_s = it.seen_s = it.seen = 0.0
         it.target = model.target = max(1, target)
 
@@ -264,6 +264,8 @@ class Scheduler:
         # Not in crumbs: a block is a message, and its trials a record each.
         if count <= 0 or (count < most / 16 and it.out >= it.target):
             return None
+        if not it.out and it.emptying is not None:  # it stood idle: that is no emptying
+            it.filled, it.ended = now, 0
         it.out += count
         model.waiting -= count
         model.out += count

@@ -96,7 +96,8 @@ class NodeState:
     took_s: float = 0.0  # its last start
     leaving: bool = False  # gets no more of this model
     emptying: float | None = None  # since when
-    ended: int = 0  # trials, of this engine
+    filled: float = 0.0  # when its engine, empty before, got trials
+    ended: int = 0  # trials, of this engine, since then
     full_s: float = 0.0  # that the engine has been full, from its start
     full: int = 0  # trials that ended in them
     seen_s: float = 0.0  # of these, what is counted
@@ -116,7 +117,7 @@ def done_of(it: NodeState, model: ModelState, now: float) -> float:
     """Of the trials that a node has in flight, what is done, in trials."""
     if it.phase != "playing":
         return 0.0
-    aged = min(1.0, (now - it.since) / max(model.trial_s, 1e-9))
+    aged = min(1.0, (now - it.filled) / max(model.trial_s, 1e-9))
     return (1 - UNDER_WAY) * aged * min(it.out, it.target)
 
 
@@ -147,7 +148,7 @@ def learn_rate(it: NodeState, model: ModelState) -> None:
 
 def learn_emptying(it: NodeState, model: ModelState, now: float) -> None:
     """What its engine lost that has just ended the last of its trials."""
-    lost_s = now - it.since - it.ended / (model.rate * it.speed)
+    lost_s = now - it.filled - it.ended / (model.rate * it.speed)
     if it.seen_s:
         model.emptied.append(min(max(lost_s * it.speed / max(model.empty_s, 1e-9), 0.2), 3.0))
     it.ended = 0

@@ -43,6 +43,10 @@ time, and c the largest A(t) - needs(t) - S * t over all t that are possible at 
 c + S * T, so E[T] >= E[-c] / S. Returned is -c / S for the tokens of one draw: what is proved is
 that it is not above T in the mean over draws. The nodes' times are those of the run that is
 compared, as if no node were lost or came after it.
+
+For one draw it may be below `clustersim.bound`, and is not to be raised to that: a draw counted at
+too little makes up for one counted at too much, so the mean of the larger of the two is no bound.
+The larger of their means is one.
 """
 
 from __future__ import annotations
@@ -127,4 +131,4 @@ def bound_unknown(models: Sequence[Model], alive: Alive) -> float:
     above = [offered(t) - steep * t for t in times]
     below = [needs(t) for t in times]
     largest = max(a - b for a, b in zip(above, [*below[1:], below[-1]], strict=True))
-    return max(begin, -largest / steep)
+    return -largest / steep

@@ -221,3 +221,26 @@ def test_a_simulation_with_the_same_seed_goes_the_same_way(tmp_path: Path) -> No
         )  # fmt: skip
         found.append(json.loads(where.read_text()))
     assert found[0] == found[1]
+
+
+def test_an_engine_that_stood_idle_between_two_lots_has_lost_nothing_by_it() -> None:
+    ours = Scheduler([("a", 2000, expected())])
+    ours.join("n1", ["a"], 0.0)
+    ours.place(0.0)
+    ours.up("n1", 60.0, 50)
+    now, model = 60.0, ours._models["a"]
+
+    def play_all() -> None:
+        nonlocal now
+        ours.place(now)
+        while ours.left:
+            now += 1.0
+            ours.report("n1", min(10, model.out), 50, now)
+
+    play_all()
+    assert len(model.emptied) == 1
+    now += 1000.0
+    ours.waiting("a", 2000)  # of a node that was lost
+    play_all()
+    assert len(model.emptied) == 2
+    assert model.emptied[1] == pytest.approx(model.emptied[0], abs=0.5)
