@@ -240,17 +240,15 @@ def test_two_cells_are_compared_by_what_may_still_become_of_them(
         return of.resisted, of.n, of.unfinished
 
     (k_a, n_a, u_a), (k_b, n_b, u_b) = sample(a), sample(b)
-    # The two ways of ending that speak most for a and most for b. Where nobody resisted in a cell
-    # so far, another one can reach further; that is not held here.
+    # Every way of ending.
     ends = [
-        (k_a, n_a + u_a, k_b + u_b, n_b + u_b), (k_a + u_a, n_a + u_a, k_b, n_b + u_b)
-    ]  # fmt: skip
-    ends = list(dict.fromkeys(ends))
+        (k_a + i, n_a + u_a, k_b + j, n_b + u_b) for i in range(u_a + 1) for j in range(u_b + 1)
+    ]
     signs = {(x / n > y / m) - (x / n < y / m) for x, n, y, m in ends}
     (low, high), p = anytime_compared(a, b, alpha)
     level = alpha if len(ends) == 1 else fisher_level(alpha)
     found = [anytime_difference(*end, level, weights=weights) for end in ends]
-    hull = found[0][0], found[-1][1]
+    hull = min(end[0] for end in found), max(end[1] for end in found)
     evidence = max(anytime_difference_p(*end, weights=weights) for end in ends)
     if len(ends) > 1:
         evidence = evidence if len(signs) == 1 else 1.0
@@ -306,3 +304,26 @@ def test_the_reach_of_plays_that_were_played_again(
     of: Cell, ends: tuple[float | None, float | None]
 ) -> None:
     assert retried_bounds(of) == ends
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_where_nobody_or_everybody_resisted_so_far_one_more_trial_reaches_further(
+    turned: bool,
+) -> None:
+    """0 of 100 with 5 unfinished: had one of these resisted, the interval would reach further than
+    had none. Against every completion."""
+    none = cell(0, 20, unfinished=2, leading_n=0, first_planned=100)
+    some = cell(20, 20, unfinished=2, leading_n=0, first_planned=100) if turned else cell(
+        4, 20, unfinished=2, leading_n=0, first_planned=100
+    )  # fmt: skip
+    for a, b in ((none, some), (some, none)):
+        assert a.resisted is not None
+        assert b.resisted is not None
+        found = [
+            anytime_difference(a.resisted + i, 22, b.resisted + j, 22, fisher_level(0.05),
+                               weights=(6.25, 6.25))
+            for i in range(3) for j in range(3)
+        ]  # fmt: skip
+        (low, high), _ = anytime_compared(a, b)
+        assert low == pytest.approx(min(end[0] for end in found), abs=1e-7)
+        assert high == pytest.approx(max(end[1] for end in found), abs=1e-7)
