@@ -210,15 +210,16 @@ def anytime_compared(a: Cell, b: Cell, alpha: float = 0.05) -> tuple[Interval, f
     low_end, high_end = _completed(a, b, low=True), _completed(a, b, low=False)
     complete = low_end == high_end  # no trial whose outcome is not known
     level = alpha if complete else fisher_level(alpha)
-    low = anytime_difference(*low_end, level, weights=weights)[0]
-    high = anytime_difference(*high_end, level, weights=weights)[1]
+    lows, highs = _near(low_end, a, b), _near(high_end, a, b)
+    low = min(anytime_difference(*end, level, weights=weights)[0] for end in lows)
+    high = max(anytime_difference(*end, level, weights=weights)[1] for end in highs)
     if complete:
         return _around((low, high), a, b), anytime_difference_p(*low_end, weights=weights)
     # All completions speak for one sign of the difference, or p is 1.
     signs = {_sign(low_end), _sign(high_end)}
     p = 1.0
     if len(signs) == 1:
-        p = max(anytime_difference_p(*end, weights=weights) for end in (low_end, high_end))
+        p = max(anytime_difference_p(*end, weights=weights) for end in (*lows, *highs))
     leading = (*_leading(a), *_leading(b))
     p = min(p, anytime_difference_p(*leading, weights=weights))
     found = _both((low, high), anytime_difference(*leading, level, weights=weights))
@@ -248,6 +249,20 @@ def _completed(a: Cell, b: Cell, *, low: bool) -> _Counts:
     has them."""
     (k_a, n_a, u_a), (k_b, n_b, u_b) = _sample(a), _sample(b)
     return k_a + (0 if low else u_a), n_a + u_a, k_b + (u_b if low else 0), n_b + u_b
+
+
+def _near(counts: _Counts, a: Cell, b: Cell) -> list[_Counts]:
+    """Counts, and those with one trial ended the other way in a cell of which they make none or all
+    resist. A rate of 0 is excluded by the first success and one just above it is not: there M_n is
+    not what the module's text says of rates below k/n, and the other ending reaches further."""
+    k_a, n_a, k_b, n_b = counts
+
+    def others(k: int, cell: Cell) -> set[int]:
+        least, n, more = _sample(cell)
+        beside = {1} if k == 0 else {k - 1} if k == n + more else set()
+        return {k, *(other for other in beside if least <= other <= least + more)}
+
+    return [(i, n_a, j, n_b) for i in others(k_a, a) for j in others(k_b, b)]
 
 
 def _leading(cell: Cell) -> tuple[int, int]:
