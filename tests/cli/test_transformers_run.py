@@ -15,6 +15,7 @@ from local_shutdown.resources import data
 pytest.importorskip("transformers", reason="the transformers extra is not installed")
 
 
+@pytest.mark.long
 def test_settings_of_the_checkpoint_that_cannot_be_applied_are_told_and_not_recorded_as_applied(
     tmp_path: Path,
 ) -> None:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import orjson
+import pytest
 from detectors.made import NEXT, asked, episode, opening, told
 
 from local_shutdown.store import Store, write_run
@@ -41,6 +42,7 @@ def extended(to: Path) -> Path:
     return to
 
 
+@pytest.mark.long
 def test_a_new_detector_is_in_every_output(tmp_path: Path) -> None:
     package, run = extended(tmp_path / "package"), tmp_path / "run"
     run.mkdir()

@@ -230,6 +230,7 @@ async def test_another_model_is_not_served(server: Running) -> None:
     assert (await server.post(model="gpt", messages=opening()))[0] == 404
 
 
+@pytest.mark.long
 async def test_a_second_one_beside_the_first_answers_and_ends_on_term(
     server: Running, tmp_path: Path
 ) -> None:

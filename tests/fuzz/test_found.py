@@ -413,7 +413,10 @@ def _answer(name: str) -> Any:
     return http(orjson.dumps({"choices": [{"message": {"tool_calls": calls}}]}))
 
 
-@pytest.mark.parametrize("name", ["endless", "a bomb", "as long as it may be", "lists", "calls"])
+LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("as long as it may be", "lists")]
+
+
+@pytest.mark.parametrize("name", ["endless", "a bomb", "calls", *LONG])
 def test_a_run_against_the_worst_servers_stays_small(name: str, tmp_path: Path) -> None:
     """64 episodes at once, each of whose answers is as large as the server can make it."""
     answer = _answer(name)

@@ -167,6 +167,7 @@ def peak_bytes(path: Path, out: Path) -> int:
     return peak
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     small = write(tmp_path / "small.jsonl", *[transcript("bash")] * 2_000)
     large = write(tmp_path / "large.jsonl", *[transcript("bash")] * 20_000)

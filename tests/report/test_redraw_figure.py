@@ -7,9 +7,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "redraw-figure"
 
 
+@pytest.mark.long
 def test_it_draws_a_run_beside_the_published_rates(
     make_run: Callable[..., Path], tmp_path: Path
 ) -> None:
