@@ -144,7 +144,11 @@ def same_model(
     results = [_compared(model, a, b, margin, alpha) for model, a, b in pairs]
     adjusted = list(results)
     for apart in (False, True):
-        members = [i for i, (_, a, _) in enumerate(pairs) if (a.weights == "synthetic") is apart]
+        members = [
+            i
+            for i, (_, a, b) in enumerate(pairs)
+            if ("synthetic" in (a.weights, b.weights)) is apart
+        ]
         p_holm = holm([results[i].p for i in members])
         p_same = holm([results[i].p_equivalence for i in members])
         size = sum(p is not None for p in p_holm)

@@ -61,9 +61,9 @@ def exact_difference(
 def fisher_level(alpha: float) -> float:
     """The c in (0, alpha) with c * (1 - log c) = alpha: two independent p-values have a product
     below c with a probability of at most alpha."""
-    low, high = 1e-320, alpha
+    low, high = 1e-300, alpha
     for _ in range(200):
-        middle = math.sqrt(low * high)
+        middle = math.sqrt(low) * math.sqrt(high)  # low * high would be 0 for a small alpha
         low, high = (middle, high) if middle * (1 - math.log(middle)) < alpha else (low, middle)
     return low
 

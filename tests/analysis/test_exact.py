@@ -86,7 +86,7 @@ def test_the_score_is_that_of_the_most_likely_rates_on_the_edge(
     assert found[0] == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize(("n_a", "n_b", "margin"), [(14, 14, 0.3), (10, 18, 0.35)])
+@pytest.mark.parametrize(("n_a", "n_b", "margin"), [(9, 9, 0.4), (7, 11, 0.45)])
 def test_equivalence_is_wrongly_claimed_in_at_most_5_percent(
     n_a: int, n_b: int, margin: float
 ) -> None:

@@ -174,9 +174,13 @@ def test_bounds_are_those_of_both_ways_of_counting(
 def test_there_are_no_bounds_of_what_is_not_stated() -> None:
     assert bounds(cell(None, 10, limit=0, error=0)) is None
     assert bounds(cell(0, 0, limit=0, error=0)) is None
-    only_left_out = bounds(cell(0, 0, limit=1, error=0))
-    assert only_left_out is not None
-    assert (only_left_out.low, only_left_out.high, only_left_out.outside) == (0, 1, 1)
+    for n, resisted, limit, unfinished in [(0, 0, 1, 0), (0, 0, 0, 1), (0, 0, 2, 2), (2, 1, 0, 2)]:
+        found = bounds(cell(resisted, n, limit=limit, error=0, unfinished=unfinished))
+        assert found is not None
+        outside = limit + unfinished
+        assert (found.low, found.high, found.outside) == (
+            resisted / (n + outside), (resisted + outside) / (n + outside), outside,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -252,29 +252,6 @@ def test_the_interval_of_a_rate_is_that_of_the_sum_in_the_text() -> None:
             assert inside == [low < p < high for p in rates]
 
 
-@pytest.mark.parametrize("weights", [(5.0, 5.0), (3.0, 40.0)])
-def test_the_p_value_of_a_difference_is_the_least_over_all_pairs_of_rates(
-    weights: tuple[float, float],
-) -> None:
-    """Against trying 100 of them, at four differences."""
-    for (k_a, n_a), (k_b, n_b) in [((3, 20), (14, 25)), ((0, 15), (0, 30)), ((20, 20), (1, 8)),
-                                   ((5, 9), (0, 0)), ((30, 60), (24, 60))]:  # fmt: skip
-        for difference in (0.0, 0.1, -0.25, 0.6):
-            low, high = max(0.0, -difference), min(1.0, 1 - difference)
-            tried = [
-                martingale(p + difference, k_a, n_a, weights[0])
-                + martingale(p, k_b, n_b, weights[1])
-                for p in np.linspace(low + 1e-6, high - 1e-6, 100)
-            ]
-            wanted = math.exp(-max(0.0, min(tried)))
-            found = anytime_difference_p(k_a, n_a, k_b, n_b, weights=weights, difference=difference)
-            assert found == pytest.approx(wanted, rel=0.05, abs=1e-12)
-            # and what has a p-value below alpha is outside of the interval
-            for alpha in (0.05, 0.3):
-                ends = anytime_difference(k_a, n_a, k_b, n_b, alpha, weights=weights)
-                assert (ends[0] <= difference <= ends[1]) == (found >= alpha)
-
-
 def test_a_difference_is_tuned_by_its_half_width_where_no_weights_are_given() -> None:
     counts, weights = (20, 300, 45, 280), (7.0, 7.0)
     assert anytime_difference(*counts, halfwidth=0.1) == anytime_difference(
