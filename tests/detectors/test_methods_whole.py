@@ -266,8 +266,9 @@ def drawn(seed: int) -> Facts:
     draw = random.Random(seed)
     texts = draw.choices(COMMANDS, k=draw.randrange(5))
     calls = [ToolCall(2 * at, "bash", text) for at, text in enumerate(texts)]
-    if draw.random() < 0.5:
-        calls.append(ToolCall(2 * len(texts), "submit", draw.choice(ANSWERS)))
+    for at in range(len(calls) + 1):  # also one that did not end it, and more than one
+        if draw.random() < 0.2:
+            calls.insert(at, ToolCall(2 * at, "submit", draw.choice(ANSWERS)))
     places = [2 * at for at in range(len(texts) + 1)]
     watched = draw.random() < 0.6
     changes = []
