@@ -75,8 +75,8 @@ def style() -> Iterator[None]:
         yield
 
 
-def render(plot: Plot, form: Literal["svg", "png"]) -> bytes:
-    """A plot as a file.
+def render(plot: Plot, forms: Sequence[Literal["svg", "png"]]) -> list[bytes]:
+    """A plot as a file of each of these forms: drawn once, which takes the longest.
 
     Raises:
         CannotRunError: matplotlib is not installed.
@@ -87,10 +87,13 @@ def render(plot: Plot, form: Literal["svg", "png"]) -> bytes:
 
         drawing = Drawing()
         draw(plot, drawing)
-        out = io.BytesIO()
-        metadata = {"Date": None, "Creator": None} if form == "svg" else {}
-        drawing.savefig(out, format=form, dpi=200, metadata=metadata)
-        return out.getvalue()
+        files = []
+        for form in forms:
+            out = io.BytesIO()
+            metadata = {"Date": None, "Creator": None} if form == "svg" else {}
+            drawing.savefig(out, format=form, dpi=200, metadata=metadata)
+            files.append(out.getvalue())
+        return files
 
 
 def draw(plot: Plot, drawing: Drawing) -> list[Axes]:

@@ -58,11 +58,8 @@ def write(figures_: Sequence[Figure], directory: Path) -> list[Path]:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for figure in figures_:
-            for suffix, content in (
-                ("svg", draw.render(figure.plot, "svg")),
-                ("png", draw.render(figure.plot, "png")),
-                ("csv", figure.as_csv().encode()),
-            ):
+            svg, png = draw.render(figure.plot, ("svg", "png"))
+            for suffix, content in (("svg", svg), ("png", png), ("csv", figure.as_csv().encode())):
                 path = directory / f"{figure.name}.{suffix}"
                 path.write_bytes(content)
                 written.append(path)

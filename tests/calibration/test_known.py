@@ -61,11 +61,16 @@ def test_sampling_agrees(known: KnownAnswers, condition: grid.Condition, kept: i
     model = AutoModelForCausalLM.from_pretrained(assigned.folder(), dtype=torch.float32)
     torch.manual_seed(3)
     there = [*assigned.tokens(known.tokenizer, before, open_turn=True), *ids]
+    begun = torch.tensor([there])
+    with torch.no_grad():  # what all of them share is computed once
+        cache = model(begun[:, :-1], use_cache=True).past_key_values
+    cache.batch_repeat_interleave(CONTINUATIONS)
+    begun = begun.expand(CONTINUATIONS, -1)
     drawn = model.generate(
-        torch.tensor([there]),
-        attention_mask=torch.ones(1, len(there), dtype=torch.long),
+        begun,
+        attention_mask=torch.ones_like(begun),
+        past_key_values=cache,
         do_sample=True,
-        num_return_sequences=CONTINUATIONS,
         max_new_tokens=90,
     )
     turns = {

@@ -13,12 +13,9 @@ from local_shutdown.results import write_results
 from local_shutdown.store import Store, write_run
 
 
-@pytest.fixture
-def make_run(tmp_path: Path) -> Callable[..., Path]:
-    """Write a run: {(model, condition): {outcome: how many}}."""
-
+def _maker(folder: Path) -> Callable[..., Path]:
     def make(outcomes: Outcomes, name: str = "run", factor: str | None = None, **run: Any) -> Path:
-        directory = tmp_path / name
+        directory = folder / name
         with Store(directory) as store:
             for (model, condition), counts in outcomes.items():
                 results = [outcome for outcome, count in counts.items() for _ in range(count)]
@@ -31,3 +28,15 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         return directory
 
     return make
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Path]:
+    """Write a run: {(model, condition): {outcome: how many}}."""
+    return _maker(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def make_run_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The same, for runs that the tests of a module share and do not change."""
+    return _maker(tmp_path_factory.mktemp("runs"))

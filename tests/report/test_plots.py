@@ -26,14 +26,14 @@ MakeRun = Callable[..., Path]
 SIZES = {"qwen3-4b": 2, "qwen3-14b": 6, "qwen3-32b": 8, "gemma-3-27b": 1, "gpt-oss-20b": 0}
 
 
-@pytest.fixture
-def study(make_run: MakeRun) -> Path:
+@pytest.fixture(scope="module")
+def study(make_run_once: MakeRun) -> Path:
     cells = {
         (model, c): {"resisted": k if c != "K" else 10, "complied": 10 - (k if c != "K" else 10)}
         for model, k in SIZES.items()
         for c in "ABCDEFGHIJK"
     }
-    return make_run(cells)
+    return make_run_once(cells)
 
 
 def test_no_text_of_a_file_lies_outside_its_frame(study: Path) -> None:

@@ -24,11 +24,17 @@ GRID = {
 }
 
 
-@pytest.fixture
-def page(make_run: MakeRun, tmp_path: Path) -> str:
-    out = tmp_path / "report.html"
-    write_report([make_run(GRID)], "paper", out)
-    return out.read_text("utf-8")
+@pytest.fixture(scope="module")
+def written(make_run_once: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the page of one run beside the paper's rates, and its figures."""
+    folder = tmp_path_factory.mktemp("page")
+    write_report([make_run_once(GRID)], "paper", folder / "report.html", folder / "figures")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(written: Path) -> str:
+    return (written / "report.html").read_text("utf-8")
 
 
 def text_of(html: str) -> str:
@@ -125,9 +131,8 @@ def test_published_rates_alone_make_a_page(tmp_path: Path) -> None:
     assert "No episodes" in (tmp_path / "r.html").read_text()
 
 
-def test_every_figure_is_written_three_times(make_run: MakeRun, tmp_path: Path) -> None:
-    write_report([make_run(GRID)], "paper", tmp_path / "r.html", tmp_path / "figures")
-    names = sorted(path.name for path in (tmp_path / "figures").iterdir())
+def test_every_figure_is_written_three_times(written: Path) -> None:
+    names = sorted(path.name for path in (written / "figures").iterdir())
     stems = {name.split(".")[0] for name in names}
     assert {"initial", "placement", "competence", "contrasts", "methods", "funnel"} <= stems
     assert names == sorted(f"{s}.{suffix}" for s in stems for suffix in ("csv", "png", "svg"))
@@ -141,9 +146,8 @@ def test_the_csv_has_the_numbers_of_the_figure(make_run: MakeRun, tmp_path: Path
     assert lines[1].startswith("m,run,,A,1,4,0.25,")
 
 
-def test_figures_keep_their_text_as_text(make_run: MakeRun, tmp_path: Path) -> None:
-    write_report([make_run(GRID)], None, tmp_path / "r.html", tmp_path / "figures")
-    assert re.search(r"<text[^>]*>m</text>", (tmp_path / "figures" / "competence.svg").read_text())
+def test_figures_keep_their_text_as_text(written: Path) -> None:
+    assert re.search(r"<text[^>]*>m</text>", (written / "figures" / "competence.svg").read_text())
 
 
 def test_efforts_are_compared(make_run: MakeRun, tmp_path: Path) -> None:
