@@ -40,7 +40,7 @@ def read_all(directories: Sequence[FilePath]) -> tuple[Path, ...]:
         run = read_run(directory)
         if "branched_from" not in run:
             continue
-        if any(_differs(facts) for facts in run.get("models", {}).values()):
+        if any(facts.get("different_from_parent") for facts in run.get("models", {}).values()):
             found += [
                 replace(path, apart=directory.name) for path in paths(read_episodes(directory))
             ]
@@ -66,10 +66,6 @@ def _shown(run: Mapping[str, Any]) -> tuple[str, str] | None:
     return name, str(conditions.get(name))
 
 
-def _differs(facts: object) -> bool:
-    return isinstance(facts, Mapping) and bool(facts.get("different_from_parent"))
-
-
 def plain_tokens(directory: FilePath, cell: str) -> float | None:
     """Mean tokens of a plain trial of the run that a branched run was played on from; None where
     that is not there any more, or was itself played on from another.
@@ -79,9 +75,9 @@ def plain_tokens(directory: FilePath, cell: str) -> float | None:
     """
     run = read_run(directory)
     about, branch = run.get("branched_from"), (run.get("settings") or {}).get("branch") or {}
-    parent = FilePath(str(about.get("directory"))) if isinstance(about, Mapping) else None
-    if parent is None or not parent.is_dir():
+    if not about:
         return None
+    parent = FilePath(str(about.get("directory")))
     try:
         of_parent = read_run(parent)
         # The folder may be another one by now, or from here.
@@ -104,8 +100,7 @@ def prefix_hits(directory: FilePath) -> float | None:
     does not."""
     found = []
     for facts in read_run(directory).get("models", {}).values():
-        metrics = facts.get("metrics") if isinstance(facts, Mapping) else None
-        rate = metrics.get("prefix_hit_rate") if isinstance(metrics, Mapping) else None
+        rate = (facts.get("metrics") or {}).get("prefix_hit_rate")
         if isinstance(rate, int | float):
             found.append(float(rate))
     return sum(found) / len(found) if found else None

@@ -79,7 +79,7 @@ def _read(index: int, name: Any, arguments: Any) -> ToolCall | None:
 
 
 def asks(command: str) -> int:
-    """How many calls of next_question a command shows; one in a loop counts once."""
+    """How many calls of next_question a command shows; one in a `while` loop counts once."""
     if command == PLAIN:
         return 1
     return _asks(command) if _MENTIONS.search(command) else 0
