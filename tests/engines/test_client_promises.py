@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import orjson
 import pytest
 import scripted
@@ -355,32 +356,39 @@ class Clock:
         ([], [(1001.0, 1002.5)], None, [1.0] * 12 + [0.5]),
     ],
 )
+@pytest.mark.parametrize("scale", [1.0, 0.0625])
 async def test_silence_is_borne_so_long_and_time_that_we_did_not_have_is_none(
+    scale: float,
     late: list[float],
     signs: list[tuple[float, float]],
     answered_at: float | None,
     waits: list[float],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clock = Clock(late, answered_at)
+    def at(moment: float) -> float:
+        return 1000.0 + (moment - 1000.0) * scale
+
+    answered_at = None if answered_at is None else at(answered_at)
+    clock = Clock([seconds * scale for seconds in late], answered_at)
     clock.patch(monkeypatch)
 
     class Watched(ChatClient):
         def _sign_of_life(self) -> float:
-            return max((sign for seen, sign in signs if clock.now >= seen), default=0.0)
+            return max((at(sign) for seen, sign in signs if clock.now >= at(seen)), default=0.0)
 
-    client = Watched("http://127.0.0.1:9/v1", timeout_s=10.0)
+    client = Watched("http://127.0.0.1:9/v1", timeout_s=10.0 * scale)
     if answered_at is None:
         with pytest.raises(client_module._Slow) as fault:
             await client._patiently(clock.asked())
-        assert fault.value.message == "no answer within 10 s, nor any other sign of it"
+        said = f"no answer within {10 * scale:g} s, nor any other sign of it"
+        assert fault.value.message == said
         assert clock.answer.cancelled()
         assert client._answered_at == 0.0
     else:
         assert await client._patiently(clock.asked()) == b"answer"
         assert client._answered_at == answered_at
         assert ChatClient._sign_of_life(client) == answered_at
-    assert clock.waits == pytest.approx(waits)
+    assert clock.waits == pytest.approx([seconds * scale for seconds in waits])
 
 
 async def test_an_answer_takes_an_hour_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -653,6 +661,68 @@ async def test_where_nobody_listens_it_is_down_and_said_where(
             await client.get("/p")
         assert type(fault.value) is EngineDown
         assert fault.value.message.startswith(f"{address}/p: Cannot connect to host 127.0.0.1")
+
+
+class Breaking:
+    """A session whose requests fail."""
+
+    def __init__(self, failure: BaseException) -> None:
+        self.failure = failure
+
+    def post(self, *_: Any, **__: Any) -> Any:
+        raise self.failure
+
+    get = post
+
+
+REFUSED = aiohttp.ClientConnectorError(SimpleNamespace(host="h", port=1, ssl=True), OSError(KEY))
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind", "said", "got", "got_said"),
+    [
+        (
+            REFUSED, client_module._Refused, f"B: {REFUSED}", EngineDown, f"B/p: {REFUSED}",
+        ),
+        (
+            aiohttp.ConnectionTimeoutError("t"), client_module._Refused, "B: t",
+            Silent, "B/p: no answer within 10 s",
+        ),
+        (
+            TimeoutError("t"), client_module._Slow, "no answer within 7 s",
+            Silent, "B/p: no answer within 10 s",
+        ),
+        (
+            aiohttp.ServerDisconnectedError(), EngineFault,
+            "B: the connection broke: the server disconnected",
+            EngineDown, "B/p: the server disconnected",
+        ),
+        (
+            OSError(f"{KEY} broke"), EngineFault, f"B: the connection broke: {KEY} broke",
+            EngineDown, f"B/p: {KEY} broke",
+        ),
+        (
+            ValueError("odd"), EngineFault,
+            "B: the connection broke: what came is not HTTP (ValueError)",
+            EngineDown, "B/p: what came is not HTTP (ValueError)",
+        ),
+    ],
+)  # fmt: skip
+async def test_of_each_way_to_fail_it_is_known_what_it_means(
+    failure: Exception, kind: type[EngineFault], said: str, got: type[EngineFault], got_said: str
+) -> None:
+    client = ChatClient("http://h/v1", KEY, timeout_s=7.0)
+    client._session = Breaking(failure)  # type: ignore[assignment]
+    for asking, wanted, told in (
+        (client._post("/p", b"", None, 9), kind, said),
+        (client.get("/p"), got, got_said),
+    ):
+        with pytest.raises(EngineFault) as fault:
+            await asking
+        assert type(fault.value) is wanted
+        told = told.replace("B", "http://h/v1", 1) if told.startswith("B") else told
+        assert fault.value.message == told.replace(KEY, "[API key]")
+        assert (fault.value.__cause__, fault.value.__suppress_context__) == (None, True)
 
 
 async def test_a_get_waits_ten_seconds_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
