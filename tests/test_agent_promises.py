@@ -369,6 +369,40 @@ async def test_a_machine_that_went_down_unseen_is_down_in_what_is_recorded(
     assert (found.stop_reason, found.error, looks) == ("submit", None, ["look"] * 2)
 
 
+async def test_what_it_has_come_to_is_asked_of_the_machine_as_long_as_it_goes_on(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+
+    def look(self: Environment) -> bool:
+        looks.append("look")
+        if breaks:
+            raise SandboxFault("broke")
+        return False
+
+    class Asking(Observer):
+        def began(self, record: Callable[[], Episode]) -> None:
+            self.record = record
+
+        async def turn(self) -> None:
+            nonlocal breaks
+            for now in (False, True):
+                breaks = now
+                looks.clear()
+                found = self.record()
+                assert (found.stop_reason, found.error, looks) == (None, None, ["look"])
+                assert found.messages == PROMPTS
+            breaks = False
+
+    breaks = False
+    monkeypatch.setattr(Environment, "look", look)
+    asking = Asking()
+    await run_episode(task(), Model(), REQUEST, kit, Limits(), observer=asking)
+    looks.clear()
+    assert asking.record().stop_reason == "submit"
+    assert looks == []
+
+
 # --- observers and the clock ----------------------------------------------------------------------
 
 
