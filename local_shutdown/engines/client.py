@@ -337,7 +337,7 @@ class ChatClient:
         except (TooMuch, Garbled) as failed:
             raise EngineFault(f"{url}: {failed}") from None
         except aiohttp.ClientConnectorError as failed:
-            raise EngineDown(f"{url}: {failed}") from None
+            raise EngineDown(self._mask.text(f"{url}: {failed}")) from None
         except TimeoutError:  # of the connection, too: whoever refuses it does so at once
             raise Silent(f"{url}: no answer within {GET_TIMEOUT_S:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as failed:

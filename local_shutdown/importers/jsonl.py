@@ -163,7 +163,7 @@ def _decode_again(line: bytes, error: orjson.JSONDecodeError) -> Any:
         raise Malformed(
             f"is not JSON: {found[0].strip()} at column {error.colno}; leave an unknown number out"
         )
-    if error.pos == 0 and text.lstrip()[:1] not in ("{", "["):
+    if not text[: error.pos].strip() and text.lstrip()[:1] not in ("{", "["):
         raise Malformed("is not JSON: no object starts here")
     raise Malformed(f"is not JSON: {error.msg} at column {error.colno}")
 

@@ -345,6 +345,8 @@ def scanned(path: Path, *lines: bytes) -> list[tuple[int, object]]:
     ("bad", "said"),
     [
         (b"oops", "is not JSON: no object starts here"),
+        (b" \toops", "is not JSON: no object starts here"),
+        (b" {oops}", "at column 3"),
         (b" \xff{}", "is not UTF-8: byte 0xff at column 2"),
         (b'{"a": "\xc3\xa9\xff"}', "is not UTF-8: byte 0xff at column 10"),
         (b'{"a": NaN}', "is not JSON: NaN at column 7; leave an unknown number out"),
@@ -401,6 +403,55 @@ def test_a_line_is_read_up_to_its_bound_and_nothing_behind_it(
     many = b'{"a": [' + b"1," * 2_100_000 + b"1]}"
     monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 64 << 20)
     assert scanned(path, many, b"\n", short)[0] == (1, "holds more than 2000000 values")
+
+
+def test_what_is_read_is_read_with_everything_that_was_given(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\n" + line(TRANSCRIPT, model="DROP", condition="DROP"))
+    given = {"model": "mine", "condition": "K", "prefix": "x:"}
+    (episode,) = read_jsonl(str(path), {"bash": "bash"}, **given)
+    assert isinstance(episode, Episode)
+    wanted = {"kind": "episode", "model": "mine", "condition": "K", "messages": MESSAGES}
+    path.write_bytes(line(wanted, trial=2, episode_id="x:2"))
+    assert list(read_jsonl(path)) == [episode]
+    path.write_bytes(line(GOOD_EPISODE, model="theirs", condition="theirs"))
+    (episode,) = read_jsonl(path, **given)
+    assert isinstance(episode, Episode)
+    # The model whatever it says, the condition where it says none.
+    found = (episode.model, episode.condition, episode.episode_id)
+    assert found == ("mine", "theirs", "x:1")
+    mapped = with_call({"id": "9", "function": {"name": "sh", "arguments": '{"cmd": "ls"}'}})
+    path.write_bytes(mapped)
+    (episode,) = read_jsonl(path, {"sh": "bash"})
+    assert isinstance(episode, Episode)
+    assert episode.messages[-1]["tool_calls"][0]["function"]["name"] == "bash"
+
+
+@pytest.mark.parametrize(
+    ("head", "what", "hint"),
+    [
+        (b"\x1f\x8b", "compressed with gzip", "unpack it first: gunzip --keep {}"),
+        (b"\x28\xb5\x2f\xfd", "compressed with zstd", "unpack it first: zstd -d {}"),
+        (b"\xfd7zXZ", "compressed with xz", "unpack it first: xz --decompress --keep {}"),
+        (b"BZh", "compressed with bzip2", "unpack it first: bunzip2 --keep {}"),
+        (b"PK\x03\x04", "a zip archive", "an Inspect .eval log is read with --format inspect"),
+        (b"PAR1", "a parquet file", "write it as JSONL, one object a line"),
+        (b"\xff\xfe", "UTF-16", "save it as UTF-8: iconv -f UTF-16 -t UTF-8 {}"),
+        (b"\xfe\xff", "UTF-16", "save it as UTF-8: iconv -f UTF-16 -t UTF-8 {}"),
+    ],
+)
+def test_another_format_is_known_by_its_head_and_nothing_less(
+    head: bytes, what: str, hint: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(head)
+    with pytest.raises(UsageError) as refused:
+        jsonl.check_file(path)
+    assert refused.value.message == f"{path}: is {what}, not JSONL"
+    assert refused.value.hint == hint.format(path)
+    for other in (head[:-1] + b"{", b"{" + head, b" " + head):
+        path.write_bytes(other)
+        jsonl.check_file(path)
 
 
 def test_what_is_no_such_file_is_refused_with_what_to_do(
