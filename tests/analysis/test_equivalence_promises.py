@@ -131,6 +131,25 @@ def test_what_is_the_same_by_what_kind_of_n_the_cells_have(one: str, other: str)
             assert cell_equivalence_p(*pair, margin) == plain_equivalence(*pair, margin)
 
 
+@pytest.mark.parametrize("kind", [k for k, (_, may) in KINDS.items() if may == "anytime"])
+def test_claims_of_enough_trials_to_claim_something(kind: str) -> None:
+    """Where p is neither 0 nor 1, on both sides of the margin and at it."""
+    more = {**KINDS[kind][0], "planned": 400, "started": 200} if kind == "fewer" else KINDS[kind][0]
+    a = cell("A", 50, 200, **more)
+    for k_b, n_b in ((25, 100), (50, 100), (75, 100), (20, 160)):
+        b = cell("A", k_b, n_b, source="b")
+        for pair in ((a, b), (b, a)):
+            for margin in (0.125, 0.25, 0.35, 0.6):
+                found, wanted = cell_equivalence_p(*pair, margin), plain_equivalence(*pair, margin)
+                assert found == wanted
+    if kind in ("stopped", "fewer"):
+        b = cell("A", 50, 100, source="b")
+        assert [cell_equivalence_p(a, b, margin) for margin in (0.1, 0.25)] == [1.0, 1.0]
+        found = cell_equivalence_p(a, cell("A", 25, 100, source="b"), 0.35)
+        assert found is not None
+        assert 0 < found < 0.05
+
+
 def table() -> list[Cell]:
     def of(model: str, source: str, condition: str, factor: str | None, resisted: int,
            n: int = 20, **more: Any) -> Cell:  # fmt: skip
