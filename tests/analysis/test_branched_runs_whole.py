@@ -119,6 +119,25 @@ def test_what_something_else_drew_stays_by_itself(
     assert read(other) == found[:1]
 
 
+def test_several_directories_of_every_kind_in_one_call(tmp_path: Path) -> None:
+    """Each kind twice, one after the other and mixed: none takes another's place."""
+    differs = {"models": {"m": {"different_from_parent": ["engine"]}}}
+    kinds: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+        "own": ({}, {}), "f": ({"condition": "F"}, {"settings": other("F")}),
+        "g": ({"condition": "G"}, {"settings": other("G")}), "apart": ({}, differs),
+    }  # fmt: skip
+    runs, number = [], 0
+    for turn in ("1", "2"):
+        for kind, (point, run) in kinds.items():
+            episodes = played(turn == "1", True, first=number, **point)
+            runs.append(directory(tmp_path / f"{kind}{turn}", episodes, branched_from=FROM, **run))
+            number += 2
+    apart = [("m/E/0", None, f"apart{n}", [(3 - n, 2, 0)]) for n in (1, 2)]
+    own = [("m/E/0", condition, None, [(3, 4, 0)]) for condition in (None, "F", "G")]
+    assert counts(runs) == [*apart, *own]
+    assert counts(runs[::-1]) == [*apart[::-1], own[2], own[1], own[0]]
+
+
 def test_one_name_of_two_texts_is_told_apart_by_the_texts(tmp_path: Path) -> None:
     one, two = "sha256:123", "abcdef0123"
     runs = {
@@ -229,8 +248,10 @@ def test_without_the_parents_run_nothing_is_known_of_plain_trials(tmp_path: Path
     bare = directory(tmp_path / "of_bare", [], branched_from={"directory": str(tmp_path / "bare")},
                      settings=known)  # fmt: skip
     assert plain_tokens(bare, "m/E") is None
-    again = branched(tmp_path / "again", right)
-    assert plain_tokens(again, "m/E") is None
+    # what was played on from another has no plain trials, whatever else lies in its folder
+    for name, about in (("x", there), ("y", None), ("z", {})):
+        mixed = directory(tmp_path / name, TRIALS, branched_from=about)
+        assert plain_tokens(branched(tmp_path / f"of_{name}", mixed), "m/E") is None
     with (parent / "episodes.jsonl").open("a") as file:
         file.write('{"schema_version": 1}\n{}\n')
     assert plain_tokens(right, "m/E") is None
