@@ -335,7 +335,9 @@ def test_what_a_log_says_beside_its_samples_comes_with_them(
         "factor": None, "session": 1, "again": False, "retry": False,
     }  # fmt: skip
     plan = {"settings": {"trials": 5}, "conditions": ["A"]}
-    said = SimpleNamespace(metadata={KEY: {"runs": [plan], "started": [begun]}}, model="theirs")
+    said = SimpleNamespace(
+        metadata={KEY: {"runs": [plan], "started": [begun, begun | {"trial": 1}]}}, model="theirs"
+    )
     log = InspectLog(path, SimpleNamespace(status="error", eval=said), "eval", [])
     opened: list[Any] = []
     (episode,) = read_jsonl(put(tmp_path / "e", TOLD | {"episode_id": "x"}))
@@ -361,7 +363,8 @@ def test_what_a_log_says_beside_its_samples_comes_with_them(
     run = json.loads((out / "run.json").read_bytes())
     assert run["runs"] == {"theirs": [plan]}
     assert lines(out / "started.jsonl") == [
-        {k: v for k, v in begun.items() if k not in ("again", "retry")}
+        {k: v for k, v in (begun | {"trial": n}).items() if k not in ("again", "retry")}
+        for n in (0, 1)
     ]
     assert names(out) == {"run.json", "episodes.jsonl", "started.jsonl"}
     # Under another name all of it goes by that name.
