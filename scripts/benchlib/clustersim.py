@@ -94,6 +94,12 @@ class Result:
     lost_nodes: int
     played_again: int
     alive: list[tuple[float, float, float]]  # (joined, gone, speed) of each node
+    spent: dict[str, float]  # see `Account`
+
+    @property
+    def offered_s(self) -> float:
+        """What the nodes that were there offered, weighed by speed: the sum of what was spent."""
+        return sum(s * (min(gone, self.makespan_s) - joined) for joined, gone, s in self.alive)
 
 
 def bound(models: Sequence[Model], alive: Sequence[tuple[float, float, float]]) -> float:
@@ -152,6 +158,11 @@ class _Node:
     queue: deque[int] = field(default_factory=deque)
     ended: list[int] = field(default_factory=list)
     fetched: set[str] = field(default_factory=set)
+    # Seconds since they were last put down, see `Account`.
+    play_s: float = 0.0
+    short_s: float = 0.0
+    idle_s: float = 0.0
+    start_s: float = 0.0
 
     def step(self) -> float:
         assert self.model is not None
@@ -163,23 +174,90 @@ class _Node:
             trial = self.queue.popleft()
             heapq.heappush(self.flight, (self.done + self.model.tokens[trial], trial))
 
+    def _pass(self, until: float) -> None:
+        """Time goes by with as many in flight as there are: what a full engine takes for the same
+        tokens is play, and the rest is lost."""
+        seconds = until - self.at
+        if self.model is not None and not self.up:
+            self.start_s += seconds
+        elif self.model is None or not self.flight:
+            self.idle_s += seconds
+        else:
+            model, many = self.model, len(self.flight)
+            each = (model.step_s + model.seat_s * model.most) / model.most
+            share = many * each / (model.step_s + model.seat_s * many)
+            self.play_s += share * seconds
+            self.short_s += (1 - share) * seconds
+        self.at = until
+
     def advance(self, now: float) -> None:
         """Play up to a time."""
         if self.model is None or not self.up:
-            self.at = now
+            self._pass(now)
             return
         self.fill()
         while self.flight:
             ends = self.at + (self.flight[0][0] - self.done) * self.step()
             if ends > now:
                 break
+            self._pass(ends)
             self.done, trial = heapq.heappop(self.flight)
-            self.at = ends
             self.ended.append(trial)
             self.fill()
         if self.flight:
             self.done += (now - self.at) / self.step()
-        self.at = now
+        self._pass(now)
+
+    def undone_s(self) -> float:
+        """Of its play, what is lost with it: trials in flight, and those not reported yet."""
+        if self.model is None or not self.up:
+            return 0.0
+        tokens = sum(self.model.tokens[t] - (ends - self.done) for ends, t in self.flight)
+        tokens += sum(self.model.tokens[trial] for trial in self.ended)
+        return tokens * (self.model.step_s + self.model.seat_s * self.model.most) / self.model.most
+
+
+class Account:
+    """Where the time of nodes went, weighed by their speed. Its parts sum to what they offered.
+
+    play: what full engines take for all trials, each counted once.
+    starts: of engines, from the order to the answer.
+    filling: lost by an engine that was not full, before it got more trials.
+    emptying: lost by one that was not full and got no more of that model.
+    idle: nothing in flight while some trial was waiting; at the end: while none was.
+    lost: what a lost node had begun to start, and had played of trials that others play again.
+    """
+
+    PARTS = ("play", "starts", "filling", "emptying", "idle", "idle at the end", "lost")
+
+    def __init__(self) -> None:
+        self.spent = dict.fromkeys(self.PARTS, 0.0)
+        self._short: dict[str, float] = {}  # by node: filling or emptying, as it will turn out
+
+    def note(self, node: _Node, waiting: bool) -> None:
+        """A node has been brought up to date; to be called before anything changes for it."""
+        self.spent["idle" if waiting else "idle at the end"] += node.idle_s * node.speed
+        self.spent["play"] += node.play_s * node.speed
+        self._short[node.name] = self._short.get(node.name, 0.0) + node.short_s * node.speed
+        node.idle_s = node.play_s = node.short_s = 0.0
+
+    def more(self, node: _Node) -> None:
+        """It gets trials."""
+        self.spent["filling"] += self._short.pop(node.name, 0.0)
+
+    def up(self, node: _Node) -> None:
+        self.spent["starts"] += node.start_s * node.speed
+        node.start_s = 0.0
+
+    def leave(self, node: _Node) -> None:
+        """It gets no more of its model."""
+        self.spent["emptying"] += self._short.pop(node.name, 0.0)
+
+    def lose(self, node: _Node) -> None:
+        undone = node.undone_s()  # at any speed: it is in seconds of a node of speed 1
+        self.spent["play"] -= undone
+        self.spent["lost"] += undone + node.start_s * node.speed
+        node.start_s = 0.0
 
 
 def simulate(
@@ -209,6 +287,11 @@ def simulate(
     starts = lost = again = 0
     events: list[tuple[float, int, str, str, int]] = []
     tie = 0
+    account = Account()
+
+    def advance(node: _Node, now: float) -> None:
+        node.advance(now)
+        account.note(node, node.idle_s > 0 and any(waiting.values()))
 
     def at(when: float, what: str, name: str = "", generation: int = 0) -> None:
         nonlocal tie
@@ -228,6 +311,8 @@ def simulate(
                 starts += 1
                 node, model = nodes[one.node], by_name[one.model]
                 assert not [*node.flight, *node.queue]
+                advance(node, now)
+                account.leave(node)
                 wait = model.start_s + (STOP_S if node.model is not None else 0.0)
                 if not cluster.shared and model.name not in node.fetched:
                     wait += model.fetch_s
@@ -237,6 +322,8 @@ def simulate(
                 at(now + wait, "up", node.name, node.generation)
             elif isinstance(one, Play):
                 node = nodes[one.node]
+                advance(node, now)
+                account.more(node)
                 node.queue.extend(waiting[one.model].popleft() for _ in range(one.trials))
             elif isinstance(one, Fetch):
                 # It is had by the time the node is free; a start before that is not modelled.
@@ -247,14 +334,16 @@ def simulate(
         now, _, what, name, generation = heapq.heappop(events)
         if what == "join":
             speed = cluster.speeds[int(name[1:]) % len(cluster.speeds)]
-            nodes[name] = _Node(name, speed, now)
+            nodes[name] = _Node(name, speed, now, at=now)
             alive.append(nodes[name])
             scheduler.join(name, by_name, now)
             if not (events and events[0][0] == now and events[0][2] == "join"):
                 apply(scheduler.place(now), now)
         elif what == "lose" and nodes:
             gone = nodes.pop(rng.choice(sorted(nodes)))
-            gone.advance(now)
+            advance(gone, now)
+            account.leave(gone)
+            account.lose(gone)
             gone.gone = now
             lost += 1
             if gone.model is not None:
@@ -272,13 +361,15 @@ def simulate(
         elif what == "up" and name in nodes and nodes[name].generation == generation:
             node = nodes[name]
             assert node.model is not None
-            node.up, node.at, node.done = True, now, 0.0
+            advance(node, now)
+            account.up(node)
+            node.up, node.done = True, 0.0
             scheduler.up(name, now, node.model.most)
             at(now, "report", name, generation)
         elif what == "report" and name in nodes and nodes[name].generation == generation:
             node = nodes[name]
             assert node.model is not None
-            node.advance(now)
+            advance(node, now)
             ended, node.ended = node.ended, []
             seen = played[node.model.name]
             assert seen.isdisjoint(ended), "a trial was played to its end twice"
@@ -290,5 +381,9 @@ def simulate(
             if node.generation == generation:
                 at(now + REPORT_S, "report", name, generation)
     assert all(len(played[m.name]) == len(m.tokens) for m in models)
+    for node in nodes.values():
+        advance(node, now)
+        account.up(node)
+        account.leave(node)
     times = [(n.joined, n.gone, n.speed) for n in alive]
-    return Result(now, starts, lost, again, times)
+    return Result(now, starts, lost, again, times, account.spent)

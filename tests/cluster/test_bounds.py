@@ -167,3 +167,27 @@ def test_the_second_bound_is_not_above_the_mean_where_only_one_run_is_possible()
     took = [one * (1.0 + 0.3) for one in lengths]
     # Exactly as much, but for what a hundred draws leave out of an exponential distribution.
     assert statistics.mean(found) <= 1.005 * statistics.mean(took)
+
+
+@pytest.mark.parametrize("losses", [(), (60.0, 250.0, 500.0)])
+def test_the_account_of_a_run_sums_to_what_its_nodes_offered(losses: tuple[float, ...]) -> None:
+    from benchlib.clustersim import Cluster, simulate
+
+    rng = random.Random(3)
+    made = [
+        engine([rng.uniform(20.0, 200.0) for _ in range(700)], 30, 1.0, f"m{number}",
+               start_s=40.0, step_s=0.1, seat_s=0.01)
+        for number in range(7)
+    ]  # fmt: skip
+    speeds = [rng.uniform(0.8, 1.2) for _ in range(6)]
+    result = simulate(made, Cluster(speeds, [0.0] * 5 + [30.0], losses, 100.0), 1, 1.5)
+    assert result.lost_nodes == len(losses)
+    spent = result.spent
+    # Every trial counts once, whatever was played twice; and no second is missing.
+    assert spent["play"] == pytest.approx(sum(model.node_s for model in made))
+    assert sum(spent.values()) == pytest.approx(result.offered_s)
+    assert min(spent.values()) >= 0.0
+    assert spent["starts"] >= 7 * 40.0 * min(speeds)
+    assert (spent["lost"] > 0) is bool(losses)
+    assert spent["emptying"] > 0
+    assert spent["idle at the end"] > 0
