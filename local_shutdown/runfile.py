@@ -44,6 +44,8 @@ def _branch(value: dict[str, Any]) -> dict[str, Any]:
         type(point) is list and [type(part) for part in point[:2]] == [str, int] for point in points
     ):
         raise ValueError('an object with "points", a list of [episode, message]')
+    if not isinstance(value.get("run"), str | None):
+        raise ValueError('an object whose "run" is the digest of a run')
     return value
 
 

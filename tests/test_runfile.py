@@ -87,6 +87,7 @@ WRONG = [
     ({"settings": {"conditions": "A-K"}}, "settings.conditions is 'A-K'"),
     ({"settings": {"conditions": {"A": 1}}}, "settings.conditions is {'A': 1}"),
     ({"settings": {"until_upper": 1.5}}, "settings.until_upper is 1.5"),
+    ({"settings": {"branch": {"points": [], "run": []}}}, "settings.branch is"),
     ({"settings": {"interview": [1]}}, "settings.interview.0 is 1"),
     ({"settings": {"temperatures": ["hot"]}}, "settings.temperatures.0 is 'hot'"),
     ({"settings": {"deciding": {"levels": 0, "contrasts": []}}}, "settings.deciding.levels is 0"),

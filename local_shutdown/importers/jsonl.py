@@ -154,7 +154,7 @@ def _decode_again(line: bytes, error: orjson.JSONDecodeError) -> Any:
         mended = _SURROGATE.sub(_replace_lone, line)
         if mended != line:
             return _decode(mended)
-    if "end of data" in error.msg or error.pos >= len(text.rstrip()):
+    if "end of data" in error.msg or error.pos >= len(text.rstrip(" \t\r\n")):
         if line.endswith(b"\n"):
             raise Malformed("is not JSON: the record does not end on its line")
         raise Malformed(f"is cut off at column {len(text) + 1}: the file ends within a record")

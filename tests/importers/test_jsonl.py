@@ -346,6 +346,7 @@ def scanned(path: Path, *lines: bytes) -> list[tuple[int, object]]:
     [
         (b"oops", "is not JSON: no object starts here"),
         (b" \toops", "is not JSON: no object starts here"),
+        (b"\xc2\xa0", "is not JSON: no object starts here"),  # no blank of JSON's
         (b" {oops}", "at column 3"),
         (b" \xff{}", "is not UTF-8: byte 0xff at column 2"),
         (b'{"a": "\xc3\xa9\xff"}', "is not UTF-8: byte 0xff at column 10"),
