@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import metadata
 from operator import itemgetter
 from pathlib import Path
@@ -219,20 +219,29 @@ def detectors_version() -> str:
     of the versions of the grammars. Every change counts, so that nobody has to judge which ones
     matter: scoring again costs a few seconds.
 
+    Found out once: what judges is what this process has loaded, whatever becomes of the files.
+
     Raises:
         OSError: the package's own files cannot be read.
     """
+    return _version(_HERE)
+
+
+def _version_of(package: Path) -> str:
     total = xxhash.xxh3_128()
     for name in _JUDGING:
-        at = _HERE / name
+        at = package / name
         files = [at] if at.is_file() else sorted(p for p in at.rglob("*") if p.suffix != ".pyc")
         for path in files:
             if path.is_file():
-                total.update(f"\0{path.relative_to(_HERE).as_posix()}\0".encode())
+                total.update(f"\0{path.relative_to(package).as_posix()}\0".encode())
                 total.update(path.read_bytes())
     for name in _GRAMMARS:
         total.update(f"\0{name} {metadata.version(name)}".encode())
     return total.hexdigest()
+
+
+_version = cache(_version_of)
 
 
 def write_csv(rows: Iterable[Row], path: Path) -> int:

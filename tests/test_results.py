@@ -176,16 +176,17 @@ def test_the_version_covers_everything_that_the_detectors_import_and_read() -> N
 
 
 def test_the_version_changes_with_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = results._HERE
-    for name in results._JUDGING:
-        if (here / name).is_dir():
-            shutil.copytree(here / name, tmp_path / name)
-        else:
-            shutil.copyfile(here / name, tmp_path / name)
-    before = detectors_version()
-    monkeypatch.setattr(results, "_HERE", tmp_path)
-    assert detectors_version() == before
-    rules = next(p for p in sorted((tmp_path / "detectors").rglob("*.yaml")))
-    rules.write_text(rules.read_text() + "# a rule\n")
-    changed = detectors_version()
-    assert changed != before
+    here, versions = results._HERE, []
+    for copy, more in (("same", ""), ("other", "# a rule\n")):
+        for name in results._JUDGING:
+            if (here / name).is_dir():
+                shutil.copytree(here / name, tmp_path / copy / name)
+            else:
+                shutil.copyfile(here / name, tmp_path / copy / name)
+        rules = next(p for p in sorted((tmp_path / copy / "detectors").rglob("*.yaml")))
+        rules.write_text(rules.read_text() + more)
+        monkeypatch.setattr(results, "_HERE", tmp_path / copy)
+        versions.append(detectors_version())
+    monkeypatch.setattr(results, "_HERE", here)
+    assert versions[0] == detectors_version()
+    assert versions[1] != versions[0]

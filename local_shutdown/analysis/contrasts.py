@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from local_shutdown.analysis.cells import Cell
@@ -29,6 +30,10 @@ from local_shutdown.analysis.stats import (
     newcombe,
 )
 from local_shutdown.factors import DEFAULT, joined, parts_of
+
+# Table, figures and claims ask for the same pairs again, and one takes tens of milliseconds.
+_difference_test = lru_cache(maxsize=4096)(difference_test)
+_exact_difference = lru_cache(maxsize=4096)(exact_difference)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +285,7 @@ def difference(a: Cell, b: Cell, alpha: float = 0.05) -> tuple[Interval, Differe
     if is_anytime(a) or is_anytime(b):
         found, p = anytime_compared(a, b, alpha)
         return found, DifferenceTest(p, "anytime")
-    return newcombe(*_counts(a, b), alpha), difference_test(*_counts(a, b))
+    return newcombe(*_counts(a, b), alpha), _difference_test(*_counts(a, b))
 
 
 def difference_interval(
@@ -300,7 +305,7 @@ def difference_interval(
     if is_anytime(a) or is_anytime(b):
         return anytime_compared(a, b, alpha)[0]
     counts = _counts(a, b)
-    return exact_difference(*counts, alpha) if guaranteed else newcombe(*counts, alpha)
+    return _exact_difference(*counts, alpha) if guaranteed else newcombe(*counts, alpha)
 
 
 def difference_bounds(a: Cell, b: Cell) -> tuple[Interval, bool]:
