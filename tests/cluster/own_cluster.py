@@ -10,9 +10,10 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 MARK = "LOCAL_SHUTDOWN_TEST_CLUSTER"
 SMALL = {"object_store_memory": 80_000_000}
@@ -149,9 +150,27 @@ def _command_line(pid: int) -> str:
         return ""
 
 
+def patient(get: Callable[..., Any], within_s: float = 300) -> Callable[..., Any]:
+    """Asks for a node until it is known: Ray itself, on a busy machine, gives up after 30 s."""
+
+    def ask(*words: Any, **options: Any) -> Any:
+        until = time.monotonic() + within_s
+        while True:
+            try:
+                return get(*words, **options)
+            except RuntimeError:
+                if time.monotonic() >= until:
+                    raise
+            time.sleep(0.2)
+
+    return ask
+
+
 def main() -> None:
     import ray.cluster_utils
+    from ray._private import services
 
+    services.get_node = patient(services.get_node)
     made = ray.cluster_utils.Cluster(
         initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **SMALL}
     )

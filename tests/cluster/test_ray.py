@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from optional import needs
 from own_cluster import OwnCluster, cluster
 from playing import cli, rows, stored
 
@@ -18,9 +19,7 @@ from local_shutdown.cluster import rays
 from local_shutdown.errors import UsageError
 from local_shutdown.store import read_run
 
-pytestmark = pytest.mark.long
-
-pytest.importorskip("ray")
+pytestmark = [pytest.mark.long, needs("ray", extra="ray")]
 OURS = ("cluster.worker", "transformers_server")
 TRIALS = 12
 

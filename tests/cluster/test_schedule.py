@@ -210,6 +210,7 @@ def test_the_simulator_plays_everything_and_no_run_beats_the_bound(
         assert rows[0]["played_again"] > 0
 
 
+@pytest.mark.long
 def test_a_simulation_with_the_same_seed_goes_the_same_way(tmp_path: Path) -> None:
     found = []
     for seed in ("1", "11"):  # of Python's hashes: sets of names are walked in another order
