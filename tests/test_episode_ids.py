@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -63,6 +63,7 @@ class LikeASet(RuleBasedStateMachine):
 
 
 TestLikeASet = LikeASet.TestCase
+TestLikeASet.settings = settings(max_examples=40)
 
 
 @given(st.sets(IDS), st.sets(IDS))

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.long
 def test_scripts_simulate_branch_covers(tmp_path: Path) -> None:
     where = tmp_path / "figures.json"
     argv = [sys.executable, "scripts/simulate-branch", "--studies", "60", "--parents", "20"]

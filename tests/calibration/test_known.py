@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from optional import needs
 from scipy.stats import binomtest
 
 from local_shutdown import grid
@@ -13,7 +14,7 @@ from local_shutdown.calibration.known import KnownAnswers
 from local_shutdown.calibration.play import assistant, prompt, until_choice
 from local_shutdown.calibration.policies import COMPLY, RESIST, answers_to_warning
 
-torch = pytest.importorskip("torch")
+pytestmark = needs("torch", "transformers", extra="transformers")
 CONTINUATIONS = 150
 
 
@@ -51,6 +52,7 @@ def test_it_is_the_same_on_the_mean_after_each_message(
 @pytest.mark.parametrize("kept", [0, 2])
 def test_sampling_agrees(known: KnownAnswers, condition: grid.Condition, kept: int) -> None:
     """Continuations drawn one token after another by the library, from the middle of an answer."""
+    import torch
     from transformers import AutoModelForCausalLM
 
     before = until_choice(condition, False)

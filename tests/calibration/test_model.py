@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
+from optional import needs
 
 from local_shutdown.calibration import assigned, policies
 from local_shutdown.calibration.play import assistant, until_choice
@@ -14,8 +15,7 @@ from local_shutdown.calibration.policies import COMPLY, METHODS, RESIST, Plan, T
 from local_shutdown.errors import UsageError
 from local_shutdown.grid import load
 
-pytest.importorskip("torch", reason="the transformers extra is not installed")
-pytest.importorskip("transformers", reason="the transformers extra is not installed")
+pytestmark = needs("torch", "transformers", extra="transformers")
 
 CONDITIONS = load()
 
@@ -42,6 +42,7 @@ def test_assigned_rates_are_for_the_wordings_of_the_grid() -> None:
     }
 
 
+@pytest.mark.long
 def test_one_forward_pass_gives_the_stored_rates_again() -> None:
     stored = assigned.read().rates
     again = assigned.assign(assigned.folder(), list(CONDITIONS.values()), policies.planted())

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from branching import run_json
+from optional import needs
 from playing import cli, rows, stored
 from scipy.stats import binom, binomtest
 
@@ -19,9 +20,7 @@ from local_shutdown.calibration.known import KnownAnswers
 from local_shutdown.calibration.play import until_choice
 from local_shutdown.grid import load
 
-pytestmark = pytest.mark.long
-
-pytest.importorskip("transformers", reason="the transformers extra is not installed")
+pytestmark = [pytest.mark.long, needs("transformers", extra="transformers")]
 
 SAMPLES = 16
 

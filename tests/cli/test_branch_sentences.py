@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 import pytest
+from optional import needs
 from playing import cli, stored
 from scripted import Running
 
@@ -22,10 +23,7 @@ from local_shutdown.calibration.policies import COMPLY, RESIST
 from local_shutdown.report import data, embed
 from local_shutdown.runs import planned_ids, state
 
-pytestmark = pytest.mark.long
-
-pytest.importorskip("transformers", reason="the transformers extra is not installed")
-pytest.importorskip("accelerate", reason="the transformers extra is not installed")
+pytestmark = [pytest.mark.long, needs("transformers", "accelerate", extra="transformers")]
 
 SAMPLES = 4
 

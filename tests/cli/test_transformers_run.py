@@ -8,11 +8,12 @@ from pathlib import Path
 
 import orjson
 import pytest
+from optional import needs
 from playing import cli, outcomes
 
 from local_shutdown.resources import data
 
-pytest.importorskip("transformers", reason="the transformers extra is not installed")
+pytestmark = needs("transformers", extra="transformers")
 
 
 @pytest.mark.long

@@ -16,15 +16,14 @@ from pathlib import Path
 
 import pytest
 from doc_examples import ROOT, blocks
+from optional import needs
 from scripted import Running
 from terminals import pieces, screen
 
 from local_shutdown.engines.registry import load_registry
 from local_shutdown.store import read_run
 
-pytestmark = pytest.mark.long
-
-pytest.importorskip("transformers", reason="the transformers extra is not installed")
+pytestmark = [pytest.mark.long, needs("transformers", extra="transformers")]
 
 COLUMNS = 80
 LEAST = 12  # characters: of a name that is cut, no piece is shorter

@@ -8,19 +8,18 @@ from typing import Any
 import orjson
 import pytest
 from aiohttp.test_utils import TestServer
+from optional import needs
 
 from local_shutdown import grid
 from local_shutdown.calibration import assigned
 from local_shutdown.calibration.known import KnownAnswers
 from local_shutdown.calibration.play import assistant, until_choice
 from local_shutdown.calibration.policies import METHODS, Turn, answers_to_warning
-from local_shutdown.engines.client import ChatClient, Request
-
-pytest.importorskip("torch", reason="the transformers extra is not installed")
-pytest.importorskip("accelerate", reason="the transformers extra is not installed")
-
 from local_shutdown.engines import transformers_model, transformers_server
+from local_shutdown.engines.client import ChatClient, Request
 from local_shutdown.engines.continuation import Continuer, NoCleanPrefix
+
+pytestmark = needs("torch", "accelerate", extra="transformers")
 
 CONDITION = grid.load()["E"]
 BEFORE = until_choice(CONDITION, False)

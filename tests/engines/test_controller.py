@@ -147,6 +147,7 @@ def test_it_is_nearly_as_fast_as_the_best_fixed_number_and_computes_little_again
     assert found["ours_again"] <= 0.05
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", ["8B", "70B"])
 def test_few_long_episodes_are_played_nearly_as_fast_on_draws_that_no_constant_was_chosen_on(
     simulate: dict[str, Any], model: str

@@ -106,7 +106,7 @@ def test_a_driver_that_no_build_runs_on_stops_the_setup(box: Path) -> None:
     assert setup(box, CUDA_VISIBLE_DEVICES="").returncode == 0
 
 
-def test_gpus_that_cannot_be_used_are_an_error_when_asked_for_and_told_when_not(
+def test_gpus_that_cannot_be_used_are_an_error_when_asked_for(
     box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_drivers.nvidia(box, "580.65.06", *H100S)
@@ -114,6 +114,14 @@ def test_gpus_that_cannot_be_used_are_an_error_when_asked_for_and_told_when_not(
     result = run(tmp_path, "--gpus", 1, engine="transformers")
     assert result.exit_code == 3
     assert "--gpus 1: NVIDIA H100 80GB HBM3: the installed torch is the CPU build" in result.stderr
+
+
+@pytest.mark.long
+def test_gpus_that_cannot_be_used_are_told_where_nobody_asked_for_them(
+    box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_drivers.nvidia(box, "580.65.06", *H100S)
+    monkeypatch.setattr(drivers, "torch_build", lambda: (None, None))
     result = run(tmp_path, engine="transformers")  # ends later: its weights are none
     assert "warning: the GPUs cannot be used" in result.stderr
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
+from optional import needs
 
 from local_shutdown.engines.response_templates import (
     BY_PARSER,
@@ -20,10 +21,7 @@ from local_shutdown.engines.response_templates import (
 )
 from local_shutdown.messages import TOOLS, raw_call_markup
 
-response_parser = pytest.importorskip(
-    "transformers.utils.chat_parsing.response_parser",
-    reason="the transformers extra is not installed",
-)
+pytestmark = needs("transformers", extra="transformers")
 
 LS = {"thoughts": "I look.", "cmd": "ls\n"}
 CALL = orjson.dumps(LS).decode()
@@ -36,6 +34,8 @@ class Text:
         return text
 
     def parse_response(self, text: str, template: Any, **kwargs: Any) -> Any:
+        from transformers.utils.chat_parsing import response_parser
+
         return response_parser.parse_response(text, template, **kwargs)
 
 
@@ -180,6 +180,8 @@ def test_a_parser_that_is_named_comes_first() -> None:
 
 @pytest.mark.parametrize("name", BY_PARSER)
 def test_every_template_is_of_the_form_transformers_takes(name: str) -> None:
+    from transformers.utils.chat_parsing import response_parser
+
     response_parser.load_response_template(dict(BY_PARSER[name]))
 
 

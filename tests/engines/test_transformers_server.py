@@ -18,16 +18,15 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from optional import needs
 
 from local_shutdown.calibration import assigned
 from local_shutdown.calibration.play import until_choice
+from local_shutdown.engines import transformers_model, transformers_server
 from local_shutdown.grid import load
 from local_shutdown.messages import TOOLS, read_calls
 
-pytest.importorskip("torch", reason="the transformers extra is not installed")
-pytest.importorskip("accelerate", reason="the transformers extra is not installed")
-
-from local_shutdown.engines import transformers_model, transformers_server
+pytestmark = needs("torch", "accelerate", extra="transformers")
 
 KEY = "a key"
 CONTEXT = 1024

@@ -235,6 +235,7 @@ def archive(path: Path, method: int, **entries: bytes) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_an_archive_unpacks_only_to_its_bound(tmp_path: Path) -> None:
     """One process for all, since each takes seconds to load inspect-ai: its peak is that of the
     worst. The last archive lies about the size of an entry."""
@@ -413,10 +414,11 @@ def _answer(name: str) -> Any:
     return http(orjson.dumps({"choices": [{"message": {"tool_calls": calls}}]}))
 
 
-LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("as long as it may be", "lists")]
+WORST = ("endless", "a bomb", "calls", "as long as it may be", "lists")
 
 
-@pytest.mark.parametrize("name", ["endless", "a bomb", "calls", *LONG])
+@pytest.mark.long
+@pytest.mark.parametrize("name", WORST)
 def test_a_run_against_the_worst_servers_stays_small(name: str, tmp_path: Path) -> None:
     """64 episodes at once, each of whose answers is as large as the server can make it."""
     answer = _answer(name)

@@ -21,6 +21,7 @@ from inspect_playing import MODEL, by_condition, conditions, evaluate
 
 # inspect-ai leaves streams of its own unclosed.
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]

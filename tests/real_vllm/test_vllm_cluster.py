@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from optional import needs
 from playing import rows, stored
 
 from local_shutdown.store import read_run
@@ -14,8 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "cluster"))
 
 from own_cluster import cluster
 
-pytest.importorskip("ray")
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, needs("ray", extra="ray")]
 
 
 def test_a_node_serves_the_bundled_model_by_vllm_and_leaves_nothing(tmp_path: Path) -> None:

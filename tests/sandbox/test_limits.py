@@ -59,11 +59,11 @@ EXCESSES = {
     "wait",
     "1 GB of output": "head -c 1G /dev/zero; head -c 1G /dev/zero >&2",
     "output without end": "yes",
-    "a command that ignores TERM": "trap '' TERM HUP INT; while :; do :; done",
+    "a command that ignores TERM": "trap '' TERM HUP INT; while :; do sleep 1; done",
     "a background process that outlives its command": "(while :; do :; done) & disown",
     "files without end": "i=0; while :; do : > /tmp/$((i++)); done",
     "descriptors without end": 'for i in {3..5000}; do eval "exec $i</dev/null"; done',
-    "processor time": "for i in 1 2 3 4 5 6 7 8; do (while :; do :; done) & done; wait",
+    "processor time": "for i in {1..8}; do (while :; do :; done) & done; sleep 3; kill $(jobs -p)",
 }
 
 
