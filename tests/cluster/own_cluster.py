@@ -150,7 +150,7 @@ def _command_line(pid: int) -> str:
         return ""
 
 
-def patient(get: Callable[..., Any], within_s: float = 300) -> Callable[..., Any]:
+def patient(get: Callable[..., Any], within_s: float = 600) -> Callable[..., Any]:
     """Asks for a node until it is known: Ray itself, on a busy machine, gives up after 30 s."""
 
     def ask(*words: Any, **options: Any) -> Any:
