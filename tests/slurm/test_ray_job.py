@@ -150,7 +150,9 @@ def test_requeued_by_slurm_what_was_broken_off_is_played_again(jobs: Jobs) -> No
 
 @pytest.mark.usefixtures("nothing_left")
 def test_a_ray_that_does_not_come_up_is_no_success(jobs: Jobs) -> None:
-    job = RayJob(jobs, "ray-down", play(1), RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT="0")
+    short = {"RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT": "0"}  # the head's
+    short["RAY_gcs_rpc_server_connect_timeout_s"] = "1"  # the others'
+    job = RayJob(jobs, "ray-down", play(1), **short)
     assert job.wait() == "FAILED 3:0", job.log()
     assert not job.lines()
 
