@@ -1,5 +1,5 @@
-"""A Slurm of one controller and two nodes on this machine, from Debian's packages, as root; for a
-test. Everything it makes lies in one folder, and it ends the processes that it has started."""
+"""A Slurm of one controller and two nodes, each a host of its own on this machine, from Debian's
+packages, as root; for a test. Everything it makes lies in one folder."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue", "srun")
+from hosts import ADDRESSES, CONTROLLER, Hosts, hosts
+from hosts import PROGRAMS as HOST_PROGRAMS
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue", "srun", *HOST_PROGRAMS)
 
 _CONF = """\
 ClusterName=test
-SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={port}
+SlurmctldHost={host}({address})
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge/socket,cred_expire=10
 SlurmUser=root
@@ -37,17 +39,16 @@ SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
 ReturnToService=2
 KillWait=30
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={first} CPUs=1
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={second} CPUs=1
-PartitionName=all Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
+PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
+_NODE = "NodeName={name} NodeAddr={address} CPUs=1\n"
 
 
 def missing() -> str | None:
     """Why there can be no cluster here; None when there can."""
     lacking = [name for name in PROGRAMS if _program(name) is None]
     if lacking:
-        return f"no {', '.join(lacking)}: apt-get install slurm-wlm munge"
+        return f"no {', '.join(lacking)}: apt-get install slurm-wlm munge iproute2"
     return None if os.geteuid() == 0 else "slurmd wants root"
 
 
@@ -55,25 +56,19 @@ def _program(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
 
 
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
+def _found(name: str) -> str:
+    found = _program(name)
+    assert found is not None
+    return found
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[dict[str, str]]:
-    """The environment in which sbatch and the others talk to it.
+def cluster(folder: Path) -> Iterator[tuple[Hosts, dict[str, str]]]:
+    """The hosts, and the environment in which sbatch and the others talk to Slurm beside them.
 
     Args:
         folder: new; readable for all, down from the root.
     """
-    host = socket.gethostname().split(".")[0]
-    ports = _free_ports(3)
     (folder / "munge").mkdir(parents=True)
     folder.chmod(0o755)
     (folder / "munge").chmod(0o755)
@@ -82,49 +77,28 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
     key.write_bytes(secrets.token_bytes(128))
     key.chmod(0o400)
     conf = folder / "slurm.conf"
-    conf.write_text(
-        _CONF.format(host=host, folder=folder, port=ports[0], first=ports[1], second=ports[2])
-    )
+    nodes = "".join(_NODE.format(name=name, address=at) for name, at in ADDRESSES.items())
+    name = socket.gethostname().split(".")[0]
+    conf.write_text(_CONF.format(host=name, address=CONTROLLER, folder=folder) + nodes)
     env = {**os.environ, "SLURM_CONF": str(conf)}
     files = [f"--{name}-file={folder}/munge/{name}" for name in ("key", "pid", "log", "seed")]
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(program: str, *words: str) -> None:
-        found = _program(program)
-        assert found is not None
-        with (folder / f"{program}.out").open("ab") as out:
-            started.append(
-                subprocess.Popen(
-                    [found, *words], stdout=out, stderr=out, env=env, start_new_session=True
-                )
-            )
-
-    try:
-        start("munged", "-F", f"--socket={folder}/munge/socket", *files)
+    with hosts(folder) as made:
+        made.start([_found("munged"), "-F", f"--socket={folder}/munge/socket", *files], env)
         _until(lambda: (folder / "munge" / "socket").exists(), "munged")
-        start("slurmctld", "-D", "-i")
-        for node in ("n1", "n2"):
-            start("slurmd", "-D", "-N", node)
-        _until(lambda: _idle(env) == 2, "both nodes")
-        yield env
-    finally:
-        subprocess.run(["scancel", "-u", "root"], env=env, check=False, timeout=60)
-        time.sleep(2)
-        for process in reversed(started):
-            process.terminate()
-        for process in started:
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        made.start([_found("slurmctld"), "-D", "-i"], env)
+        for node in ADDRESSES:
+            made.start([_found("slurmd"), "-D", "-N", node], env, node)
+        idle = made.beside(["sinfo", "-h", "-N", "-o", "%T"])
+        _until(lambda: _said(idle, env).split().count("idle") == len(ADDRESSES), "both nodes")
+        try:
+            yield made, env
+        finally:
+            subprocess.run(made.beside(["scancel", "-u", "root"]), env=env, check=False, timeout=60)
+            time.sleep(2)
 
 
-def _idle(env: dict[str, str]) -> int:
-    said = subprocess.run(
-        ["sinfo", "-h", "-N", "-o", "%T"], env=env, capture_output=True, text=True, check=False
-    ).stdout
-    return said.split().count("idle")
+def _said(words: list[str], env: dict[str, str]) -> str:
+    return subprocess.run(words, env=env, capture_output=True, text=True, check=False).stdout
 
 
 def _until(condition: object, what: str) -> None:
