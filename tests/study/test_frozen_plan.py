@@ -90,6 +90,8 @@ def test_what_was_changed_later_is_in_force_and_what_is_tested_is_not_changed() 
     ("record", "said"),
     [
         (b'{\n"kind":', f"{PLAN}:2: not JSON"),
+        # deep enough to be read, and not to be written again, as its digest is
+        (orjson.dumps(plan()).replace(b"0.1", b"[" * 300 + b"]" * 300), "nested"),
         ({**plan(), "kind": "run"}, "kind: .run."),
         ({**plan(), "schema_version": 2}, "schema_version: 2"),
         ({**plan(), "more": 77}, "more: 77"),
