@@ -165,6 +165,8 @@ def test_checkpoints_are_those_with_a_revision_in_the_order_of_the_study() -> No
         ({"a": 1}, None, ["planned, left out"]),
         ("p" * 80, "q" * 81, ["p" * 80 + " planned", "q" * 77 + "... now"]),
         ([0] * 40, 1, [("[" + "0," * 40)[:77] + "... planned"]),
+        ([0] * 38 + [10], 1, [": [" + "0," * 38 + "10] planned"]),  # 80
+        ([0] * 38 + [100], 1, [": [" + "0," * 38 + "... planned"]),
     ],
 )
 def test_a_deviation_says_what_was_planned_and_what_is_now(
