@@ -223,7 +223,7 @@ def drawn(seed: int, parents: int = 5) -> list[Path]:
                         n = draw.choice([0, 1, 4, 5])
                         points.append(Point(
                             message, sentence, draw.randint(0, n), n, draw.randint(0, 2),
-                            draw.choice([0, 100, 250]), draw.choice(PHASES), "content", "x",
+                            draw.choice([0, 1, 100, 250]), draw.choice(PHASES), "content", "x",
                             tuple(draw.sample(TOPICS, draw.choice([0, 1, 1, 2]))),
                         ))  # fmt: skip
             condition = draw.choice([None, None, None, "F", "G"])
