@@ -215,6 +215,9 @@ def read_plan(directory: Path) -> PlanFile:
             raise UsageError(f"{path}: {shown(name)}: not inside of the study's folder")
     if len({c.name for c in contrasts}) != len(contrasts):
         raise UsageError(f"{path}: two contrasts have one name")
+    margin = found.plan.get("margin")
+    if margin is not None and not (type(margin) in (int, float) and 0 < margin < 1):
+        raise UsageError(f"{path}: margin: {shown(margin)}: not a number between 0 and 1")
     return found
 
 

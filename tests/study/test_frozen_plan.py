@@ -104,6 +104,10 @@ def test_what_was_changed_later_is_in_force_and_what_is_tested_is_not_changed() 
         (plan(runs=["fine", "../x"]), r"\.\./x"),
         (plan(imports=["a/../../x"]), r"a/\.\./\.\./x"),
         (plan(reference="../ref.jsonl"), r"\.\./ref"),
+        (plan({**INSIDE, "margin": "0.1"}), "margin: '0.1'"),
+        (plan({**INSIDE, "margin": True}), "margin: True"),
+        (plan({**INSIDE, "margin": 0}), "margin: 0"),
+        (plan({**INSIDE, "margin": 1}), "margin: 1"),
     ],
 )
 def test_a_plan_that_is_none_is_refused_by_what_is_wrong(
@@ -112,6 +116,11 @@ def test_a_plan_that_is_none_is_refused_by_what_is_wrong(
     with pytest.raises(UsageError, match=said) as refused:
         read_plan(written(tmp_path, record))
     assert str(tmp_path / PLAN) in refused.value.message
+
+
+@pytest.mark.parametrize("margin", [None, 1e-9, 0.999])
+def test_a_margin_is_any_fraction_or_none(tmp_path: Path, margin: float | None) -> None:
+    assert read_plan(written(tmp_path, plan({**INSIDE, "margin": margin}))).margin == margin
 
 
 def test_a_folder_without_a_plan_is_named(tmp_path: Path) -> None:
