@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from local_shutdown.errors import UsageError
 from local_shutdown.files import open_to_read
-from local_shutdown.stored import MAX_LINE_BYTES, shown
+from local_shutdown.stored import MAX_LINE_BYTES, check_nesting, shown
 
 PLAN = "plan.json"
 SCHEMA_VERSION = 1
@@ -182,7 +182,10 @@ def read_plan(directory: Path) -> PlanFile:
     path = directory / PLAN
     try:
         with open_to_read(path) as file:
-            found = PlanFile.model_validate(orjson.loads(file.read(MAX_LINE_BYTES)))
+            raw = file.read(MAX_LINE_BYTES)
+        record = orjson.loads(raw)
+        check_nesting(record, raw)
+        found = PlanFile.model_validate(record)
         contrasts = [*found.contrasts]
     except FileNotFoundError:
         raise UsageError(
@@ -199,6 +202,8 @@ def read_plan(directory: Path) -> PlanFile:
         raise UsageError(f"{path}: {where}: {shown(first['input'])}: {first['msg']}") from None
     except (KeyError, TypeError) as wrong:
         raise UsageError(f"{path}: damaged: {wrong!r}") from None
+    except ValueError as wrong:
+        raise UsageError(f"{path}: {wrong}") from None
     if found.digest != digest(found.plan):
         raise UsageError(
             f"{path}: the plan was changed after it was frozen: its digest is not {found.digest}",
@@ -210,6 +215,9 @@ def read_plan(directory: Path) -> PlanFile:
             raise UsageError(f"{path}: {shown(name)}: not inside of the study's folder")
     if len({c.name for c in contrasts}) != len(contrasts):
         raise UsageError(f"{path}: two contrasts have one name")
+    margin = found.plan.get("margin")
+    if margin is not None and not (type(margin) in (int, float) and 0 < margin < 1):
+        raise UsageError(f"{path}: margin: {shown(margin)}: not a number between 0 and 1")
     return found
 
 

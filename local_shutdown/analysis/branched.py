@@ -156,8 +156,9 @@ def paths(episodes: Iterable[Episode]) -> tuple[Path, ...]:
 
 def _count(tallies: dict[tuple[int, int], _Tally], place: tuple[int, int], one: Episode) -> None:
     tally = tallies.setdefault(place, _Tally(one))
-    if not tally.first.messages:
-        tally.first = one  # the beginning of the first did not come about again
+    known = len(tally.first.messages)
+    if known <= place[0] and known < len(one.messages):
+        tally.first = one  # the beginning of the first did not come about again, or met no answer
     what = outcome(one)
     if what in COUNTED:
         tally.n += 1

@@ -92,6 +92,13 @@ def test_only_a_run_that_was_played_on_from_another_has_paths(tmp_path: Path) ->
         read_all([said, tmp_path / "none"])
 
 
+def test_a_run_that_says_nothing_of_its_models_is_read(tmp_path: Path) -> None:
+    own = directory(tmp_path / "own", played(True, False), branched_from=FROM)
+    write_run(own, {"kind": "run", "branched_from": FROM})
+    assert counts([own]) == [("m/E/0", None, None, [(1, 2, 0)])]
+    assert prefix_hits(own) is None
+
+
 @pytest.mark.parametrize(
     ("models", "apart"),
     [

@@ -79,6 +79,10 @@ def continuations(seed: int) -> list[Episode]:
         elif kind < 0.3:
             seen = [event for event in one.events or () if event.type in ("question", "warning")]
             one = replace(one, events=seen, stop_reason="submit")
+        elif kind < 0.4:  # it came about again, and no answer to it
+            kept = [event for event in one.events or () if event.message < parent.message]
+            one = replace(one, messages=one.messages[: parent.message], events=kept,
+                          stop_reason="error", error="x")  # fmt: skip
         usage: Any = draw.choice([one.usage, {}, {"prompt_tokens": 7}, {"completion_tokens": 5.0}])
         factor = draw.choice([{}, {"factor": "effort=high;from=x"}, {"factor": "from=x"}])
         one = replace(one, parent=parent, usage=usage, extra=factor, model=draw.choice("mn"))
@@ -94,7 +98,9 @@ def how(one: Episode) -> str:
 
 
 def point_of(message: int, kept: int, some: list[Episode]) -> Point:
-    first = next((one for one in some if one.messages), some[0])
+    first = next(
+        (one for least in (message, 0) for one in some if len(one.messages) > least), some[0]
+    )
     when = WHEN[message] if first.messages else "start"
     if first.messages and first.events is None:
         when = phase(first, message)
@@ -140,6 +146,20 @@ def test_continuations_are_counted_by_parent_prompts_and_point() -> None:
             ))  # fmt: skip
         assert paths(episodes) == tuple(wanted), seed
         assert paths(iter(episodes)) == tuple(wanted)
+
+
+def test_a_continuation_without_an_answer_does_not_hide_what_the_sentence_says() -> None:
+    """Seen: one of them met an error of the engine first, and its point spoke of nothing."""
+    some = [continuation("m/E/0", 8, way, n, sentence=2) for n, way in enumerate([True, False])]
+    (whole,) = paths(some)
+    assert whole.points[0].topics
+    before = [event for event in some[0].events or () if event.message < 8]
+    for messages, events in (([], []), (some[0].messages[:8], before)):
+        broken = replace(some[0], messages=messages, events=events, stop_reason="error", error="x")
+        (path,) = paths([broken, broken, *some])
+        assert path.points[0] == replace(
+            whole.points[0], outside=2, tokens=2 * whole.points[0].tokens
+        )
 
 
 @pytest.mark.parametrize(
@@ -223,7 +243,7 @@ def drawn(seed: int, parents: int = 5) -> list[Path]:
                         n = draw.choice([0, 1, 4, 5])
                         points.append(Point(
                             message, sentence, draw.randint(0, n), n, draw.randint(0, 2),
-                            draw.choice([0, 100, 250]), draw.choice(PHASES), "content", "x",
+                            draw.choice([0, 1, 100, 250]), draw.choice(PHASES), "content", "x",
                             tuple(draw.sample(TOPICS, draw.choice([0, 1, 1, 2]))),
                         ))  # fmt: skip
             condition = draw.choice([None, None, None, "F", "G"])

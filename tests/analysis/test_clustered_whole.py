@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Sequence
@@ -203,6 +204,14 @@ def test_the_spread_and_the_rate_of_drawn_parents() -> None:
         rate = near(float(sum(Fraction(k, size) for k, size in counts) / len(counts)))
         assert found == ClusteredRate(rate, low, high, len(counts), n, found.spread, star)
         same(found.spread, wanted)
+
+
+def test_the_spread_of_every_two_parents_of_up_to_three() -> None:
+    each = [(k, n) for n in (1, 2, 3) for k in range(n + 1)]
+    for pair in itertools.combinations_with_replacement(each, 2):
+        same(spread(pair), spread_of(pair))
+    # as far apart as within: 2/3 * 1/3 * 3 / 4, and (3 * 2/9 - 1/6) / 3
+    assert spread([(0, 3), (2, 3)]) == Spread(near(1 / 6), near(1 / 6), 0.5, near(2.0))
 
 
 def test_without_another_word_the_level_is_95_percent() -> None:

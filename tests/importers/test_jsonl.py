@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -357,6 +358,8 @@ def scanned(path: Path, *lines: bytes) -> list[tuple[int, object]]:
         (b'{"a": [1, 2', "is not JSON: the record does not end on its line"),
         (b'{"a": 1}  }', "at column 11"),
         (b'["a"]', "is a list, not an object"),
+        (b'"a" x', "at column 5"),
+        (b"17 x", "at column 4"),
     ],
 )
 def test_a_line_that_is_no_json_says_what_is_wrong_and_where(
@@ -382,6 +385,34 @@ def test_a_file_that_ends_within_a_record_says_at_which_column(tmp_path: Path) -
     assert scanned(path, b'{"a": [1 , ') == [
         (1, "is cut off at column 12: the file ends within a record")
     ]
+
+
+def test_a_record_may_be_cut_anywhere(tmp_path: Path) -> None:
+    """Also within a string, which may hold no end of a line: that is not what is wrong."""
+    whole = '{"a": [-2.5e-3, "x\u00e9 "], "": {} }'
+    parts = [whole[:kept].encode() for kept in range(1, len(whole))]
+    for kept, part in enumerate(parts, 1):
+        said = f"is cut off at column {kept + 1}: the file ends within a record"
+        assert scanned(tmp_path / "a.jsonl", part) == [(1, said)]
+    for end in (b"\n", b"\r\n", b" \n"):
+        found = scanned(tmp_path / "a.jsonl", *(part + end for part in parts))
+        assert len(found) == len(parts)
+        assert {said for _, said in found} == {"is not JSON: the record does not end on its line"}
+
+
+def test_of_a_line_that_is_too_long_no_more_is_held_than_its_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 1 << 20)
+    path = tmp_path / "a.jsonl"
+    with path.open("wb") as file:
+        file.truncate(64 << 20)
+    tracemalloc.start()
+    try:
+        assert [n for n, _ in jsonl.scan(path, ImportOptions())] == [1]
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_mark_is_taken_off_the_first_line_only(tmp_path: Path) -> None:

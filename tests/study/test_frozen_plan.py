@@ -90,6 +90,8 @@ def test_what_was_changed_later_is_in_force_and_what_is_tested_is_not_changed() 
     ("record", "said"),
     [
         (b'{\n"kind":', f"{PLAN}:2: not JSON"),
+        # deep enough to be read, and not to be written again, as its digest is
+        (orjson.dumps(plan()).replace(b"0.1", b"[" * 300 + b"]" * 300), "nested"),
         ({**plan(), "kind": "run"}, "kind: .run."),
         ({**plan(), "schema_version": 2}, "schema_version: 2"),
         ({**plan(), "more": 77}, "more: 77"),
@@ -102,6 +104,10 @@ def test_what_was_changed_later_is_in_force_and_what_is_tested_is_not_changed() 
         (plan(runs=["fine", "../x"]), r"\.\./x"),
         (plan(imports=["a/../../x"]), r"a/\.\./\.\./x"),
         (plan(reference="../ref.jsonl"), r"\.\./ref"),
+        (plan({**INSIDE, "margin": "0.1"}), "margin: '0.1'"),
+        (plan({**INSIDE, "margin": True}), "margin: True"),
+        (plan({**INSIDE, "margin": 0}), "margin: 0"),
+        (plan({**INSIDE, "margin": 1}), "margin: 1"),
     ],
 )
 def test_a_plan_that_is_none_is_refused_by_what_is_wrong(
@@ -110,6 +116,11 @@ def test_a_plan_that_is_none_is_refused_by_what_is_wrong(
     with pytest.raises(UsageError, match=said) as refused:
         read_plan(written(tmp_path, record))
     assert str(tmp_path / PLAN) in refused.value.message
+
+
+@pytest.mark.parametrize("margin", [None, 1e-9, 0.999])
+def test_a_margin_is_any_fraction_or_none(tmp_path: Path, margin: float | None) -> None:
+    assert read_plan(written(tmp_path, plan({**INSIDE, "margin": margin}))).margin == margin
 
 
 def test_a_folder_without_a_plan_is_named(tmp_path: Path) -> None:
@@ -163,6 +174,8 @@ def test_checkpoints_are_those_with_a_revision_in_the_order_of_the_study() -> No
         ({"a": 1}, None, ["planned, left out"]),
         ("p" * 80, "q" * 81, ["p" * 80 + " planned", "q" * 77 + "... now"]),
         ([0] * 40, 1, [("[" + "0," * 40)[:77] + "... planned"]),
+        ([0] * 38 + [10], 1, [": [" + "0," * 38 + "10] planned"]),  # 80
+        ([0] * 38 + [100], 1, [": [" + "0," * 38 + "... planned"]),
     ],
 )
 def test_a_deviation_says_what_was_planned_and_what_is_now(
