@@ -219,7 +219,8 @@ def detectors_version() -> str:
     of the versions of the grammars. Every change counts, so that nobody has to judge which ones
     matter: scoring again costs a few seconds.
 
-    Found out once: what judges is what this process has loaded, whatever becomes of the files.
+    Found out once, as this module is loaded: what judges is what this process has loaded by then,
+    whatever becomes of the files while it plays.
 
     Raises:
         OSError: the package's own files cannot be read.
@@ -242,6 +243,8 @@ def _version_of(package: Path) -> str:
 
 
 _version = cache(_version_of)
+with suppress(OSError):  # said where it is asked for
+    detectors_version()
 
 
 def write_csv(rows: Iterable[Row], path: Path) -> int:

@@ -190,3 +190,22 @@ def test_the_version_changes_with_a_source(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(results, "_HERE", here)
     assert versions[0] == detectors_version()
     assert versions[1] != versions[0]
+
+
+def test_the_version_is_that_of_what_was_loaded_and_not_of_an_update_meanwhile(
+    tmp_path: Path,
+) -> None:
+    shutil.copytree(
+        results._HERE, tmp_path / "local_shutdown", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    update = "open('local_shutdown/detectors/strict.py', 'a').write('# newer')"
+    code = "from local_shutdown import results; {}; print(results.detectors_version())"
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-c", code.format(meanwhile)],
+            cwd=tmp_path, capture_output=True, text=True, check=True,
+        ).stdout
+        for meanwhile in (update, "pass")
+    )  # fmt: skip
+    assert first == f"{detectors_version()}\n"
+    assert second != first

@@ -27,6 +27,11 @@ START_TIMEOUT_S = 120.0
 TRIES = 3
 TRIES_WITHIN_S = 3600.0
 CONNECT_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 30.0
+# How a client of HTTP/2 begins: its words, and a frame of settings without any. A server's first
+# frame is of that type, too (RFC 9113, 3.4 and 6.5); Ray's head speaks gRPC.
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000 04 00 00000000")
+_FRAME_HEAD_BYTES, _SETTINGS = 9, 4
 START = (
     "`ray start --head` on one machine, `ray start --address=HOST:6379` on the others; "
     "docs/cluster.md says more"
@@ -66,7 +71,7 @@ def connect(address: str) -> RayNodes:
         )
     ray = ray_module()
     if address != "auto":
-        _require_listener(address)
+        _require_head(address)
     try:
         ray.init(
             address=address,
@@ -81,20 +86,31 @@ def connect(address: str) -> RayNodes:
     return RayNodes(ray)
 
 
-def _require_listener(address: str) -> None:
-    """Ray itself goes on trying for half a minute, and writes to the terminal meanwhile.
+def _require_head(address: str) -> None:
+    """Ray itself goes on trying for half a minute where nothing listens, and without end where
+    something else does, and writes to the terminal meanwhile.
 
     Raises:
         UsageError: not HOST:PORT.
-        CannotRunError: nothing listens there.
+        CannotRunError: nothing listens there, or what does is no head of a cluster.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise UsageError(f"--ray {address}: give `auto` or HOST:PORT", "e.g. 10.0.0.1:6379")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
+        there = (host.strip("[]"), int(port))
+        with socket.create_connection(there, CONNECT_TIMEOUT_S) as head:
+            if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+                return  # its own words are for Ray
+            head.settimeout(ANSWER_TIMEOUT_S)
+            head.sendall(_HELLO)
+            got = b""
+            while len(got) < _FRAME_HEAD_BYTES and (more := head.recv(_FRAME_HEAD_BYTES)):
+                got += more
     except (OSError, OverflowError) as failed:
         raise CannotRunError(f"--ray {address}: no cluster answers: {failed}", START) from None
+    if len(got) < _FRAME_HEAD_BYTES or got[3] != _SETTINGS:
+        raise CannotRunError(f"--ray {address}: what answers is not the head of a cluster", START)
 
 
 class RayNodes:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -84,6 +86,32 @@ def test_an_address_where_no_cluster_is(three: OwnCluster, tmp_path: Path) -> No
     done = cli("run", "--ray", "127.0.0.1:9", "--out", tmp_path / "run")
     assert done.exit_code == 3
     assert "127.0.0.1:9" in done.stderr
+    assert "ray start" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_an_address_where_something_else_listens(
+    answer: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Silent, or a web server."""
+    monkeypatch.setattr(rays, "ANSWER_TIMEOUT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+
+        def serve() -> None:
+            other, _ = listener.accept()
+            other.sendall(answer)
+            opened.append(other)
+
+        opened: list[socket.socket] = []
+        server = threading.Thread(target=serve)
+        server.start()
+        done = cli("run", "--ray", address, "--out", tmp_path / "run")
+        server.join()
+        opened[0].close()
+    assert done.exit_code == 3
+    assert address in done.stderr
     assert "ray start" in done.stderr
     assert not (tmp_path / "run").exists()
 
