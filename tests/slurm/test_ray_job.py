@@ -11,6 +11,7 @@ import cluster
 import orjson
 import pytest
 from jobs import ROOT, Jobs, until
+from optional import needs
 from playing import agrees
 
 from local_shutdown.runs import planned_ids
@@ -20,8 +21,8 @@ WHY_NOT = cluster.missing()
 pytestmark = [
     pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT)),
     pytest.mark.slurm,
+    needs("ray", extra="ray"),
 ]
-pytest.importorskip("ray")
 # So many that the second node plays too if its engine comes up later.
 TRIALS = 40
 SMALL = ("--nodes=2", "--gpus-per-node=0", "--time=60", "--signal=B:USR1@90")
