@@ -75,6 +75,7 @@ OTHERS = (
     "--chat-template",
     "--array",
     "--signal",
+    "--batch",
 )
 
 # Files that an example tells the reader to write.
