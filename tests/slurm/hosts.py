@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from process_table import above, command_line, processes
+
 PROGRAMS = ("ip", "unshare", "nsenter", "setpriv")
 # For tests of networks (RFC 2544): no route of a real one leads there.
 CONTROLLER = "198.18.0.1"
@@ -94,13 +96,14 @@ class Hosts:
 
     def running(self) -> list[str]:
         """What runs on the hosts beside the program that each was started with."""
-        parents = {pid: parent for pid, parent, _ in _processes()}
+        alive = processes()
+        parents = {one.pid: one.parent for one in alive}
         return [
-            f"{pid} {name} {_command_line(pid)}"
-            for pid, _, name in _processes()
-            if name not in ("nsenter", "unshare", "slurmd")
-            and self._on_hosts.intersection(_above(pid, parents))
-            and not _is_first(pid)
+            f"{one.pid} {one.name} {command_line(one.pid)}"
+            for one in alive
+            if one.name not in ("nsenter", "unshare", "slurmd")
+            and self._on_hosts.intersection(above(one.pid, parents))
+            and not _is_first(one.pid)
         ]
 
     @staticmethod
@@ -121,25 +124,6 @@ class Hosts:
                 Path("/tmp/ray").rmdir()
 
 
-def _processes() -> list[tuple[int, int, str]]:
-    """(pid, parent, name) of what lives."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                name, _, rest = (entry / "stat").read_text().partition(" (")[2].rpartition(") ")
-            except OSError:
-                continue
-            if rest[0] not in "ZX":
-                found.append((int(entry.name), int(rest.split()[1]), name))
-    return found
-
-
-def _above(pid: int, parents: Mapping[int, int]) -> Iterator[int]:
-    while (pid := parents.get(pid, 0)) > 1:
-        yield pid
-
-
 def _is_first(pid: int) -> bool:
     """Whether it is pid 1 of a host."""
     try:
@@ -149,13 +133,6 @@ def _is_first(pid: int) -> bool:
     assert said is not None
     seen = said[1].split()
     return seen[-1] == "1" and len(seen) == NUMBERS
-
-
-def _command_line(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return ""
 
 
 @contextmanager
