@@ -9,21 +9,18 @@ claim that two rates are the same needs a test whose level holds at low rates as
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import bdtr, betainc, gammaln, xlog1py, xlogy
+from scipy.optimize import minimize_scalar
+from scipy.special import bdtr, betainc, betaincinv, gammaln, xlog1py, xlogy
 
 from local_shutdown.analysis.cells import check_counts
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-_BISECTIONS = 27  # to 1e-8
-_GOLDEN = (math.sqrt(5) - 1) / 2
-_GOLDEN_STEPS = 28  # to 1e-6 of the range; the product is flat at its largest
+_EXACT_TO = 1e-9  # b's rate; the difference is flat there
 _GRID = 300  # nuisance rates tried, then as many again around the worst of them
 _REFINED = 4
 _LEAST = 1e-300
@@ -53,9 +50,9 @@ def exact_difference(
     """
     _check(successes_a, n_a, alpha)
     _check(successes_b, n_b, alpha)
-    bound = math.log(fisher_level(alpha))
-    high = _upper(successes_a, n_a, successes_b, n_b, bound)
-    return -_upper(successes_b, n_b, successes_a, n_a, bound), high
+    level = fisher_level(alpha)
+    high = _upper(successes_a, n_a, successes_b, n_b, level)
+    return -_upper(successes_b, n_b, successes_a, n_a, level), high
 
 
 def fisher_level(alpha: float) -> float:
@@ -68,60 +65,31 @@ def fisher_level(alpha: float) -> float:
     return low
 
 
-def _upper(k_a: int, n_a: int, k_b: int, n_b: int, bound: float) -> float:
-    """Largest p_a - p_b whose log U_a(p_a) + log U_b(p_b) is not below the bound.
+def _upper(k_a: int, n_a: int, k_b: int, n_b: int, level: float) -> float:
+    """Largest p_a - p_b whose U_a(p_a) * U_b(p_b) is not below the level.
 
-    Above the estimate U_a counts the lower tail at p_a and U_b the upper tail at p_b; both are
-    log-concave in the rate, so the best pair with a given difference is found by golden section.
+    Above the estimate U_a counts the lower tail at p_a and U_b the upper tail at p_b. Both are
+    log-concave in the rate, so the pairs that are not below the level are a convex set, and the
+    largest p_a beside p_b, less p_b, is concave in p_b.
     """
 
-    def log_product(p_b: float, difference: float) -> float:
-        return _log_at_most(k_a, n_a, p_b + difference) + _log_at_least(k_b, n_b, p_b)
+    def difference(p_b: float) -> float:
+        u_b = 2 * float(betainc(k_b, n_b - k_b + 1, p_b)) if k_b else 1.0
+        u_a = min(1.0, level / u_b) if u_b else 1.0
+        p_a = 1 - float(betaincinv(n_a - k_a, k_a + 1, u_a / 2)) if k_a < n_a else 1.0
+        return p_a - p_b
 
-    inside, outside = k_a / n_a - k_b / n_b, 1.0
-    if inside >= 1 or log_product(0.0, 1.0) >= bound:
-        return 1.0
-    for _ in range(_BISECTIONS):
-        middle = (inside + outside) / 2
-        if _reaches(partial(log_product, difference=middle), middle, bound):
-            inside = middle
-        else:
-            outside = middle
-    return outside
-
-
-def _log_at_most(k: int, n: int, p: float) -> float:
-    """log of twice P(X <= k), at most 0."""
-    tail = float(bdtr(k, n, min(max(p, 0.0), 1.0)))
-    return math.log(min(1.0, 2 * tail)) if tail > 0 else -math.inf
-
-
-def _log_at_least(k: int, n: int, p: float) -> float:
-    """log of twice P(X >= k), at most 0."""
-    tail = 1.0 if k == 0 else float(betainc(k, n - k + 1, min(max(p, 0.0), 1.0)))
-    return math.log(min(1.0, 2 * tail)) if tail > 0 else -math.inf
-
-
-def _reaches(value: Callable[[float], float], difference: float, bound: float) -> bool:
-    """Whether a function of b's rate that rises, then falls, reaches the bound where both rates are
-    between 0 and 1."""
-    low, high = max(0.0, -difference), min(1.0, 1 - difference)
-    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-    at_left, at_right = value(left), value(right)
-    if max(at_left, at_right, value(low), value(high)) >= bound:
-        return True
-    for _ in range(_GOLDEN_STEPS):
-        if at_left > at_right:
-            high, right, at_right = right, left, at_left
-            left = high - _GOLDEN * (high - low)
-            at_left = value(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + _GOLDEN * (high - low)
-            at_right = value(right)
-        if max(at_left, at_right) >= bound:
-            return True
-    return False
+    if k_b == 0:
+        return difference(0.0)
+    # From where U_b alone is the level to where it is 1, and p_a gains no more from a larger p_b.
+    low, high = (float(betaincinv(k_b, n_b - k_b + 1, u_b / 2)) for u_b in (level, 1.0))
+    found = minimize_scalar(
+        lambda p_b: -difference(p_b),
+        bounds=(low, high),
+        method="bounded",
+        options={"xatol": _EXACT_TO},
+    )
+    return max(-float(found.fun), difference(low), difference(high))
 
 
 def equivalence_p(successes_a: int, n_a: int, successes_b: int, n_b: int, margin: float) -> float:

@@ -27,13 +27,18 @@ def test_the_level_of_two_p_values_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("k_a", "n_a", "k_b", "n_b"), [(3, 20, 1, 15), (0, 12, 0, 9), (12, 12, 0, 9), (7, 10, 2, 30)]
+    ("k_a", "n_a", "k_b", "n_b"),
+    [
+        *((3, 20, 1, 15), (0, 12, 0, 9), (12, 12, 0, 9), (7, 10, 2, 30)),
+        # One cell much larger: over most rates its p-value is too small for a double.
+        *((1, 20, 310, 5000), (1, 1, 605, 5000), (4700, 5000, 19, 20), (0, 5000, 1, 9)),
+    ],
 )
 def test_the_interval_is_every_difference_that_is_not_excluded(
     k_a: int, n_a: int, k_b: int, n_b: int
 ) -> None:
     """Against a grid of all pairs of rates, with the tails of scipy's binomial."""
-    alpha, rates = 0.05, np.linspace(0, 1, 201)
+    alpha, rates = 0.05, np.linspace(0, 1, 2001)
 
     def p_values(k: int, n: int) -> np.ndarray:
         sides = [binom.cdf(k, n, rates), binom.sf(k - 1, n, rates)]
@@ -42,8 +47,8 @@ def test_the_interval_is_every_difference_that_is_not_excluded(
     product = np.outer(p_values(k_a, n_a), p_values(k_b, n_b))
     differences = (rates[:, None] - rates[None])[product >= fisher_level(alpha)]
     low, high = exact_difference(k_a, n_a, k_b, n_b, alpha)
-    assert low == pytest.approx(differences.min(), abs=0.011)
-    assert high == pytest.approx(differences.max(), abs=0.011)
+    assert low == pytest.approx(differences.min(), abs=0.0011)
+    assert high == pytest.approx(differences.max(), abs=0.0011)
 
 
 def test_at_a_familys_level_it_covers_where_newcombe_does_not() -> None:
