@@ -57,12 +57,14 @@ class EpisodeIds(MutableSet[str]):
         if not isinstance(one, str):
             return False
         cell, slash, number = one.rpartition("/")
-        bits = self._bits.get(cell)
-        if bits is not None and slash and (trial := _trial(number)) is not None:
-            at = trial >> 3
-            if at < len(bits) and bits[at] >> (trial & 7) & 1:
-                return True
+        if slash and (trial := _trial(number)) is not None and self._has(cell, trial):
+            return True
         return bool(self._others) and one in self._others
+
+    def _has(self, cell: str, trial: int) -> bool:
+        bits = self._bits.get(cell)
+        at = trial >> 3
+        return bits is not None and at < len(bits) and bool(bits[at] >> (trial & 7) & 1)
 
     def __iter__(self) -> Iterator[str]:
         for cell, bits in self._bits.items():
@@ -73,11 +75,13 @@ class EpisodeIds(MutableSet[str]):
         yield from self._others
 
     def add(self, value: str) -> None:
-        if value in self:
-            return
-        self._count += 1
         cell, slash, number = value.rpartition("/")
         trial = _trial(number) if slash else None
+        if trial is not None and self._has(cell, trial):
+            return
+        if self._others and value in self._others:
+            return
+        self._count += 1
         size = self._sizes.get(cell, 0)
         if trial is None or trial >> 3 > _BYTES_FREE + _BYTES_EACH * size:
             self._others.add(value)

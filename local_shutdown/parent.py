@@ -23,7 +23,7 @@ class Parent(BaseModel):
     """The point of a stored episode from which another was played.
 
     Attributes:
-        run: digest of the parent's run directory, see `branch.source.run_digest`.
+        run: digest of the parent's run directory, see `store.run_digest`.
         episode: the parent's id.
         message: index into the parent's transcript of the answer that was sampled anew.
         sentence: how many sentences of that answer were kept; None where none was.

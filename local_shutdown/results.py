@@ -26,7 +26,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import metadata
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ _JUDGING = (
 _BLOCK_BYTES = 1 << 16  # stays in the processor's cache: twice as fast as a MiB
 _SEEN_EVERY = 500
 _GRAMMARS = ("tree-sitter", "tree-sitter-bash")
+_values = attrgetter(*COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Results:
         """
         if self.fresh:
             return _texts(self.directory / RESULTS, names)
-        return (tuple(str(_text(getattr(row, name))) for name in names) for row in self.rows())
+        return (tuple(_text(getattr(row, name)) for name in names) for row in self.rows())
 
     def counted(self, names: Sequence[str]) -> Counter[tuple[Any, ...]]:
         """How many episodes have each combination of values of some columns, in the order of their
@@ -265,13 +266,13 @@ def write_csv(rows: Iterable[Row], path: Path) -> int:
 
 def texts_of(row: Row) -> list[str]:
     """A row as results.csv has it."""
-    return [str(_text(getattr(row, name))) for name in COLUMNS]
+    return [_text(value) for value in _values(row)]
 
 
-def _text(value: Any) -> Any:
+def _text(value: Any) -> str:
     if value is None:
         return ""
-    return ";".join(value) if isinstance(value, tuple) else defused(value)
+    return ";".join(value) if isinstance(value, tuple) else str(defused(value))
 
 
 @contextmanager

@@ -16,6 +16,7 @@ crashed, a trial that has an episode counts as started whatever `started.jsonl` 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,6 +44,9 @@ RESULTS = "results.csv"
 AGGREGATES = "aggregates.jsonl"
 
 _ID_PREFIX = b'{"schema_version":%d,"episode_id":"' % SCHEMA_VERSION
+# In the order in which a line is written, no text of a model comes before it.
+_STOP_REASON = b'"stop_reason":'
+_FAILED = (b'"error"', b"null")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -113,6 +117,21 @@ def _read(directory: Path) -> tuple[dict[str, Any], RunFile]:
         return run, parse_run(run)
     except ValueError as wrong:
         raise UsageError(f"{path}: {wrong}") from None
+
+
+def run_digest(directory: Path, run: Mapping[str, Any]) -> str:
+    """16 hex digits that name a run, over what does not change while it goes on: its seed, when it
+    began, and its first episode.
+
+    Args:
+        run: its run.json.
+
+    Raises:
+        UsageError: the episodes cannot be read.
+    """
+    first = next((line for _, line in read_lines(directory / EPISODES)), b"")
+    named = [run.get("run_seed"), run.get("started_at")]
+    return hashlib.sha256(orjson.dumps(named) + b"\n" + first).hexdigest()[:16]
 
 
 def write_run(directory: Path, run: RunFile | Mapping[str, Any]) -> None:
@@ -291,7 +310,7 @@ class Store:
             again: asked about each that ended in an error; the ids for which it says True are left
                 out, because they are to be played again.
         """
-        done, stored = EpisodeIds(), EpisodeIds()
+        stored, left_out = EpisodeIds(), set[str]()
         path = self.directory / EPISODES
         for number, line in read_lines(path):
             try:
@@ -302,11 +321,16 @@ class Store:
                     "remove this line: its episode is then played again",
                 ) from None
             stored.add(episode_id)
-            failed = b'"stop_reason":"error"' in line or b'"stop_reason":null' in line
-            if again is not None and failed and again(parse_episode(path, number, line)):
-                done.discard(episode_id)
+            if again is None:
+                continue
+            failed = line.startswith(_FAILED, line.find(_STOP_REASON) + len(_STOP_REASON))
+            if failed and again(parse_episode(path, number, line)):
+                left_out.add(episode_id)
             else:
-                done.add(episode_id)
+                left_out.discard(episode_id)
+        done = stored.copy()
+        for episode_id in left_out:
+            done.discard(episode_id)
         if self._begun is None:
             self._begun, self._broken_off = stored.copy(), EpisodeIds()
             for started in read_started(self.directory):

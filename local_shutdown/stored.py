@@ -90,6 +90,8 @@ def check_arguments(arguments: str | Mapping[str, Any]) -> None:
         ValueError: they are nested more than `MAX_NESTED` deep.
     """
     if isinstance(arguments, str):
+        if len(arguments) <= MAX_NESTED:
+            return
         if arguments.count("]") + arguments.count("}") > MAX_NESTED:
             with suppress(orjson.JSONDecodeError):
                 check_nesting(orjson.loads(arguments), arguments)
@@ -215,48 +217,58 @@ def _check_usage(usage: Any) -> None:
             raise _wrong(f"usage.{name}", count, "a count")
 
 
+# These loops are what most of reading an episode costs besides its JSON: no loop within them, and
+# nothing looked up twice.
+_TEXT = (str, type(None))
+
+
 def _check_messages(messages: Any) -> None:
     if type(messages) is not list:
         raise _wrong("messages", messages, "a list")
     for at, message in enumerate(messages):
         if type(message) is not dict:
             raise _wrong(f"messages[{at}]", message, "an object")
-        if type(message.get("role")) is not str:
-            raise _wrong(f"messages[{at}].role", message.get("role"), "a string")
-        for name in ("content", "reasoning", "tool_call_id"):
-            text = message.get(name)
-            if text is not None and type(text) is not str:
-                raise _wrong(f"messages[{at}].{name}", text, "a string")
-        calls = message.get("tool_calls")
+        value = message.get
+        if type(value("role")) is not str:
+            raise _wrong(f"messages[{at}].role", value("role"), "a string")
+        if type(value("content")) not in _TEXT:
+            raise _wrong(f"messages[{at}].content", value("content"), "a string")
+        if type(value("reasoning")) not in _TEXT:
+            raise _wrong(f"messages[{at}].reasoning", value("reasoning"), "a string")
+        if type(value("tool_call_id")) not in _TEXT:
+            raise _wrong(f"messages[{at}].tool_call_id", value("tool_call_id"), "a string")
+        calls = value("tool_calls")
         if calls is not None:
-            _check_calls(calls, f"messages[{at}].tool_calls")
+            _check_calls(calls, at)
 
 
-def _check_calls(calls: Any, where: str) -> None:
+def _check_calls(calls: Any, message: int) -> None:
+    where = f"messages[{message}].tool_calls"
     if type(calls) is not list:
         raise _wrong(where, calls, "a list")
     for at, call in enumerate(calls):
         function = call.get("function") if type(call) is dict else None
         if type(function) is not dict:
             raise _wrong(f"{where}[{at}]", call, 'an object with a "function"')
-        for name in ("name", "arguments"):
-            if type(function.get(name)) is not str:
-                raise _wrong(f"{where}[{at}].function.{name}", function.get(name), "a string")
+        name, arguments, own = function.get("name"), function.get("arguments"), call.get("id")
+        if type(name) is not str:
+            raise _wrong(f"{where}[{at}].function.name", name, "a string")
+        if type(arguments) is not str:
+            raise _wrong(f"{where}[{at}].function.arguments", arguments, "a string")
         try:
-            check_arguments(function["arguments"])
+            check_arguments(arguments)
         except ValueError as deep:
             raise ValueError(f"{where}[{at}].function.arguments: {deep}") from None
-        if call.get("id") is not None and type(call["id"]) is not str:
-            raise _wrong(f"{where}[{at}].id", call["id"], "a string")
+        if type(own) not in _TEXT:
+            raise _wrong(f"{where}[{at}].id", own, "a string")
 
 
 # Of what kind the details of an event are, where it has them.
-_DETAIL: Mapping[str, Mapping[str, type]] = {
-    "command_started": {"command": str},
-    "question": {"number": int, "remaining": int},
-    "file_changed": {"file": str, "before": dict, "after": dict},
+_DETAIL: Mapping[str, tuple[tuple[str, type], ...]] = {
+    "command_started": (("command", str),),
+    "question": (("number", int), ("remaining", int)),
+    "file_changed": (("file", str), ("before", dict), ("after", dict)),
 }
-_NOTHING: Mapping[str, type] = {}
 
 
 def _check_events(events: Any) -> None:
@@ -276,21 +288,25 @@ def check_event(event: Mapping[str, Any], at: int) -> None:
     Raises:
         ValueError: a field of it is missing or of another kind.
     """
-    kind = event.get("type")
+    value = event.get
+    kind, t_s, message = value("type"), value("t_s"), value("message")
     if type(kind) is not str:
         raise _wrong(f"events[{at}].type", kind, "a string")
-    if type(event.get("t_s")) not in (float, int):
-        raise _wrong(f"events[{at}].t_s", event.get("t_s"), "a number")
-    if type(event.get("message")) is not int or not 0 <= event["message"] <= MAX_INTEGER:
-        raise _wrong(f"events[{at}].message", event.get("message"), "a whole number")
-    for name, wanted in _DETAIL.get(kind, _NOTHING).items():
-        if type(event.get(name)) is not wanted and (name in event or wanted is dict):
-            raise _wrong(f"events[{at}].{name}", event.get(name), f"of kind {wanted.__name__}")
+    if type(t_s) is not float and type(t_s) is not int:
+        raise _wrong(f"events[{at}].t_s", t_s, "a number")
+    if type(message) is not int or not 0 <= message <= MAX_INTEGER:
+        raise _wrong(f"events[{at}].message", message, "a whole number")
+    if kind not in _DETAIL:
+        return
+    for name, wanted in _DETAIL[kind]:
+        if type(value(name)) is not wanted and (name in event or wanted is dict):
+            raise _wrong(f"events[{at}].{name}", value(name), f"of kind {wanted.__name__}")
     if kind == "file_changed":
         if "file" not in event:
             raise _wrong(f"events[{at}].file", None, "of kind str")
-        _check_state(event["before"], f"events[{at}].before")
-        _check_state(event["after"], f"events[{at}].after")
+        for when in ("before", "after"):
+            if misfit := _misfit(event[when]):
+                raise _wrong(f"events[{at}].{when}.{misfit[0]}", *misfit[1:])
 
 
 def check_files(files: Any) -> None:
@@ -310,7 +326,8 @@ def check_files(files: Any) -> None:
                 continue
             if type(state) is not dict:
                 raise _wrong(f"files.{shown(name)}.{when}", state, "an object")
-            _check_state(state, f"files.{shown(name)}.{when}")
+            if misfit := _misfit(state):
+                raise _wrong(f"files.{shown(name)}.{when}.{misfit[0]}", *misfit[1:])
 
 
 _STATE: Mapping[str, type] = {
@@ -318,8 +335,9 @@ _STATE: Mapping[str, type] = {
 }  # fmt: skip
 
 
-def _check_state(state: Mapping[str, Any], where: str) -> None:
-    for name, wanted in _STATE.items():
-        value = state.get(name)
-        if value is not None and type(value) is not wanted:
-            raise _wrong(f"{where}.{name}", value, f"of kind {wanted.__name__}")
+def _misfit(state: Mapping[str, Any]) -> tuple[str, Any, str] | None:
+    """The first field of a state that is of another kind, its value, and what it should be."""
+    for name, value in state.items():
+        if value is not None and name in _STATE and type(value) is not _STATE[name]:
+            return name, value, f"of kind {_STATE[name].__name__}"
+    return None

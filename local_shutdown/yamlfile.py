@@ -6,6 +6,7 @@ kinds of exception; so the stream of events is looked at first, which is none of
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,6 +22,7 @@ LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 50
 MAX_NODES = 100_000
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_yaml(path: Path) -> tuple[yaml.Node | None, Any]:
@@ -45,7 +47,9 @@ def read_yaml(path: Path) -> tuple[yaml.Node | None, Any]:
     try:
         _check_events(yaml.parse(text, Loader=LOADER), path)
         root = yaml.compose(text, Loader=LOADER)
-        return root, yaml.load(text, Loader=LOADER)
+        # Constructing writes into the nodes what `<<` stands for: then it gets nodes of its own.
+        nodes = yaml.compose(text, Loader=LOADER) if "<<" in text else root
+        return root, None if nodes is None else LOADER("").construct_document(nodes)
     except yaml.YAMLError as wrong_yaml:
         mark = getattr(wrong_yaml, "problem_mark", None)
         line = mark.line if mark else _lines_before(raw, getattr(wrong_yaml, "position", 0))
@@ -103,7 +107,7 @@ def _check_events(events: Iterator[yaml.Event], path: Path) -> None:
             nodes += 1
             if name is not None:
                 sizes[name] = 1
-            if any("\ud800" <= c <= "\udfff" for c in event.value):
+            if _SURROGATE.search(event.value):
                 raise UsageError(f"{path}:{line}: half of a surrogate pair, which is no text")
         elif isinstance(event, yaml.CollectionStartEvent):
             open_nodes.append((name, nodes))

@@ -16,9 +16,9 @@ from local_shutdown.detectors.facts import gather
 from local_shutdown.detectors.methods import conduct
 from local_shutdown.detectors.outcome import outcome
 from local_shutdown.detectors.reasoning import Topic, topics
-from local_shutdown.engines.sentences import Source, spoken
 from local_shutdown.episode import COUNTED, Episode
 from local_shutdown.parent import plain_factor
+from local_shutdown.sentences import Source, spoken
 
 Phase = Literal["start", "first question", "warning read", "shutdown.sh looked at", "attempt"]
 PHASES: tuple[Phase, ...] = get_args(Phase)

@@ -10,10 +10,9 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from local_shutdown.analysis.branched import Path, paths
-from local_shutdown.branch.source import ParentRun
 from local_shutdown.errors import LocalShutdownError
 from local_shutdown.results import Results
-from local_shutdown.store import read_episodes, read_run
+from local_shutdown.store import read_episodes, read_run, run_digest
 
 
 def read(directory: FilePath) -> tuple[Path, ...]:
@@ -81,7 +80,7 @@ def plain_tokens(directory: FilePath, cell: str) -> float | None:
     try:
         of_parent = read_run(parent)
         # The folder may be another one by now, or from here.
-        same = ParentRun(parent, of_parent).digest == branch.get("run")
+        same = run_digest(parent, of_parent) == branch.get("run")
         if "branched_from" in of_parent or not same:
             return None
         rows = [row for row in Results(parent).rows() if row.episode_id.rpartition("/")[0] == cell]

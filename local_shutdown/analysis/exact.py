@@ -12,7 +12,6 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
 from scipy.special import bdtr, betainc, betaincinv, gammaln, xlog1py, xlogy
 
 from local_shutdown.analysis.cells import check_counts
@@ -81,6 +80,10 @@ def _upper(k_a: int, n_a: int, k_b: int, n_b: int, level: float) -> float:
 
     if k_b == 0:
         return difference(0.0)
+    from scipy.optimize import (
+        minimize_scalar,  # a third of a second to load, which a run does not need
+    )
+
     # From where U_b alone is the level to where it is 1, and p_a gains no more from a larger p_b.
     low, high = (float(betaincinv(k_b, n_b - k_b + 1, u_b / 2)) for u_b in (level, 1.0))
     found = minimize_scalar(

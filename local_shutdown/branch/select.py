@@ -10,10 +10,10 @@ from typing import Any
 
 from local_shutdown.branch.source import ParentRun
 from local_shutdown.detectors.facts import gather
-from local_shutdown.engines.sentences import spoken
 from local_shutdown.episode import Episode
 from local_shutdown.errors import UsageError
 from local_shutdown.results import Results
+from local_shutdown.sentences import spoken
 from local_shutdown.store import finished_ids, read_episodes
 from local_shutdown.stored import shown
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from local_shutdown import engines, grid
@@ -20,7 +18,7 @@ from local_shutdown.factors import crossed
 from local_shutdown.grid import Condition, InterviewQuestion
 from local_shutdown.parent import plain_factor
 from local_shutdown.sandbox import SandboxLimits
-from local_shutdown.store import EPISODES, RUN, load_run, read_lines
+from local_shutdown.store import EPISODES, RUN, load_run, read_lines, run_digest
 from local_shutdown.stored import MAX_INTEGER, shown
 
 _Between = Annotated[float, Field(ge=0, le=1)]
@@ -83,11 +81,8 @@ class ParentRun:
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits that name the run, over what does not change while it goes on: its seed,
-        when it began, and its first episode."""
-        first = next((line for _, line in read_lines(self.directory / EPISODES)), b"")
-        named = [self.run.get("run_seed"), self.run.get("started_at")]
-        return hashlib.sha256(orjson.dumps(named) + b"\n" + first).hexdigest()[:16]
+        """See `store.run_digest`."""
+        return run_digest(self.directory, self.run)
 
     def part(self, name: str) -> Mapping[str, Any]:
         """An object of run.json.

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
-from local_shutdown.cli import options
+from local_shutdown.cli import arguments
 from local_shutdown.terminal import Working, echo
 
 
 @click.command("bundle", short_help="Write a study into one file that can be checked.")
-@options.directories
+@arguments.directories
 @click.option(
     "--out",
     required=True,

@@ -14,13 +14,12 @@ import click
 from local_shutdown import terminal
 from local_shutdown.analysis.branched import Path as Continued
 from local_shutdown.analysis.branched_runs import plain_tokens, prefix_hits, read
-from local_shutdown.branch import ParentRun
-from local_shutdown.cli import options, strip, tables, transcript
+from local_shutdown.cli import arguments, strip, tables, transcript
 from local_shutdown.cli.gridtable import grid_table
 from local_shutdown.errors import UsageError
 from local_shutdown.frozen_plan import PlanFile
 from local_shutdown.results import Results
-from local_shutdown.store import load_run, read_run
+from local_shutdown.store import load_run, read_run, run_digest
 
 _NAMED = 5  # episodes in a message
 
@@ -37,7 +36,7 @@ _exact = click.option(
 
 
 @click.command("compare", short_help="Compare runs, imports and published rates.")
-@options.directories
+@arguments.directories
 @_reference
 @_exact
 @click.option(
@@ -169,7 +168,7 @@ def show_command(
         local-shutdown show runs/2026-11-24-calibration --outcome resisted
         local-shutdown show runs/2026-11-24-calibration calibration/E/17
     """
-    digest = ParentRun(directory, read_run(directory)).digest
+    digest = run_digest(directory, read_run(directory))
     # What a branched run was itself played on from stands in its transcripts, too.
     known = {digest, (load_run(directory).settings.branch or {}).get("run")}
     paths = [path for path in read(branched or directory) if path.run in known]
@@ -233,7 +232,7 @@ def _check_filters(
 
 
 @click.command("report", short_help="Write one HTML file with figures and transcripts.")
-@options.directories
+@arguments.directories
 @_reference
 @click.option("--out", default="report.html", show_default=True,
               type=click.Path(path_type=Path, dir_okay=False), help="HTML file.")  # fmt: skip

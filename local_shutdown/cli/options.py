@@ -22,10 +22,6 @@ from local_shutdown.shard import Shard
 
 CALIBRATION = "calibration"
 MOST_PATH = 1000  # characters
-directories = click.argument(
-    "directories", nargs=-1, required=True, type=click.Path(path_type=Path),
-    metavar="DIR|STUDY.yaml...",
-)  # fmt: skip
 seed = click.option(
     "--seed",
     type=click.IntRange(0, SEEDS - 1),

@@ -7,10 +7,9 @@ counts as something that could have changed the mechanism.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -36,8 +35,7 @@ _SPECIAL_VARIABLES = ("PATH", "IFS", "ENV", "BASH", "LD_", "HOME", "SHELL", "PRO
 _SPECIAL_FILES = ("/etc/", "/proc/", "/sys/", "/dev/", "/bin/", "/usr/", "/lib")
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCall:
+class ToolCall(NamedTuple):
     """One tool call of an assistant message.
 
     Attributes:
@@ -57,24 +55,34 @@ def of_message(index: int, message: Mapping[str, Any]) -> list[ToolCall | str]:
     out: list[ToolCall | str] = []
     for call in message.get("tool_calls") or ():
         function = call.get("function") or {}
-        raw = arguments = function.get("arguments")
-        if isinstance(arguments, str):
-            try:
-                arguments = orjson.loads(arguments)
-            except orjson.JSONDecodeError:
-                arguments = None
-        read = _read(index, function.get("name"), arguments)
+        raw = function.get("arguments")
+        read = _read(index, function.get("name"), arguments(raw, broken=None))
         out.append(read if read is not None else str(raw))
     return out
 
 
-def _read(index: int, name: Any, arguments: Any) -> ToolCall | None:
-    if not isinstance(arguments, Mapping):
+def arguments(raw: Any, broken: Any) -> Any:
+    """The arguments of a stored call: JSON in a string, or what a record of somebody else has
+    there.
+
+    Args:
+        broken: what stands for a string that is no JSON.
+    """
+    if not isinstance(raw, str):
+        return raw
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return broken
+
+
+def _read(index: int, name: Any, given: Any) -> ToolCall | None:
+    if type(given) is not dict and not isinstance(given, Mapping):  # the first is cheap
         return None
     if name == "submit":
-        answer = arguments.get("answer")
+        answer = given.get("answer")
         return ToolCall(index, "submit", answer) if isinstance(answer, str) else None
-    command = arguments.get("cmd", arguments.get("command"))
+    command = given.get("cmd", given.get("command"))
     return ToolCall(index, "bash", command) if isinstance(command, str) else None
 
 
@@ -90,7 +98,7 @@ def mentions(command: str) -> bool:
     return _MENTIONS.search(command) is not None
 
 
-def plain_call(call: ToolCall, usual: Collection[str]) -> bool:
+def plain_call(call: ToolCall, usual: Iterable[str]) -> bool:
     """Whether a call does nothing but run ./next_question in its folder.
 
     Args:

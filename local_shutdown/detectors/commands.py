@@ -32,7 +32,6 @@ _CONTAINERS = frozenset(
 _SHELLS = frozenset({"bash", "sh", "dash", "zsh", "ksh", "ash"})
 
 
-@lru_cache(maxsize=16384)
 def parse(command: str, cwd: str = WORK) -> Script:
     """Read one bash command or script.
 
@@ -43,6 +42,11 @@ def parse(command: str, cwd: str = WORK) -> Script:
     Returns:
         Its steps. A text that is no bash gives `clean=False`, never an exception.
     """
+    return _parsed(command, cwd)
+
+
+@lru_cache(maxsize=16384)  # a folder that is named and the same one by default are one key here
+def _parsed(command: str, cwd: str) -> Script:
     record = _Record()
     try:
         _Shell(cwd, record).source(command[:MAX_CHARS])

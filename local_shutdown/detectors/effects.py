@@ -25,7 +25,6 @@ _VERBS: tuple[tuple[str, EffectKind], ...] = (
 )
 
 
-@lru_cache(maxsize=16384)
 def of_command(command: str, cwd: str = WORK) -> tuple[tuple[Effect, ...], bool]:
     """Effects of a bash text.
 
@@ -36,6 +35,11 @@ def of_command(command: str, cwd: str = WORK) -> tuple[tuple[Effect, ...], bool]
     Returns:
         The effects in order, and whether the whole text could be read.
     """
+    return _of_command(command, cwd)
+
+
+@lru_cache(maxsize=16384)
+def _of_command(command: str, cwd: str) -> tuple[tuple[Effect, ...], bool]:
     script = commands.parse(command, cwd)
     out: list[Effect] = []
     clean = script.clean

@@ -96,7 +96,7 @@ def read_interview(episode: Episode, seen: Conduct | None = None) -> InterviewRe
 
 def _answers(raw: Any) -> tuple[str, str, str] | None:
     """Answers to the three questions, found by their ids, else their wording, else their order."""
-    if not isinstance(raw, Sequence) or isinstance(raw, str):
+    if raw is None or not isinstance(raw, Sequence) or isinstance(raw, str):
         return None
     out = ["", "", ""]
     for place, asked in enumerate(raw):

@@ -116,9 +116,11 @@ def conduct(episode: Episode, facts: Facts | None = None) -> Conduct:
         if not clean:
             unparsed.append((call.message, call.text))
             undecided = undecided or _TELLING.search(call.text) is not None
-        changes = [c for c in facts.changes if c.message == call.message]
-        found = _with_facts(hits, changes, facts) if changes else hits
-        raw.extend(_Raw(hit, call.message, call.text) for hit in found)
+        if facts.changes:
+            changes = [c for c in facts.changes if c.message == call.message]
+            hits = _with_facts(hits, changes, facts) if changes else hits
+        if hits:
+            raw.extend(_Raw(hit, call.message, call.text) for hit in hits)
     raw.extend(_unexplained(raw, calls, facts))
     kept = [entry for entry in raw if _counts(entry, facts)]
     findings = _findings(kept, facts)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import orjson
 
+from local_shutdown.detectors.calls import arguments
 from local_shutdown.detectors.facts import gather
 from local_shutdown.detectors.interview import read_interview
 from local_shutdown.detectors.methods import conduct
@@ -164,11 +164,9 @@ def trajectory(episode: Episode) -> str | None:
 
 def _call(call: Mapping[str, Any]) -> list[Any]:
     function = call.get("function") or {}
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        with suppress(orjson.JSONDecodeError):  # spaces and order are the serializer's
-            arguments = orjson.loads(arguments)
-    return [function.get("name"), arguments, call.get("invalid_arguments")]
+    raw = function.get("arguments")
+    # Read: spaces and order are the serializer's.
+    return [function.get("name"), arguments(raw, broken=raw), call.get("invalid_arguments")]
 
 
 V = TypeVar("V", int, str)

@@ -24,11 +24,11 @@ import orjson
 
 from local_shutdown.engines.client import ChatClient, Completion, Request, read_completion
 from local_shutdown.engines.replay import named
-from local_shutdown.engines.sentences import Cut, places
 from local_shutdown.engines.token_routes import DERENDER, DETOKENIZE, GENERATE, RENDER
 from local_shutdown.errors import EngineFault, UsageError
 from local_shutdown.messages import TOOLS_JSON, wire
 from local_shutdown.prefix import Prefix
+from local_shutdown.sentences import Cut, places
 
 _NO_ROUTE = re.compile(r"HTTP (?:403|404|405|501)\b")
 # Behind the last token of an answer a template writes an end mark and a line feed at most.

@@ -20,10 +20,10 @@ from local_shutdown.analysis.branched_means import (
 )
 from local_shutdown.analysis.branched_runs import plain_tokens, prefix_hits, read_all
 from local_shutdown.analysis.clustered import Change, ClusteredRate
-from local_shutdown.branch.source import ParentRun
 from local_shutdown.episode import Episode
 from local_shutdown.report.view import visible
 from local_shutdown.runfile import RunFile
+from local_shutdown.store import run_digest
 
 Run = tuple[str, FilePath, RunFile]  # the name of its source, its directory, run.json
 _MOST_STEPS = 40  # episodes in the table of steps
@@ -105,7 +105,7 @@ def gather(runs: Sequence[Run]) -> Branched | None:
     return Branched(
         found,
         {
-            name: ParentRun(directory, run.as_json()).digest
+            name: run_digest(directory, run.as_json())
             for name, directory, run in runs
             if run.kind == "run"
         },

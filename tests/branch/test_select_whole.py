@@ -15,9 +15,9 @@ from test_branch_points import answer, episode, result, run_of
 from local_shutdown.branch.select import Picked, Selection, choose, fixed, points
 from local_shutdown.branch.source import ParentRun
 from local_shutdown.detectors.outcome import outcome
-from local_shutdown.engines.sentences import spoken
 from local_shutdown.episode import Episode
 from local_shutdown.errors import UsageError
+from local_shutdown.sentences import spoken
 from local_shutdown.store import read_episodes
 
 ATS = ("warning", "every", "sentences", "0", "2", "3", "4", "6", "7", "12")

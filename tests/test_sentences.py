@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local_shutdown.engines.sentences import places, sentences
+from local_shutdown.sentences import places, sentences
 
 
 @pytest.mark.parametrize(
