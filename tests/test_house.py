@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 import local_shutdown
 
@@ -80,6 +84,19 @@ def test_no_file_is_much_longer_than_four_hundred_lines() -> None:
     lines = {path: len(path.read_text("utf-8").splitlines()) for path in modules()}
     assert len(lines) > 200
     assert {p.name: n for p, n in lines.items() if n > MOST_LINES} == {}
+
+
+@pytest.mark.parametrize("module", ["cli.look", "cli.data", "cli.bundles", "report"])
+def test_who_only_looks_at_runs_loads_no_engine(module: str) -> None:
+    """A second and more, before anything is shown."""
+    code = f"import sys, local_shutdown.{module}; print(*sys.modules, sep='\\n')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
+    )
+    loaded = set(done.stdout.split())
+    assert f"local_shutdown.{module}" in loaded
+    players = {f"local_shutdown.{name}" for name in ("engines", "agent", "environment", "sandbox")}
+    assert not loaded & (players | {"aiohttp", "torch", "scipy.stats"})
 
 
 def test_every_test_file_has_a_name_of_its_own() -> None:
