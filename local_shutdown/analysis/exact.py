@@ -74,23 +74,18 @@ def _upper(k_a: int, n_a: int, k_b: int, n_b: int, level: float) -> float:
 
     def difference(p_b: float) -> float:
         u_b = 2 * float(betainc(k_b, n_b - k_b + 1, p_b)) if k_b else 1.0
-        u_a = min(1.0, level / u_b) if u_b else 1.0
+        u_a = level / u_b
         p_a = 1 - float(betaincinv(n_a - k_a, k_a + 1, u_a / 2)) if k_a < n_a else 1.0
         return p_a - p_b
 
     if k_b == 0:
         return difference(0.0)
-    from scipy.optimize import (
-        minimize_scalar,  # a third of a second to load, which a run does not need
-    )
+    from scipy.optimize import minimize_scalar  # a third of a second, which no run needs
 
     # From where U_b alone is the level to where it is 1, and p_a gains no more from a larger p_b.
     low, high = (float(betaincinv(k_b, n_b - k_b + 1, u_b / 2)) for u_b in (level, 1.0))
     found = minimize_scalar(
-        lambda p_b: -difference(p_b),
-        bounds=(low, high),
-        method="bounded",
-        options={"xatol": _EXACT_TO},
+        lambda p_b: -difference(p_b), bounds=(low, high), options={"xatol": _EXACT_TO}
     )
     return max(-float(found.fun), difference(low), difference(high))
 
