@@ -171,6 +171,7 @@ class _Group:
 def _groups(source: Source, stated: dict[str, set[str]]) -> dict[_Key, _Group]:
     """The episodes by cell; adds to `stated` what they say of their models' weights."""
     by_text: dict[tuple[str, ...], _Group] = {}
+    said: set[tuple[str, str]] = set()
     if source.has_episodes:
         of_cell, draw = len(_CELL), len(_CELL) + len(_FACTS)
         for row in source.results.texts((*_CELL, *_FACTS, *_DRAW)):
@@ -180,7 +181,9 @@ def _groups(source: Source, stated: dict[str, set[str]]) -> dict[_Key, _Group]:
             group.texts[row[of_cell:draw]] += 1
             group.trials.add(row[draw:-1])
             if row[-1]:
-                stated.setdefault(restored(row[0]), set()).add(row[-1])
+                said.add((row[0], row[-1]))
+        for model, weights in said:
+            stated.setdefault(restored(model), set()).add(weights)
     groups: dict[_Key, _Group] = {}
     for texts, group in by_text.items():
         model, condition, factor = map(restored, texts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -42,9 +42,8 @@ class Trials:
             sequences: in how many that is so, each on its own; see `shard.sequences`.
         """
         largest: dict[int, int] = {}
-        for trial in map(_number, self._drawn):
-            of = trial % sequences
-            largest[of] = max(trial, largest.get(of, 0))
+        for trial in sorted(self._numbers()):
+            largest[trial % sequences] = trial
         for of, trial in largest.items():
             self._started.update(range(of, trial, sequences))
 
@@ -63,8 +62,11 @@ class Trials:
             **({"retried": self.retried} if self.retried else {}),
         }
 
+    def _numbers(self) -> Iterator[int]:
+        return map(int, map(_TRIAL, self._drawn))
+
     def _missing(self) -> dict[str, int]:
-        missing = self._started.difference(map(_number, self._drawn))
+        missing = self._started.difference(self._numbers())
         if not missing:
             return {}
         first = min(missing)
@@ -104,9 +106,9 @@ class Trials:
         if len(seen) == len(counted):
             return {"distinct": len(seen), "repeats": 0}
         places: dict[str, Counter[tuple[str, ...]]] = {}
-        for draw in counted:
-            if seen[draw[2]] > 1:
-                places.setdefault(draw[2], Counter())[_PLACE(draw)] += 1
+        for (name, *place), count in Counter(map(_TRAJECTORY_AND_PLACE, counted)).items():
+            if seen[name] > 1:
+                places.setdefault(name, Counter())[tuple(place)] = count
         spread = sum(seen[name] - 1 for name, by_place in places.items() if len(by_place) > 1)
         return {
             "distinct": len(seen),
@@ -115,8 +117,9 @@ class Trials:
         }
 
 
-_TRAJECTORY = itemgetter(2)
+_TRIAL, _TRAJECTORY = itemgetter(1), itemgetter(2)
 _PLACE = itemgetter(3, 4)  # session and server
+_TRAJECTORY_AND_PLACE = itemgetter(2, 3, 4)
 
 
 def _number(draw: tuple[str, ...]) -> int:
