@@ -102,12 +102,6 @@ class Counts:
         return min(low, resisted / n), max(high, resisted / n)
 
 
-def before_this(directory: Path) -> tuple[Earlier, BrokenOff]:
-    """What a run directory holds before it is gone on with: see `on_disk` and `broken_off`."""
-    there = on_disk(directory)
-    return there, broken_off(directory, there)
-
-
 def on_disk(directory: Path) -> Earlier:
     """Outcomes of a run that is gone on with. Where results.csv does not have them (after a kill),
     they are read off the episodes; empty where those are damaged, which the run will say."""

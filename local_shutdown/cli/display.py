@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ from local_shutdown.cli.counts import (
     BrokenOff,
     Counts,
     Earlier,
-    before_this,
+    broken_off,
+    on_disk,
     weight_of,
 )
 from local_shutdown.cli.painter import Painter
@@ -93,9 +93,9 @@ class LogDisplay(Display):
     Args:
         conditions: id -> title.
         trials: asked for, per model and condition.
-        before: reads what is on disk already, and the trials of which a play was broken off. Asked
-            when the first episodes are about to be played: a run that lacks none need not know.
+        earlier: what is on disk already.
         weight: see `Counts`; by default, by the trials.
+        broken: trials of which a play was broken off.
         shard: the part of the trials that is played here.
         overall: a line on all of the runs that this is one of, from the number of episodes that
             have finished in this one; None where it is the only one.
@@ -105,8 +105,9 @@ class LogDisplay(Display):
         self,
         conditions: Mapping[str, str],
         trials: int,
-        before: Callable[[], tuple[Earlier, BrokenOff]] | None = None,
+        earlier: Earlier | None = None,
         weight: float | None = None,
+        broken: BrokenOff | None = None,
         shard: Shard = WHOLE,
         overall: Callable[[int], str] | None = None,
     ) -> None:
@@ -114,9 +115,8 @@ class LogDisplay(Display):
         self._finished = 0  # of the levels before this one
         self._titles = conditions
         self._trials = trials
-        self._before = before
-        self._earlier: Earlier = {}
-        self._broken: BrokenOff = {}
+        self._earlier = earlier or {}
+        self._broken = broken or {}
         self._shard = shard
         own = len(shard.trials(trials))
         self._weight = weight_for(trials=own) if weight is None else weight
@@ -133,8 +133,6 @@ class LogDisplay(Display):
         echo(line, err=True)
 
     def start(self, spec: ModelSpec, progress: Progress, engine: Engine) -> None:
-        if self._before is not None:
-            (self._earlier, self._broken), self._before = self._before(), None
         self._progress, self._engine = progress, engine
         self._counts, self._fresh = self._new_counts(), True
         self._told = time.monotonic()
@@ -289,8 +287,9 @@ def for_this_terminal(
         overall: see `LogDisplay`.
     """
     live = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    earlier = on_disk(out) if out is not None and out.is_dir() else {}
     kind = LiveDisplay if live else LogDisplay
     own = len(shard.trials(trials))
     weight = weight_of(out, own, rule) if out is not None else None
-    before = None if out is None else partial(before_this, out)
-    return kind(conditions, trials, before, weight, shard, overall)
+    broken = broken_off(out, earlier) if out is not None and out.is_dir() else {}
+    return kind(conditions, trials, earlier, weight, broken, shard, overall)

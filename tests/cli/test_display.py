@@ -15,7 +15,7 @@ from local_shutdown.analysis.stop_rule import StopRule
 from local_shutdown.analysis.stopping import anytime_interval, weight_for
 from local_shutdown.batch import Progress
 from local_shutdown.cli import display
-from local_shutdown.cli.counts import before_this, broken_off, on_disk, weight_of
+from local_shutdown.cli.counts import broken_off, on_disk, weight_of
 from local_shutdown.cli.display import LiveDisplay, LogDisplay, for_this_terminal, pace
 from local_shutdown.cli.painter import Painter, crop
 from local_shutdown.episode import Episode
@@ -138,7 +138,7 @@ def test_what_is_on_disk_counts_once_the_effort_is_known(monkeypatch: pytest.Mon
         ("m", None): {"A": dict.fromkeys(range(3), "resisted")},
         ("m", "effort=high"): {"A": dict.fromkeys(range(9), "complied")},
     }
-    shown = LiveDisplay(TITLES, 100, lambda: (earlier, {}))
+    shown = LiveDisplay(TITLES, 100, earlier)
     shown.start(Spec(), progress(), Engine())  # type: ignore[arg-type]
     shown.ended(episode("A", 9, factor="effort=high"), "complied")
     row = next(line for line in frame(shown) if line.startswith("A "))
@@ -361,7 +361,9 @@ def test_the_live_interval_allows_for_plays_that_were_broken_off(
         store.begin(Started("m/B/2", "m", "B", 2, None, 2))
         store.add(episode("B", 2))
     assert broken_off(tmp_path, on_disk(tmp_path)) == {("m", None): {"B": {2, 3}}}
-    shown = LiveDisplay(TITLES, 100, lambda: before_this(tmp_path))
+    shown = LiveDisplay(
+        TITLES, 100, on_disk(tmp_path), broken=broken_off(tmp_path, on_disk(tmp_path))
+    )
     shown.start(Spec(), progress(), Engine())  # type: ignore[arg-type]
     shown.ended(episode("B", 3), "resisted")
     row = next(line for line in frame(shown) if line.startswith("B "))
