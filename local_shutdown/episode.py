@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args
 
 import orjson
@@ -90,7 +89,7 @@ class Event(NamedTuple):
     type: EventType
     t_s: float
     message: int
-    detail: Mapping[str, Any] = MappingProxyType({})
+    detail: Mapping[str, Any] = {}
 
     def as_dict(self) -> dict[str, Any]:
         return {

@@ -22,6 +22,9 @@ LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 50
 MAX_NODES = 100_000
+# A date that is none, `!!bool maybe`, a number of ten thousand digits: constructors raise what they
+# like.
+_UNMADE = (ValueError, TypeError, LookupError, OverflowError, RecursionError, AttributeError)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -45,10 +48,10 @@ def read_yaml(path: Path) -> tuple[yaml.Node | None, Any]:
         raise UsageError(f"{path}: larger than {MAX_BYTES >> 20} MiB")
     root: yaml.Node | None = None
     try:
-        _check_events(yaml.parse(text, Loader=LOADER), path)
+        merges = _check_events(yaml.parse(text, Loader=LOADER), path)
         root = yaml.compose(text, Loader=LOADER)
         # Constructing writes into the nodes what `<<` stands for: then it gets nodes of its own.
-        nodes = yaml.compose(text, Loader=LOADER) if "<<" in text else root
+        nodes = yaml.compose(text, Loader=LOADER) if merges else root
         return root, None if nodes is None else LOADER("").construct_document(nodes)
     except yaml.YAMLError as wrong_yaml:
         mark = getattr(wrong_yaml, "problem_mark", None)
@@ -60,8 +63,7 @@ def read_yaml(path: Path) -> tuple[yaml.Node | None, Any]:
         raise UsageError(
             f"{where}: not YAML: {problem}", "check indentation and quotes near that line"
         ) from None
-    except (ValueError, TypeError, OverflowError, RecursionError, AttributeError) as failed_value:
-        # A date that is none, a number of ten thousand digits: constructors raise what they like.
+    except _UNMADE as failed_value:
         place = f"{path}:{_failing_line(root)}" if root is not None else str(path)
         raise UsageError(
             f"{place}: not YAML: {str(failed_value)[:200]}",
@@ -86,13 +88,15 @@ def _failing_line(root: yaml.Node) -> int:
         else:
             try:
                 yaml.SafeLoader("").construct_document(node)
-            except (ValueError, TypeError, OverflowError, AttributeError, yaml.YAMLError):
+            except (*_UNMADE, yaml.YAMLError):
                 return int(node.start_mark.line) + 1
     return int(root.start_mark.line) + 1
 
 
-def _check_events(events: Iterator[yaml.Event], path: Path) -> None:
-    """Depth, number of nodes with every alias counted for what it stands for, and texts."""
+def _check_events(events: Iterator[yaml.Event], path: Path) -> bool:
+    """Depth, number of nodes with every alias counted for what it stands for, and texts. Returns
+    whether a mapping may take in another (`<<`, or by its tag)."""
+    merges = False
     sizes: dict[str, int] = {}
     open_nodes: list[tuple[str | None, int]] = []
     nodes = 0
@@ -107,6 +111,7 @@ def _check_events(events: Iterator[yaml.Event], path: Path) -> None:
             nodes += 1
             if name is not None:
                 sizes[name] = 1
+            merges = merges or event.value == "<<" or (event.tag or "").endswith(":merge")
             if _SURROGATE.search(event.value):
                 raise UsageError(f"{path}:{line}: half of a surrogate pair, which is no text")
         elif isinstance(event, yaml.CollectionStartEvent):
@@ -120,6 +125,7 @@ def _check_events(events: Iterator[yaml.Event], path: Path) -> None:
                 sizes[anchor] = nodes - before
         if nodes > MAX_NODES:
             raise UsageError(f"{path}:{line}: more than {MAX_NODES} values, with what is repeated")
+    return merges
 
 
 def nearest(value: str, valid: Iterable[str]) -> str:

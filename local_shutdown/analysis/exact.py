@@ -19,6 +19,7 @@ from local_shutdown.analysis.cells import check_counts
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
+_LEAST_ALPHA = 1e-90
 _EXACT_TO = 1e-9  # b's rate; the difference is flat there
 _GRID = 300  # nuisance rates tried, then as many again around the worst of them
 _REFINED = 4
@@ -42,13 +43,16 @@ def exact_difference(
         n_a: trials.
         successes_b: see `successes_a`.
         n_b: trials.
-        alpha: 1 - confidence.
+        alpha: 1 - confidence. Below 1e-90, where the inverse tails are not known, nothing is
+            excluded.
 
     Raises:
         ValueError: a cell is empty, not 0 <= successes <= n, or not 0 < alpha < 1.
     """
     _check(successes_a, n_a, alpha)
     _check(successes_b, n_b, alpha)
+    if alpha < _LEAST_ALPHA:
+        return -1.0, 1.0
     level = fisher_level(alpha)
     high = _upper(successes_a, n_a, successes_b, n_b, level)
     return -_upper(successes_b, n_b, successes_a, n_a, level), high

@@ -13,7 +13,7 @@ from local_shutdown.analysis.stopping import Prefix, advance, anytime_interval, 
 from local_shutdown.detectors import outcome as outcome_of
 from local_shutdown.episode import COUNTED, Outcome
 from local_shutdown.errors import UsageError
-from local_shutdown.results import Results
+from local_shutdown.results import Results, value_of
 from local_shutdown.shard import WHOLE, Shard, shard_of
 from local_shutdown.store import load_run, read_episodes, read_started
 
@@ -109,7 +109,8 @@ def on_disk(directory: Path) -> Earlier:
     results = Results(directory)
     counted: Iterable[tuple[str, str | None, str, int, Outcome | None]]
     if results.fresh:
-        counted = results.counted(("model", "factor", "condition", "trial", "outcome"))
+        names = ("model", "factor", "condition", "trial", "outcome")
+        counted = (tuple(map(value_of, names, texts)) for texts in results.texts(names))
     else:
         counted = (
             (e.model, e.extra.get("factor"), e.condition, e.trial, outcome_of(e))

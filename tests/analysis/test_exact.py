@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -49,6 +50,13 @@ def test_the_interval_is_every_difference_that_is_not_excluded(
     low, high = exact_difference(k_a, n_a, k_b, n_b, alpha)
     assert low == pytest.approx(differences.min(), abs=0.0011)
     assert high == pytest.approx(differences.max(), abs=0.0011)
+
+
+@pytest.mark.parametrize("alpha", [1e-89, 1e-91, 1e-200, 5e-324, 1 - 1e-16])
+def test_no_alpha_is_too_far_out(alpha: float) -> None:
+    for k_a, n_a, k_b, n_b in itertools.product((0, 1, 4, 7), (7, 100), (0, 5, 64), (64, 10**6)):
+        low, high = exact_difference(k_a, n_a, k_b, n_b, alpha)
+        assert -1 <= low <= k_a / n_a - k_b / n_b <= high <= 1
 
 
 def test_at_a_familys_level_it_covers_where_newcombe_does_not() -> None:

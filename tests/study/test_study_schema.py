@@ -70,6 +70,8 @@ MISTAKES = {
     "a name longer than a folder's": ("name: hot", "name: " + "x" * 101, 4, ("at most 100",)),
     "a number of thousands of digits": ("trials: 3", "trials: " + "9" * 5000, 7, ("5000 digits",)),
     "a date that is none": ("trials: 3", "trials: 3\ntitle: 2024-13-45", 8, ("month",)),
+    "a truth that is none": ("trials: 3", "trials: 3\ntitle: !!bool maybe", 8, ("maybe",)),
+    "a number that is none": ("trials: 3", "trials: 3\ntitle: !!int", 8, ("not YAML",)),
     "a wrong field that `<<` brings in": (
         "models:\n  - calibration\n",
         "models:\n  - &base\n    id: calibration\n    name: cold\n    max_tokens: none\n"
