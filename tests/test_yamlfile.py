@@ -1,4 +1,4 @@
-"""YAML as values and as nodes: against PyYAML's own loader, and no node changed by making values."""
+"""YAML as values and as nodes: beside PyYAML's own loader; making values changes no node."""
 
 from __future__ import annotations
 
