@@ -70,7 +70,8 @@ class Trials:
         if not missing:
             return {}
         first = min(missing)
-        leading = [d[0] for d in self._drawn if _number(d) < first and d[0] in COUNTED]
+        numbered = zip(self._numbers(), self._drawn, strict=True)
+        leading = [d[0] for trial, d in numbered if trial < first and d[0] in COUNTED]
         return {
             "unfinished": len(missing),
             "leading_n": len(leading),
@@ -84,7 +85,7 @@ class Trials:
         # Those of an older version, which put none down, came before all others.
         noted = {trial for trial, _ in self._plays}
         earlier = [(trial, False) for trial in sorted(self._started - noted)]
-        outcomes = {_number(draw): draw[0] for draw in self._drawn}
+        outcomes = dict(zip(self._numbers(), map(_OUTCOME, self._drawn), strict=True))
         found = moments([*earlier, *self._plays], outcomes)
         return {
             "broken_off": sum(again for _, again in self._plays),
@@ -117,13 +118,9 @@ class Trials:
         }
 
 
-_TRIAL, _TRAJECTORY = itemgetter(1), itemgetter(2)
+_OUTCOME, _TRIAL, _TRAJECTORY = map(itemgetter, range(3))
 _PLACE = itemgetter(3, 4)  # session and server
 _TRAJECTORY_AND_PLACE = itemgetter(2, 3, 4)
-
-
-def _number(draw: tuple[str, ...]) -> int:
-    return int(draw[1])
 
 
 def _replayed(
