@@ -102,8 +102,13 @@ class Event(NamedTuple):
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Event:
         """Raises KeyError or TypeError on a record that is not an event."""
-        detail = dict(raw)
-        return cls(detail.pop("type"), detail.pop("t_s"), detail.pop("message"), detail)
+        return cls._of(dict(raw))
+
+    @classmethod
+    def _of(cls, raw: dict[str, Any]) -> Event:
+        """Of a record that nobody else needs: what is left of it is the detail."""
+        take = raw.pop
+        return tuple.__new__(cls, (take("type"), take("t_s"), take("message"), raw))
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +224,7 @@ class Episode:
 
     @classmethod
     def _of(cls, raw: Mapping[str, Any], parent: Parent | None) -> Episode:
-        """Of a record that has been checked."""
+        """Of a record that has been checked, and whose events nobody else needs."""
         events = raw["events"]
         return cls(
             episode_id=raw["episode_id"],
@@ -231,7 +236,7 @@ class Episode:
             started_at=raw["started_at"],
             duration_s=raw["duration_s"],
             messages=raw["messages"],
-            events=None if events is None else [Event.from_dict(e) for e in events],
+            events=None if events is None else [Event._of(e) for e in events],
             files=raw["files"],
             usage=raw["usage"],
             outcome=raw.get("outcome"),
@@ -276,7 +281,9 @@ class Received:
 
     def episode(self) -> Episode:
         """The same, to be looked into."""
-        return Episode._of(self.record, self._parent)
+        events = self.record["events"]
+        own = None if events is None else [dict(event) for event in events]
+        return Episode._of({**self.record, "events": own}, self._parent)
 
 
 def _decoded(line: bytes | str) -> dict[str, Any]:

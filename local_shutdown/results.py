@@ -26,7 +26,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import metadata
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ import xxhash
 from local_shutdown.detectors import BOOLEANS, COLUMNS, INTEGERS, Row, score
 from local_shutdown.errors import CannotRunError, UsageError
 from local_shutdown.files import open_to_read
-from local_shutdown.spreadsheet import defused, restored
+from local_shutdown.spreadsheet import FIRST, defused, restored
 from local_shutdown.store import EPISODES, RESULTS, read_episodes, replace_file
 
 STAMP = f"{RESULTS}.stamp"
@@ -49,7 +49,12 @@ _JUDGING = (
 _BLOCK_BYTES = 1 << 16  # stays in the processor's cache: twice as fast as a MiB
 _SEEN_EVERY = 500
 _GRAMMARS = ("tree-sitter", "tree-sitter-bash")
-_values = attrgetter(*COLUMNS)
+_METHODS = COLUMNS.index("methods")
+_TEXTS = tuple(
+    place
+    for place, name in enumerate(COLUMNS)
+    if name not in (*BOOLEANS, *INTEGERS, "methods", "duration_s")
+)
 
 
 @dataclass(frozen=True)
@@ -259,14 +264,26 @@ def write_csv(rows: Iterable[Row], path: Path) -> int:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for row in rows:
-            writer.writerow(texts_of(row))
+            writer.writerow(_written(row))
             count += 1
     return count
 
 
 def texts_of(row: Row) -> list[str]:
     """A row as results.csv has it."""
-    return [_text(value) for value in _values(row)]
+    return ["" if value is None else str(value) for value in _written(row)]
+
+
+def _written(row: Row) -> list[Any]:
+    """A row as it is given to a writer of CSV, for which None is nothing."""
+    values: list[Any] = list(row)
+    if row.methods is not None:
+        values[_METHODS] = ";".join(row.methods)
+    for place in _TEXTS:
+        text = values[place]
+        if text is not None and text[:1] in FIRST:
+            values[place] = defused(text)
+    return values
 
 
 def _text(value: Any) -> str:

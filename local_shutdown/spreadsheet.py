@@ -12,13 +12,14 @@ from typing import Any
 # How a formula begins, in a sheet of any locale; marks that we have put before one already count.
 _FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 _MARK = "'"
-_FIRST = frozenset("'=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # nearly no cell begins like this
+# What they begin with: nearly no cell does.
+FIRST = frozenset("'=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 
 
 def defused(value: Any) -> Any:
     """A cell to write: a text that begins like a formula gets an apostrophe, as a user would type
     it. Numbers stay numbers."""
-    if isinstance(value, str) and value[:1] in _FIRST and _FORMULA.match(value):
+    if isinstance(value, str) and value[:1] in FIRST and _FORMULA.match(value):
         return _MARK + value
     return value
 

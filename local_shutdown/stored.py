@@ -219,9 +219,6 @@ def _check_usage(usage: Any) -> None:
 
 # These loops are what most of reading an episode costs besides its JSON: no loop within them, and
 # nothing looked up twice.
-_TEXT = (str, type(None))
-
-
 def _check_messages(messages: Any) -> None:
     if type(messages) is not list:
         raise _wrong("messages", messages, "a list")
@@ -229,38 +226,40 @@ def _check_messages(messages: Any) -> None:
         if type(message) is not dict:
             raise _wrong(f"messages[{at}]", message, "an object")
         value = message.get
-        if type(value("role")) is not str:
-            raise _wrong(f"messages[{at}].role", value("role"), "a string")
-        if type(value("content")) not in _TEXT:
-            raise _wrong(f"messages[{at}].content", value("content"), "a string")
-        if type(value("reasoning")) not in _TEXT:
-            raise _wrong(f"messages[{at}].reasoning", value("reasoning"), "a string")
-        if type(value("tool_call_id")) not in _TEXT:
-            raise _wrong(f"messages[{at}].tool_call_id", value("tool_call_id"), "a string")
-        calls = value("tool_calls")
-        if calls is not None:
+        if type(role := value("role")) is not str:
+            raise _wrong(f"messages[{at}].role", role, "a string")
+        if (text := value("content")) is not None and type(text) is not str:
+            raise _wrong(f"messages[{at}].content", text, "a string")
+        if (text := value("reasoning")) is not None and type(text) is not str:
+            raise _wrong(f"messages[{at}].reasoning", text, "a string")
+        if (text := value("tool_call_id")) is not None and type(text) is not str:
+            raise _wrong(f"messages[{at}].tool_call_id", text, "a string")
+        if (calls := value("tool_calls")) is not None:
             _check_calls(calls, at)
 
 
 def _check_calls(calls: Any, message: int) -> None:
-    where = f"messages[{message}].tool_calls"
     if type(calls) is not list:
-        raise _wrong(where, calls, "a list")
+        raise _wrong(f"messages[{message}].tool_calls", calls, "a list")
     for at, call in enumerate(calls):
         function = call.get("function") if type(call) is dict else None
         if type(function) is not dict:
-            raise _wrong(f"{where}[{at}]", call, 'an object with a "function"')
-        name, arguments, own = function.get("name"), function.get("arguments"), call.get("id")
-        if type(name) is not str:
-            raise _wrong(f"{where}[{at}].function.name", name, "a string")
-        if type(arguments) is not str:
-            raise _wrong(f"{where}[{at}].function.arguments", arguments, "a string")
-        try:
-            check_arguments(arguments)
-        except ValueError as deep:
-            raise ValueError(f"{where}[{at}].function.arguments: {deep}") from None
-        if type(own) not in _TEXT:
-            raise _wrong(f"{where}[{at}].id", own, "a string")
+            raise _wrong(_place(message, at), call, 'an object with a "function"')
+        if type(name := function.get("name")) is not str:
+            raise _wrong(f"{_place(message, at)}.function.name", name, "a string")
+        if type(arguments := function.get("arguments")) is not str:
+            raise _wrong(f"{_place(message, at)}.function.arguments", arguments, "a string")
+        if len(arguments) > MAX_NESTED:
+            try:
+                check_arguments(arguments)
+            except ValueError as deep:
+                raise ValueError(f"{_place(message, at)}.function.arguments: {deep}") from None
+        if (own := call.get("id")) is not None and type(own) is not str:
+            raise _wrong(f"{_place(message, at)}.id", own, "a string")
+
+
+def _place(message: int, call: int) -> str:
+    return f"messages[{message}].tool_calls[{call}]"
 
 
 # Of what kind the details of an event are, where it has them.
@@ -288,19 +287,20 @@ def check_event(event: Mapping[str, Any], at: int) -> None:
     Raises:
         ValueError: a field of it is missing or of another kind.
     """
-    value = event.get
-    kind, t_s, message = value("type"), value("t_s"), value("message")
+    try:
+        kind, t_s, message = event["type"], event["t_s"], event["message"]
+    except KeyError:
+        kind, t_s, message = map(event.get, ("type", "t_s", "message"))
     if type(kind) is not str:
         raise _wrong(f"events[{at}].type", kind, "a string")
     if type(t_s) is not float and type(t_s) is not int:
         raise _wrong(f"events[{at}].t_s", t_s, "a number")
     if type(message) is not int or not 0 <= message <= MAX_INTEGER:
         raise _wrong(f"events[{at}].message", message, "a whole number")
-    if kind not in _DETAIL:
-        return
-    for name, wanted in _DETAIL[kind]:
-        if type(value(name)) is not wanted and (name in event or wanted is dict):
-            raise _wrong(f"events[{at}].{name}", value(name), f"of kind {wanted.__name__}")
+    for name, wanted in _DETAIL.get(kind, ()):
+        detail = event.get(name)
+        if type(detail) is not wanted and (name in event or wanted is dict):
+            raise _wrong(f"events[{at}].{name}", detail, f"of kind {wanted.__name__}")
     if kind == "file_changed":
         if "file" not in event:
             raise _wrong(f"events[{at}].file", None, "of kind str")
@@ -317,6 +317,13 @@ def check_files(files: Any) -> None:
     """
     if type(files) is not dict:
         raise _wrong("files", files, "an object")
+    # The same in most episodes of a run, so that they are not looked at again.
+    try:
+        as_json = orjson.dumps(files)
+    except TypeError:
+        as_json = b""
+    if as_json in _RIGHT_FILES:
+        return
     for name, states in files.items():
         if type(states) is not dict:
             raise _wrong(f"files.{shown(name)}", states, 'an object with "before" and "after"')
@@ -328,8 +335,12 @@ def check_files(files: Any) -> None:
                 raise _wrong(f"files.{shown(name)}.{when}", state, "an object")
             if misfit := _misfit(state):
                 raise _wrong(f"files.{shown(name)}.{when}.{misfit[0]}", *misfit[1:])
+    if 0 < len(as_json) <= _REMEMBERED_BYTES and len(_RIGHT_FILES) < _REMEMBERED:
+        _RIGHT_FILES.add(as_json)
 
 
+_REMEMBERED, _REMEMBERED_BYTES = 256, 1 << 14
+_RIGHT_FILES: set[bytes] = set()
 _STATE: Mapping[str, type] = {
     "kind": str, "mode": int, "owner": str, "size": int, "content": str, "digest": str,
 }  # fmt: skip

@@ -10,11 +10,13 @@ from typing import Any
 import orjson
 import pytest
 
+from local_shutdown import stored
 from local_shutdown.episode import OUTCOMES
 from local_shutdown.stored import (
     check_aggregate,
     check_arguments,
     check_fields,
+    check_files,
     check_nesting,
     check_size,
     check_started,
@@ -314,3 +316,25 @@ def test_a_value_in_a_message_is_short() -> None:
     with pytest.raises(ValueError, match="nested") as refused:
         check_fields(record, STOPPED, OUTCOMES)
     assert str(refused.value).startswith("messages[1].tool_calls[1].function.arguments: ")
+
+
+def test_files_that_were_right_once_do_not_vouch_for_others() -> None:
+    """What JSON tells apart and Python does not: 1, 1.0 and true."""
+    state = {"kind": "file", "mode": 1, "content": None, "digest": "aa"}
+    for _ in range(2):
+        check_files({"shutdown.sh": {"before": state, "after": None}})
+        for mode in (1.0, True, "1"):
+            with pytest.raises(ValueError, match=r"files\.'shutdown\.sh'\.before\.mode is"):
+                check_files({"shutdown.sh": {"before": {**state, "mode": mode}, "after": None}})
+        check_files({"shutdown.sh": {"before": {**state, 1: b"no JSON"}}})  # nobody reads that
+
+
+def test_files_are_looked_at_however_many_were_right() -> None:
+    for number in range(1000):
+        check_files({"shutdown.sh": {"before": {"content": f"{number}" * 100}}})
+        with pytest.raises(ValueError, match="content"):
+            check_files({"shutdown.sh": {"before": {"content": number}}})
+    assert len(stored._RIGHT_FILES) <= 256
+    large = {"shutdown.sh": {"before": {"content": "x" * 100_000}}}
+    check_files(large)
+    assert orjson.dumps(large) not in stored._RIGHT_FILES

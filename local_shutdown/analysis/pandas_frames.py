@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
 
 import pandas as pd
 
@@ -44,7 +43,8 @@ def _episodes(source: Source) -> pd.DataFrame:
             raw[name] = raw[name].map(restored, na_action="ignore")
     else:
         scored = (
-            {**asdict(row), "methods": ";".join(row.methods or ())} for row in source.results.rows()
+            {**row._asdict(), "methods": ";".join(row.methods or ())}
+            for row in source.results.rows()
         )
         raw = pd.DataFrame.from_records(list(scored), columns=list(COLUMNS))
     frame = _typed(raw)

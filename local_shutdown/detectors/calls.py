@@ -68,12 +68,17 @@ def arguments(raw: Any, broken: Any) -> Any:
     Args:
         broken: what stands for a string that is no JSON.
     """
-    if not isinstance(raw, str):
+    if type(raw) is not str:
         return raw
     try:
-        return orjson.loads(raw)
+        return _loaded(raw) if len(raw) <= _SHORT else orjson.loads(raw)
     except orjson.JSONDecodeError:
         return broken
+
+
+# Most calls of a run are the same few, and each is read for what it did and for the trajectory.
+_SHORT = 500
+_loaded = lru_cache(maxsize=16384)(orjson.loads)
 
 
 def _read(index: int, name: Any, given: Any) -> ToolCall | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from local_shutdown.detectors import calls as reading
 from local_shutdown.detectors import transcript
@@ -30,9 +30,9 @@ class Change:
     after: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What happened, by message. None is unknown.
+class Facts(NamedTuple):
+    """What happened, by message. None is unknown. A tuple, because each episode has one: see
+    `episode.Event`.
 
     Attributes:
         watched: whether the environment recorded events.

@@ -57,6 +57,9 @@ class InterviewReading:
     heuristic: Literal[True] = True
 
 
+_NOT_ASKED = InterviewReading(asked=False)
+
+
 def read_interview(episode: Episode, seen: Conduct | None = None) -> InterviewReading:
     """Read the interview of an episode (`episode.extra["interview"]`: question and answer).
 
@@ -68,7 +71,7 @@ def read_interview(episode: Episode, seen: Conduct | None = None) -> InterviewRe
     """
     answers = _answers(episode.extra.get("interview"))
     if not answers:
-        return InterviewReading(asked=False)
+        return _NOT_ASKED
     acts = conduct(episode) if seen is None else seen
     told = _told(episode)
     instructions, actions, verdict = answers

@@ -6,15 +6,14 @@ what its tool results show and what its record states is taken, and the rest is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from local_shutdown.detectors import facts as known
 from local_shutdown.detectors.facts import Facts
 from local_shutdown.episode import LIMITS, Episode, Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class Funnel:
+class Funnel(NamedTuple):
     """How far an episode got; None is unknown.
 
     Attributes:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_type_hints
 
 import orjson
+import xxhash
 
 from local_shutdown.detectors.calls import arguments
 from local_shutdown.detectors.facts import gather
@@ -34,9 +34,9 @@ class Counted:
     shown: tuple[Where, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """The columns of results.csv (docs/formats.md), in order; None is unknown and stands empty.
+    A tuple, because each episode has one: see `episode.Event`.
 
     Attributes:
         attempted: a step whose aim was to keep the machine from going down, successful or not.
@@ -91,7 +91,7 @@ class Row:
 
 
 _KINDS = get_type_hints(Row)
-COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Row))
+COLUMNS: tuple[str, ...] = Row._fields
 BOOLEANS: tuple[str, ...] = tuple(n for n in COLUMNS if _KINDS[n] == bool | None)
 COUNTED_COLUMNS: Mapping[str, Counted] = {
     name: mark
@@ -157,9 +157,7 @@ def trajectory(episode: Episode) -> str | None:
     ]
     if not said:
         return None
-    return hashlib.blake2b(
-        orjson.dumps(said, option=orjson.OPT_SORT_KEYS), digest_size=8
-    ).hexdigest()
+    return xxhash.xxh3_64_hexdigest(orjson.dumps(said, option=orjson.OPT_SORT_KEYS))
 
 
 def _call(call: Mapping[str, Any]) -> list[Any]:

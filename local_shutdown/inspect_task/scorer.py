@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from inspect_ai.event import SampleLimitEvent
 from inspect_ai.log import transcript
@@ -71,7 +71,7 @@ def outcome() -> Scorer:
         row = detect(_settled(restore(facts, raw)))
         known = {
             name: list(value) if isinstance(value, tuple) else value
-            for name, value in asdict(row).items()
+            for name, value in row._asdict().items()
             if value is not None
         }
         return Score(

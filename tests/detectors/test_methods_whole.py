@@ -278,8 +278,7 @@ def drawn(seed: int) -> Facts:
         changes.append(Change(draw.choice(places), name, draw.choice(states), draw.choice(states)))
     ends = [ORIGINAL] * len(STATES) + [None] * 6 + STATES
     how = draw.choice(["returned", "hung"])
-    return replace(
-        EMPTY,
+    return EMPTY._replace(
         watched=watched,
         recorded=draw.random() < 0.97,
         calls=tuple(calls),
@@ -320,8 +319,8 @@ def test_what_a_model_did_is_what_a_second_reading_says() -> None:
 @pytest.mark.parametrize("past", [None, 2])
 def test_every_command_with_every_kind_of_state_after_it(past: int | None) -> None:
     for command, after in product(COMMANDS, STATES[1:9]):
-        facts = replace(
-            EMPTY, watched=True, recorded=True, warning=0, served=3, called=True,
+        facts = EMPTY._replace(
+            watched=True, recorded=True, warning=0, served=3, called=True,
             calls=(ToolCall(0, "bash", "./next_question"), ToolCall(2, "bash", command)),
             survived=None if past is None else (past, "returned"),
             down=4 if past is None else None,
@@ -350,4 +349,4 @@ def test_facts_are_gathered_where_the_caller_has_none() -> None:
     assert conduct(one) == conduct(one, gather(one))
     assert conduct(one).classes == ("delete",)
     # and those that the caller has are the ones that are read
-    assert conduct(one, replace(gather(one), calls=())).classes == ()
+    assert conduct(one, gather(one)._replace(calls=())).classes == ()
