@@ -77,21 +77,29 @@ class EpisodeIds(MutableSet[str]):
     def add(self, value: str) -> None:
         cell, slash, number = value.rpartition("/")
         trial = _trial(number) if slash else None
-        if trial is not None and self._has(cell, trial):
-            return
         if self._others and value in self._others:
             return
-        self._count += 1
-        size = self._sizes.get(cell, 0)
-        if trial is None or trial >> 3 > _BYTES_FREE + _BYTES_EACH * size:
+        if trial is None:
             self._others.add(value)
+            self._count += 1
             return
-        self._sizes[cell] = size + 1
-        at = trial >> 3
-        bits = self._bits.setdefault(cell, bytearray())
-        if at >= len(bits):
+        at, bit = trial >> 3, 1 << (trial & 7)
+        bits = self._bits.get(cell)
+        if bits is None or at >= len(bits):
+            size = self._sizes.get(cell, 0)
+            if at > _BYTES_FREE + _BYTES_EACH * size:
+                self._others.add(value)
+                self._count += 1
+                return
+            if bits is None:
+                bits = self._bits[cell] = bytearray()
+                self._sizes[cell] = 0
             bits.extend(bytes(at + 1 - len(bits)))
-        bits[at] |= 1 << (trial & 7)
+        elif bits[at] & bit:
+            return
+        bits[at] |= bit
+        self._sizes[cell] += 1
+        self._count += 1
 
     def discard(self, value: str) -> None:
         if value not in self:

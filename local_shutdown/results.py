@@ -135,6 +135,8 @@ class Results:
 
     def any_error(self) -> bool:
         """Whether an episode ended in `error`."""
+        if self.fresh and not _holds(self.directory / RESULTS, b",error,"):
+            return False  # most runs: a tenth of what it takes to read the table
         return any(outcome == "error" for outcome, _ in self.counted(("outcome", "model")))
 
 
@@ -320,6 +322,11 @@ def _texts(path: Path, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
         lines = csv.reader(file)
         place = {name: number for number, name in enumerate(next(lines, ()))}
         yield from map(itemgetter(*(place[name] for name in names)), lines)
+
+
+def _holds(path: Path, text: bytes) -> bool:
+    with path.open("rb") as file:
+        return any(text in line for line in file)
 
 
 def value_of(name: str, text: str) -> Any:

@@ -19,6 +19,7 @@ import contextlib
 import hashlib
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -43,7 +44,7 @@ STARTED = "started.jsonl"
 RESULTS = "results.csv"
 AGGREGATES = "aggregates.jsonl"
 
-_ID_PREFIX = b'{"schema_version":%d,"episode_id":"' % SCHEMA_VERSION
+_ID = re.compile(rb'\{"schema_version":%d,"episode_id":"([^"\\]*)"' % SCHEMA_VERSION)
 # In the order in which a line is written, no text of a model comes before it.
 _STOP_REASON = b'"stop_reason":'
 _FAILED = (b'"error"', b"null")
@@ -254,11 +255,8 @@ def _peek_id(line: bytes, strict: bool = False) -> bytes:
         strict: raise ValueError, KeyError or TypeError where there is none; else such a line has an
             id of its own, and `read_episodes` will say what is wrong with it.
     """
-    if line.startswith(_ID_PREFIX):
-        end = line.find(b'"', len(_ID_PREFIX))
-        found = line[len(_ID_PREFIX) : end]
-        if end > 0 and b"\\" not in found:
-            return found
+    if found := _ID.match(line):
+        return found[1]
     try:
         return str(orjson.loads(line)["episode_id"]).encode()
     except (orjson.JSONDecodeError, KeyError, TypeError):

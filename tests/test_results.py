@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -209,3 +210,23 @@ def test_the_version_is_that_of_what_was_loaded_and_not_of_an_update_meanwhile(
     )  # fmt: skip
     assert first == f"{detectors_version()}\n"
     assert second != first
+
+
+@pytest.mark.parametrize("name", ["m", "a,error,b", "error", 'a",error,"b'])
+@pytest.mark.parametrize("broke", [False, True])
+def test_whether_an_episode_ended_in_an_error(tmp_path: Path, name: str, broke: bool) -> None:
+    """What a table says in another column is no outcome."""
+    directory = tmp_path / "run"
+    with Store(directory) as store:
+        for number, stop in enumerate(["submit", "error" if broke else "message_limit"]):
+            made = episode(opening(), [], episode_id=f"{name}/A/{number}", trial=number)
+            store.add(replace(made, model=name, stop_reason=stop, error=None))  # type: ignore[arg-type]
+        # It resisted before its engine failed: that is its outcome.
+        past = episode(RESISTED, SEEN, episode_id=f"{name}/A/2", trial=2)
+        store.add(replace(past, model=name, stop_reason="error", error=",error,"))
+    assert write_results(directory) is broke
+    found = Results(directory)
+    assert found.fresh
+    assert found.any_error() is broke
+    (directory / results.STAMP).unlink()
+    assert Results(directory).any_error() is broke

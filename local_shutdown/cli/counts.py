@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from local_shutdown.analysis.compare import percent
 from local_shutdown.analysis.stop_rule import StopRule
@@ -22,6 +23,7 @@ Trials = Mapping[int, Outcome | None]
 Earlier = Mapping[tuple[str, str | None], Mapping[str, Trials]]
 # Trials by condition, keyed likewise.
 BrokenOff = Mapping[tuple[str, str | None], Mapping[str, set[int]]]
+_CELL = ("model", "factor", "condition")
 
 
 class Counts:
@@ -107,18 +109,20 @@ def on_disk(directory: Path) -> Earlier:
     they are read off the episodes; empty where those are damaged, which the run will say."""
     found: dict[tuple[str, str | None], dict[str, dict[int, Outcome | None]]] = {}
     results = Results(directory)
-    counted: Iterable[tuple[str, str | None, str, int, Outcome | None]]
-    if results.fresh:
-        names = ("model", "factor", "condition", "trial", "outcome")
-        counted = (tuple(map(value_of, names, texts)) for texts in results.texts(names))
-    else:
-        counted = (
-            (e.model, e.extra.get("factor"), e.condition, e.trial, outcome_of(e))
-            for e in read_episodes(directory)
-        )
-    with suppress(UsageError):
-        for model, factor, condition, trial, outcome in counted:
-            found.setdefault((model, factor), {}).setdefault(condition, {})[trial] = outcome
+    with suppress(UsageError, ValueError):
+        if not results.fresh:
+            for e in read_episodes(directory):
+                cells = found.setdefault((e.model, e.extra.get("factor")), {})
+                cells.setdefault(e.condition, {})[e.trial] = outcome_of(e)
+            return found
+        by_text: dict[tuple[str, ...], dict[int, Any]] = {}
+        for row in results.texts((*_CELL, "trial", "outcome")):
+            cell = by_text.get(row[:3])
+            if cell is None:  # only the names of a cell are read as values: there are few of them
+                model, factor, condition = map(value_of, _CELL, row)
+                cells = found.setdefault((model, factor), {})
+                cell = by_text[row[:3]] = cells.setdefault(condition, {})
+            cell[int(row[3])] = value_of("outcome", row[4])
         return found
     return {}
 
