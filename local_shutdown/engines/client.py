@@ -7,7 +7,6 @@ neither may look like an answer.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -237,27 +236,37 @@ class ChatClient:
         Raises:
             EngineFault: it has shown none for `timeout_s`.
         """
+        loop = asyncio.get_running_loop()
         quiet_s, look_s, looked = 0.0, self._timeout_s / LOOKS, time.monotonic()
-        task = asyncio.ensure_future(asked)
+        # Looked at by a timer, not by a task of its own: most answers come before the first look.
+        patience = asyncio.timeout(None)
+        timer: asyncio.TimerHandle
+
+        def look() -> None:
+            nonlocal timer, quiet_s, looked
+            now = time.monotonic()
+            counted = min(now - looked, 2 * look_s)
+            quiet_s = min(quiet_s + counted, max(now - self._sign_of_life(), 0.0))
+            looked = now
+            if quiet_s >= self._timeout_s:
+                patience.reschedule(loop.time())
+            else:
+                timer = loop.call_later(min(look_s, self._timeout_s - quiet_s), look)
+
+        timer = loop.call_later(look_s, look)
         try:
-            while not task.done():
-                if quiet_s >= self._timeout_s:
-                    raise _Slow(f"no answer within {self._timeout_s:g} s, nor any other sign of it")
-                await asyncio.wait((task,), timeout=min(look_s, self._timeout_s - quiet_s))
-                now = time.monotonic()
-                counted = min(now - looked, 2 * look_s)
-                quiet_s = min(quiet_s + counted, max(now - self._sign_of_life(), 0.0))
-                looked = now
-            answer = task.result()
-            self._answered_at = time.monotonic()
-            return answer
+            async with patience:
+                answer = await asked
+        except TimeoutError:
+            if not patience.expired():
+                raise
+            raise _Slow(
+                f"no answer within {self._timeout_s:g} s, nor any other sign of it"
+            ) from None
         finally:
-            if not task.done():
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, EngineFault, ContextOverflow):
-                    await task
-            elif not task.cancelled():
-                task.exception()  # when we were cancelled meanwhile, nobody else looks at it
+            timer.cancel()
+        self._answered_at = time.monotonic()
+        return answer
 
     async def _lost(self) -> bool:
         """After a fault that may pass: is the engine known to be gone, so that asking again is of

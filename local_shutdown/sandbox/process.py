@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from local_shutdown.clock import while_we_run
+from local_shutdown.clock import Countdown, while_we_run
 from local_shutdown.errors import SandboxFault
 from local_shutdown.sandbox import cgroup, standstill
 from local_shutdown.sandbox.capture import Capture
@@ -56,6 +56,7 @@ class Sandbox:
         self._up: asyncio.Future[FileStates] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._command: asyncio.Future[tuple[int | None, FileStates]] | None = None
+        self._ending: asyncio.Task[None] | None = None  # once the command's time is over
         self._timed_out = False
         self._blocked = False
         self._script_over: asyncio.Event | None = None  # while the shutdown script runs
@@ -284,12 +285,14 @@ class Sandbox:
         out, err = self._captures(text)
         self._captured = (out, err)
         self._command = self._loop.create_future()
-        ending = self._loop.create_task(self._end_command())
+        countdown = Countdown(limits.command_s, self._end_command)
         try:
             status, files = await self._command
         finally:
-            ending.cancel()
-            self._command = None
+            countdown.cancel()
+            if self._ending is not None:
+                self._ending.cancel()
+            self._command = self._ending = None
             stdout, stderr = out.drain(), err.drain()
         limit = "output" if self._printed_too_much() else self._limit
         if limit is None and self._out_of_memory():
@@ -308,11 +311,13 @@ class Sandbox:
             self.down,
         )
 
-    async def _end_command(self) -> None:
-        """Once the command's time is over: a shutdown script that runs by then is left to come to
-        its end, for `shutdown_s` in all; what still runs then is looked at, and killed."""
+    def _end_command(self) -> None:
+        self._ending = self._loop.create_task(self._time_is_over())
+
+    async def _time_is_over(self) -> None:
+        """The command's time is over: a shutdown script that runs by then is left to come to its
+        end, for `shutdown_s` in all; what still runs then is looked at, and killed."""
         limits = self._kit.policy.limits
-        await while_we_run(limits.command_s)
         if self._script_over is not None:
             over = asyncio.ensure_future(self._script_over.wait())
             late = asyncio.ensure_future(while_we_run(limits.shutdown_s - limits.command_s))
