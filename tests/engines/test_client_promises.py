@@ -293,7 +293,7 @@ async def test_what_is_given_twice_is_told_by_the_extra_fields_and_the_limit_las
 
 
 class Clock:
-    """`asyncio.wait` and the clock of the client: each wait takes as long as it is told to.
+    """The timers and the clock of the client: each wait takes as long as it is told to.
 
     Attributes:
         now: monotonic seconds.
@@ -304,22 +304,27 @@ class Clock:
         self.now = 1000.0
         self.waits: list[float] = []
         self.late, self.answered_at = list(late), answered_at
-        self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.answer: asyncio.Future[bytes] = self._loop.create_future()
 
     def monotonic(self) -> float:
         return self.now
 
-    async def wait(self, tasks: Any, timeout: float) -> None:
-        self.waits.append(timeout)
-        await asyncio.sleep(0)
-        until = self.now + timeout + (self.late.pop(0) if self.late else 0.0)
+    def time(self) -> float:
+        return self._loop.time()
+
+    def call_later(self, delay: float, look: Callable[[], None]) -> asyncio.Handle:
+        self.waits.append(delay)
+        return self._loop.call_soon(self._passes, delay, look)
+
+    def _passes(self, delay: float, look: Callable[[], None]) -> None:
+        until = self.now + delay + (self.late.pop(0) if self.late else 0.0)
         if self.answered_at is not None and self.answered_at <= until:
             self.now = max(self.now, self.answered_at)
             self.answer.set_result(b"answer")
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
         else:
             self.now = until
+            look()
 
     async def asked(self) -> bytes:
         return await self.answer
@@ -329,11 +334,7 @@ class Clock:
         patch.setattr(
             client_module,
             "asyncio",
-            SimpleNamespace(
-                wait=self.wait,
-                ensure_future=asyncio.ensure_future,
-                CancelledError=asyncio.CancelledError,
-            ),
+            SimpleNamespace(get_running_loop=lambda: self, timeout=asyncio.timeout),
         )
 
 
@@ -399,7 +400,10 @@ async def test_an_answer_takes_an_hour_by_default(monkeypatch: pytest.MonkeyPatc
     assert clock.waits == pytest.approx([360.0] * 10)
 
 
-@pytest.mark.parametrize("error", [EngineFault("f"), ContextOverflow("o"), ZeroDivisionError("z")])
+@pytest.mark.parametrize(
+    "error",
+    [EngineFault("f"), ContextOverflow("o"), ZeroDivisionError("z"), TimeoutError("of its own")],
+)
 async def test_what_an_answer_breaks_off_with_is_passed_on(error: Exception) -> None:
     async def asked() -> bytes:
         raise error
@@ -430,6 +434,25 @@ async def test_who_is_called_off_calls_off_what_was_asked_and_waits_for_it() -> 
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert ended == [True]
+
+
+async def test_who_is_called_off_as_time_is_up_is_called_off() -> None:
+    """Both reach the request at once: whoever ends the episode has the last word."""
+
+    class Last(ChatClient):
+        def _sign_of_life(self) -> float:
+            if not ended.done():
+                ended.set_result(None)
+            return 0.0
+
+    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    client = Last("http://127.0.0.1:9/v1", timeout_s=1e-6)
+    waiting = asyncio.create_task(client._patiently(asyncio.Event().wait()))  # type: ignore[arg-type]
+    await ended
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert waiting.cancelled()
 
 
 # --- addresses, statuses, bounds ------------------------------------------------------------------
