@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +33,20 @@ def listed_families() -> Mapping[str, Mapping[str, Any]]:
     Without the checks of `engines.registry`: they take a second, and a mistake in the file is
     reported wherever models are served. Read once in a process; not to be changed.
     """
-    return _families(models_yaml())
+    path = models_yaml()
+    if path not in _families:
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        keep_families(path, yaml.load(path.read_text("utf-8"), loader)["families"])
+    return _families[path]
 
 
-@cache
-def _families(path: Path) -> Mapping[str, Mapping[str, Any]]:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    families: Mapping[str, Mapping[str, Any]] = yaml.load(path.read_text("utf-8"), loader)[
-        "families"
-    ]
-    return families
+def keep_families(path: Path, families: Mapping[str, Mapping[str, Any]]) -> None:
+    """Of the model registry, once somebody else has read it: reading it takes 50 ms."""
+    if path == models_yaml():
+        _families[path] = families
+
+
+_families: dict[Path, Mapping[str, Mapping[str, Any]]] = {}
 
 
 def data(name: str) -> Path:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
+from local_shutdown import resources
 from local_shutdown.engines.families import (
     NEWER_PARSERS,
     REASONING_PARSERS,
@@ -185,6 +186,7 @@ def read_models_yaml(path: Path) -> FileRow:
         errors = sorted(invalid.errors(), key=lambda error: error["type"] == "missing")
         _refuse(path, root, errors[0])
     _check_models(path, root, rows)
+    resources.keep_families(path, raw["families"])
     return rows
 
 
