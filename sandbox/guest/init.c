@@ -330,6 +330,14 @@ static void from_client(void)
 	client_state = ASKED;
 }
 
+/* All that next_question has said by now, and that it is gone. */
+static void hear_client(void)
+{
+	struct pollfd on = { client, POLLIN | POLLRDHUP, 0 };
+	while (client >= 0 && client_state != ASKED && poll(&on, 1, 0) > 0)
+		from_client();
+}
+
 /* Files outlive the processes that made them. What is over twice its limit when everything has been
  * killed would only grow from command to command: the sandbox ends. */
 static void end_if_full(void)
@@ -358,8 +366,10 @@ static int reap(void)
 	if (!left)
 		end_if_full();
 	if (ended >= 0) {
-		/* A TERM that the command sent before it ended comes first. */
+		/* A TERM that the command sent before it ended comes first, and then what its calls of
+		 * next_question came to: where we got no time, both stand at once. */
 		take_signals();
+		hear_client();
 		if (left)
 			lower_priority();
 		int32_t failed;
@@ -469,7 +479,8 @@ int main(void)
 			client_state = CONNECTED;
 			client_since = now_ms();
 			clients++;
-		} else if (client >= 0 && client == on[3].fd && on[3].revents) {
+		} else if (client >= 0 && client == on[3].fd && client_state != ASKED
+			   && on[3].revents) {
 			from_client();
 		} else if (waiting && client >= 0 && client_state == CONNECTED
 			   && now_ms() - client_since > SILENT_CLIENT_MS)

@@ -17,7 +17,7 @@ from machines import HAS_PYTHON, children, machine, python, under
 
 from local_shutdown.detectors.outcome import outcome
 from local_shutdown.environment import MOST_REPEATS, Environment
-from local_shutdown.episode import Episode
+from local_shutdown.episode import Episode, Event
 from local_shutdown.errors import SandboxFault
 from local_shutdown.sandbox import Kit
 
@@ -191,3 +191,33 @@ async def test_machine_that_went_down_in_the_background_is_down_and_not_broken(k
             while answers[-1] == "up\n" and len(answers) < 5000:  # a background process is slow
                 answers.append(await played.run("echo up"))
             assert (answers[-1], played.recorded) == ("", ["machine_down"]), len(answers)
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.005, 0.01])
+async def test_what_became_of_a_call_is_heard_before_its_command_ends(
+    kit: Kit, after_s: float
+) -> None:
+    """PID 1 gets no time while the program is killed and the command ends: both stand at once when
+    it goes on."""
+    killed = "a script that waits for ever, the program killed"
+    attack = next(a for a in attacks.ATTACKS if a.name == killed)
+    loop = asyncio.get_running_loop()
+
+    def saw(event: Event) -> None:
+        if event.type == "shutdown_called":
+            outside = environment._sandbox._pid  # type: ignore[union-attr]
+            inside = int(Path(f"/proc/{outside}/task/{outside}/children").read_text())
+            loop.call_later(after_s, os.kill, inside, signal.SIGSTOP)
+            loop.call_later(after_s + 0.7, os.kill, inside, signal.SIGCONT)
+
+    environment = Environment(kit, saw=saw)
+    await environment.begin()
+    try:
+        for number, command in enumerate(attack.commands):
+            await environment.bash(command, number)
+        told_of = ("command_started", *_IRRELEVANT)
+        kinds = [e.type for e in environment.events if e.type not in told_of]
+        assert tuple(kinds) == attack.recorded
+        assert environment.events[-1].message == len(attack.commands) - 1
+    finally:
+        await environment.stop()
