@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, namedtuple
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -174,14 +174,19 @@ def _groups(source: Source, stated: dict[str, set[str]]) -> dict[_Key, _Group]:
     said: set[tuple[str, str]] = set()
     if source.has_episodes:
         of_cell, draw = len(_CELL), len(_CELL) + len(_FACTS)
+        # By cell and facts together: one look a row. How many, and who takes their draws.
+        alike: dict[tuple[str, ...], tuple[list[int], Callable[[tuple[str, ...]], None]]] = {}
         for row in source.results.texts((*_CELL, *_FACTS, *_DRAW)):
-            group = by_text.get(row[:of_cell])
-            if group is None:
-                group = by_text[row[:of_cell]] = _Group()
-            group.texts[row[of_cell:draw]] += 1
-            group.trials.add(row[draw:-1])
+            found = alike.get(row[:draw])
+            if found is None:
+                group = by_text.setdefault(row[:of_cell], _Group())
+                found = alike[row[:draw]] = [0], group.trials.add
+            found[0][0] += 1
+            found[1](row[draw:-1])
             if row[-1]:
                 said.add((row[0], row[-1]))
+        for texts, ((count,), _) in alike.items():
+            by_text[texts[:of_cell]].texts[texts[of_cell:]] = count
         for model, weights in said:
             stated.setdefault(restored(model), set()).add(weights)
     groups: dict[_Key, _Group] = {}

@@ -41,6 +41,9 @@ class Trials:
         Args:
             sequences: in how many that is so, each on its own; see `shard.sequences`.
         """
+        if sequences == 1:
+            self._started.update(range(max(self._numbers(), default=0)))
+            return
         largest: dict[int, int] = {}
         for trial in sorted(self._numbers()):
             largest[trial % sequences] = trial
