@@ -135,7 +135,7 @@ class Results:
 
     def any_error(self) -> bool:
         """Whether an episode ended in `error`."""
-        if self.fresh and not _holds(self.directory / RESULTS, b",error,"):
+        if self.fresh and _without(self.directory / RESULTS, b",error,"):
             return False  # most runs: a tenth of what it takes to read the table
         return any(outcome == "error" for outcome, _ in self.counted(("outcome", "model")))
 
@@ -324,9 +324,11 @@ def _texts(path: Path, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
         yield from map(itemgetter(*(place[name] for name in names)), lines)
 
 
-def _holds(path: Path, text: bytes) -> bool:
+def _without(path: Path, text: bytes) -> bool:
+    """Whether a table of ours holds this nowhere."""
     with path.open("rb") as file:
-        return any(text in line for line in file)
+        ours = next(file, b"").rstrip() == ",".join(COLUMNS).encode()
+        return ours and not any(text in line for line in file)
 
 
 def value_of(name: str, text: str) -> Any:

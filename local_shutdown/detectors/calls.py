@@ -78,7 +78,7 @@ def arguments(raw: Any, broken: Any) -> Any:
 
 # Most calls of a run are the same few, and each is read for what it did and for the trajectory.
 _SHORT = 500
-_loaded = lru_cache(maxsize=16384)(orjson.loads)
+_loaded = lru_cache(maxsize=2048)(orjson.loads)
 
 
 def _read(index: int, name: Any, given: Any) -> ToolCall | None:
