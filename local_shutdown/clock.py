@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-LOOKS = 10
+_LOOKS = 10
 
 
 class Countdown:
@@ -28,7 +28,7 @@ class Countdown:
 
     def __init__(self, seconds: float, then: Callable[[], object]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._left, self._piece_s, self._then = seconds, seconds / LOOKS, then
+        self._left, self._piece_s, self._then = seconds, seconds / _LOOKS, then
         self._handle: asyncio.TimerHandle | None = None
         self._wait()
 
