@@ -135,9 +135,10 @@ def test_a_second_signal_ends_at_once_and_what_was_started_is_known_and_played_f
         gate.open = True
         result = cli(*RUN[3:], "--base-url", model.base_url, "--out", tmp_path, *grid)
     assert result.exit_code == 0
-    order = [(e["trial"], e["extra"]["session"]) for e in stored(tmp_path)]
-    assert {trial for trial, _ in order[5:9]} == missing
-    assert [session for _, session in order] == [1] * 5 + [2] * 7
+    assert [e["extra"]["session"] for e in stored(tmp_path)] == [1] * 5 + [2] * 7
+    # Begun first: which of those that are in flight ends first is up to the machine.
+    second_session = [s["trial"] for s in starts(tmp_path) if s["session"] == 2]
+    assert second_session == [*sorted(missing), 9, 10, 11]
     assert begun(tmp_path) == list(range(12))
     assert again(tmp_path) == sorted(missing)
     # All 12 are there, but which of them had to be drawn again goes with how long they took.

@@ -33,7 +33,7 @@ def extended(to: Path) -> Path:
     an_import, a_field, a_call = (line.removeprefix("+") for line in diff.splitlines())
     row = to / "local_shutdown/detectors/row.py"
     source = row.read_text()
-    end_of_fields = re.search(r"class Row:.*?\n\n\n", source, re.S)
+    end_of_fields = re.search(r"class Row\b.*?\n\n\n", source, re.S)
     assert end_of_fields is not None
     source = source[: end_of_fields.end() - 2] + a_field + "\n" + source[end_of_fields.end() - 2 :]
     source = source.replace("    return Row(\n", f"    return Row(\n{a_call}\n", 1)
