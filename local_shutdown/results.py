@@ -113,7 +113,7 @@ class Results:
         """
         if self.fresh:
             return _texts(self.directory / RESULTS, names)
-        return (tuple(_text(getattr(row, name)) for name in names) for row in self.rows())
+        return map(itemgetter(*map(COLUMNS.index, names)), map(texts_of, self.rows()))
 
     def counted(self, names: Sequence[str]) -> Counter[tuple[Any, ...]]:
         """How many episodes have each combination of values of some columns, in the order of their
@@ -286,12 +286,6 @@ def _written(row: Row) -> list[Any]:
         if text is not None and text[:1] in FIRST:
             values[place] = defused(text)
     return values
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    return ";".join(value) if isinstance(value, tuple) else str(defused(value))
 
 
 @contextmanager
