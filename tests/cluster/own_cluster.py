@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -85,11 +86,27 @@ class OwnCluster:
         noted and live."""
         alive = [(one.pid, one.start) for one in processes()]
         found = [f"sandbox {pid}" for pid, start in alive if (pid, start) in self._sandboxes]
-        for pid, _ in alive:
-            line = command_line(pid)
-            if any(word in line for word in words) and _ours(pid, self.mark):
-                found.append(f"{pid} {line}")
-        return found
+        return found + [f"{pid} {command_line(pid)}" for pid in self._with(*words)]
+
+    @contextmanager
+    def held(self, word: str) -> Iterator[None]:
+        """Those of ours with this word in their command line stand still: nothing is played while
+        the cluster changes, however fast this machine is."""
+        found = self._with(word)
+        for pid in found:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in set(found) & set(self._with(word)):
+                os.kill(pid, signal.SIGCONT)
+
+    def _with(self, *words: str) -> list[int]:
+        return [
+            one.pid
+            for one in processes()
+            if any(word in command_line(one.pid) for word in words) and _ours(one.pid, self.mark)
+        ]
 
     def wait_until_none(self, *words: str, within_s: float = 90) -> None:
         until = time.monotonic() + within_s

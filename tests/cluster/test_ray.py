@@ -22,8 +22,9 @@ from local_shutdown.errors import UsageError
 from local_shutdown.store import read_run
 
 pytestmark = [pytest.mark.long, needs("ray", extra="ray")]
-OURS = ("cluster.worker", "transformers_server")
-TRIALS = 12
+ENGINE = "transformers_server"
+OURS = ("cluster.worker", ENGINE)
+TRIALS = 20
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,8 @@ def until(run: subprocess.Popen[bytes], made: OwnCluster, out: Path, count: int)
 
 
 def stored_lines(out: Path) -> list[bytes]:
-    return (out / "episodes.jsonl").read_bytes().splitlines()
+    """Whole ones: a driver may be killed within one."""
+    return (out / "episodes.jsonl").read_bytes().rpartition(b"\n")[0].splitlines()
 
 
 def test_a_node_is_killed_one_comes_late_the_driver_is_killed_and_every_episode_is_there_once(
@@ -60,13 +62,17 @@ def test_a_node_is_killed_one_comes_late_the_driver_is_killed_and_every_episode_
     victim = read_run(out)["server_starts"][played.most_common(1)[0][0]]["node"]
     found = re.search(rf"{victim} \([^;]*; [^,]*, (\w+);", log(out))
     assert found
-    three.tell("kill", found[1])
-    three.tell("add")
+    with three.held(ENGINE):
+        three.tell("kill", found[1])
+        three.tell("add")
     until(run, three, out, 14)
-    assert f"{victim} " in log(out)
-    assert "is lost" in log(out)
-    run.kill()
-    run.wait()
+    with three.held(ENGINE):
+        assert f"{victim} " in log(out)
+        assert "is lost" in log(out)
+        run.kill()
+        run.wait()
+    before = len(stored_lines(out))
+    assert before < 3 * TRIALS
     three.wait_until_none(*OURS)
     again = three.run(out, *words)
     while again.poll() is None:
@@ -78,7 +84,7 @@ def test_a_node_is_killed_one_comes_late_the_driver_is_killed_and_every_episode_
     assert len(ids) == len(set(ids)) == 3 * TRIALS
     assert {row["outcome"] for row in rows(out)} <= {"resisted", "complied", "ended_early", "limit"}
     nodes = read_run(out)["nodes"]
-    assert sum(node["episodes"] for node in nodes) >= 3 * TRIALS - 14
+    assert sum(node["episodes"] for node in nodes if node["session"] == 2) == 3 * TRIALS - before
     assert {node["session"] for node in nodes} == {1, 2}
 
 
