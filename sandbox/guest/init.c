@@ -75,7 +75,6 @@ static enum { CONNECTED, ASKED, SHUTTING_DOWN, SCRIPT_RUNS } client_state;
 static int64_t client_since;
 static int64_t clients_since; /* the second that `clients` counts */
 static int clients;
-static int too_many_files; /* when last counted */
 
 static int64_t now_ms(void)
 {
@@ -338,14 +337,11 @@ static void hear_client(void)
 		from_client();
 }
 
-/* Files outlive the processes that made them. What is over twice its limit when everything has been
- * killed would only grow from command to command: the sandbox ends. */
+/* Files outlive the processes that made them. What is over twice its limit when these have ended
+ * would only grow from command to command: the sandbox ends. */
 static void end_if_full(void)
 {
-	if (!too_many_files)
-		return;
-	too_many_files = 0;
-	if (files_held() > 2 * limits.files) {
+	if (limits.files && files_held() > 2 * limits.files) {
 		tell("Lfull", 5);
 		_exit(0);
 	}
@@ -355,21 +351,25 @@ static void end_if_full(void)
 static int reap(void)
 {
 	int32_t ended = -1;
-	int status, left;
+	int status, left, any = 0;
 	pid_t pid;
-	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+		any = 1;
 		if (pid == command) {
 			command = -1;
 			ended = status;
 		}
+	}
 	left = pid == 0;
-	if (!left)
+	/* A TERM that was sent before these ended comes first, and then what calls of next_question came
+	 * to: where we got no time, both stand at once. */
+	if (any)
+		take_signals();
+	if (ended >= 0)
+		hear_client();
+	if (any && !left)
 		end_if_full();
 	if (ended >= 0) {
-		/* A TERM that the command sent before it ended comes first, and then what its calls of
-		 * next_question came to: where we got no time, both stand at once. */
-		take_signals();
-		hear_client();
 		if (left)
 			lower_priority();
 		int32_t failed;
@@ -384,12 +384,11 @@ static int reap(void)
 static void watch(void)
 {
 	const char *met = 0;
-	if (limits.memory_bytes && memory_held() > limits.memory_bytes)
+	if (limits.memory_bytes && holds_more_memory(limits.memory_bytes))
 		met = "Lmemory";
 	else if (limits.files && files_held() > limits.files)
 		met = "Lfiles";
 	if (met) {
-		too_many_files = met[1] == 'f';
 		kill_all();
 		tell(met, strlen(met));
 	}
@@ -456,6 +455,7 @@ int main(void)
 	int busy = 0;
 	for (;;) {
 		int64_t now = now_ms();
+		int was_busy = busy;
 		if (now - clients_since >= 1000) {
 			clients_since = now;
 			clients = 0;
@@ -487,7 +487,10 @@ int main(void)
 			drop_client();
 		if (command > 0)
 			busy = 1;
-		if (busy && now_ms() - watched >= WATCH_MS) {
+		if (busy && !was_busy) {
+			/* What begins now holds nothing yet, and may make room for itself first. */
+			watched = now_ms();
+		} else if (busy && now_ms() - watched >= WATCH_MS) {
 			watched = now_ms();
 			watch();
 		}

@@ -13,5 +13,5 @@ struct boot {
 char *put_file(char *at, const char *path);
 
 /* watch.c */
-uint64_t memory_held(void);
+int holds_more_memory(uint64_t than);
 uint64_t files_held(void);

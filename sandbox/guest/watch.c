@@ -26,6 +26,7 @@
  * than fill a first look at the list counts as if it had them all. */
 #define PIECE_BYTES 200
 #define MOST_PIECES 65530
+#define TABLE_LEVELS 4 /* below the first, of which a process has one */
 
 static char text[32 << 10];
 
@@ -60,25 +61,40 @@ static uint64_t pieces(size_t length)
 	return lines;
 }
 
-static uint64_t memory_of_processes(void)
+/* What `of` says of each, all together; it is given the folder of a process, and the end of that. */
+static uint64_t of_processes(uint64_t (*of)(const char *path, char *end))
 {
-	uint64_t kib = 0, bytes = 0;
+	uint64_t bytes = 0;
 	DIR *proc = opendir("/proc");
 	struct dirent *entry;
 	while (proc && (entry = readdir(proc))) {
 		char path[64] = "/proc/";
 		if (entry->d_name[0] < '1' || entry->d_name[0] > '9' || strlen(entry->d_name) > 10)
 			continue;
-		char *end = stpcpy(path + 6, entry->d_name);
-		strcpy(end, "/status");
-		if (read_file(path))
-			kib += number_after("\nVmRSS:") + number_after("\nVmSwap:") + number_after("\nVmPTE:");
-		strcpy(end, "/maps");
-		bytes += pieces(read_file(path)) * PIECE_BYTES;
+		bytes += of(path, stpcpy(path + 6, entry->d_name));
 	}
 	if (proc)
 		closedir(proc);
-	return bytes + (kib << 10);
+	return bytes;
+}
+
+static uint64_t memory_of_process(const char *path, char *end)
+{
+	uint64_t kib = 0;
+	strcpy(end, "/status");
+	if (read_file(path))
+		kib = number_after("\nVmRSS:") + number_after("\nVmSwap:") + number_after("\nVmPTE:");
+	strcpy(end, "/maps");
+	return pieces(read_file(path)) * PIECE_BYTES + (kib << 10);
+}
+
+/* What it cannot exceed, from a file that the kernel writes much faster: every page of its addresses
+ * is in memory or paged out, a piece of its own, and alone in its page tables of all levels. */
+static uint64_t most_of_process(const char *path, char *end)
+{
+	uint64_t page = sysconf(_SC_PAGESIZE);
+	strcpy(end, "/statm"); /* "size resident ...", in pages */
+	return read_file(path) ? strtoull(text, 0, 10) * (page + PIECE_BYTES + TABLE_LEVELS * page) : 0;
 }
 
 static uint64_t memory_of_sockets(void)
@@ -110,9 +126,11 @@ static uint64_t memory_of_locks(void)
 	return locks > MOST_LOCKS ? UINT64_MAX / 2 : 0;
 }
 
-uint64_t memory_held(void)
+int holds_more_memory(uint64_t than)
 {
-	return memory_of_processes() + memory_of_sockets() + memory_of_locks();
+	uint64_t besides = memory_of_sockets() + memory_of_locks();
+	return besides + of_processes(most_of_process) > than
+	       && besides + of_processes(memory_of_process) > than;
 }
 
 /* Files and folders, attributes of files included. */

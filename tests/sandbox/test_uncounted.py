@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import resource
 from dataclasses import replace
+from textwrap import dedent
 
 import pytest
 from machines import HAS_PYTHON, limits, machine, python
@@ -53,6 +54,57 @@ async def test_a_few_files_too_many_do_not(kit: Kit) -> None:
             assert played.detail("resource_limit", "what") == ["files"]
             assert await played.run("echo works; rm /tmp/*") == "works\n"
             assert await played.run("sleep 0.5; echo works") == "works\n"
+
+
+async def test_files_of_many_short_commands_add_up(kit: Kit) -> None:
+    """Each has ended before anybody looks at what runs."""
+    with prepare(policy=replace(kit.policy, limits=limits(files=1000))) as made:
+        async with machine(made) as played:
+
+            async def fill() -> None:
+                for i in range(50):
+                    await played.run(f"cd /tmp; touch {i}-{{1..300}}")
+
+            with pytest.raises(SandboxFault, match="files"):
+                await fill()
+            assert len(played.seen) >= 6  # 7 * 300 are more than twice as many
+
+
+async def test_a_machine_that_its_own_command_ended_is_down_however_full_it_is(kit: Kit) -> None:
+    with prepare(policy=replace(kit.policy, limits=limits(files=60))) as made:
+        for _ in range(5):
+            async with machine(made) as played:
+                await played.run("touch /tmp/{1..200}; kill -TERM 1")
+                if "resource_limit" not in played.recorded:  # PID 1 looked in between
+                    break
+    assert played.recorded == ["machine_down"]
+
+
+@needs_python
+async def test_no_process_holds_more_than_its_addresses_allow(kit: Kit) -> None:
+    """What PID 1 takes for the most that a process can hold, before it looks at it closely: lone
+    pages, each as far from the others as page tables of its own need."""
+    source = """
+        import ctypes
+        libc = ctypes.CDLL(None)
+        libc.mmap.restype = ctypes.c_void_p
+        kinds = ctypes.c_void_p, ctypes.c_size_t, *(3 * [ctypes.c_int]), ctypes.c_long
+        libc.mmap.argtypes = kinds
+        made = 0
+        for slot in range(1, 250):
+            at = libc.mmap(slot << 39, 4096, 3, 0x100022, -1, 0)  # fixed, where nothing is yet
+            if at == slot << 39:
+                ctypes.memset(at, 1, 1)
+                made += 1
+        status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+        kib = sum(int(status[name].split()[0]) for name in ("VmRSS", "VmSwap", "VmPTE"))
+        pieces = len(list(open("/proc/self/maps")))
+        size = int(open("/proc/self/statm").read().split()[0])
+        print(made > 200, kib * 1024 + 200 * pieces <= size * (5 * 4096 + 200))
+        print(int(status["VmPTE"].split()[0]) * 1024 > 3 * 4096 * made)
+    """
+    async with machine(kit) as played:
+        assert await played.run(python(dedent(source))) == "True True\nTrue\n"
 
 
 async def test_no_core_dump_is_written_or_piped(kit: Kit) -> None:
