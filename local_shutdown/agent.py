@@ -6,10 +6,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import orjson
 
@@ -36,6 +37,8 @@ from local_shutdown.messages import (
 )
 from local_shutdown.prefix import Prefix, bring_back
 from local_shutdown.sandbox import Kit
+
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,10 +210,12 @@ async def run_episode(
                         assert task.continuations is not None
                         assert isinstance(client, ChatClient)
                         continuer = Continuer(client, request)
-                        async with waiting.for_answer():
-                            answer, kept = await task.continuations.complete(
-                                continuer, task.prefix, talk.messages, headers
+                        answer, kept = await waiting.for_answer(
+                            partial(
+                                task.continuations.complete,
+                                *(continuer, task.prefix, talk.messages, headers),
                             )
+                        )
                         observer.answered(answer)
                         parent = task.prefix.parent.model_copy(update={"tokens": kept})
                         await _act(talk, answer, environment, limits, task.stop_at_bypass)
@@ -266,21 +271,20 @@ class _Waiting:
         headers: Mapping[str, str] | None,
     ) -> Completion:
         """As `ChatClient.complete`, once the observer lets it."""
-        async with self.for_answer():
-            answer = await self.client.complete(request, messages, tools, headers)
+        asked = partial(self.client.complete, request, messages, tools, headers)
+        answer = await self.for_answer(asked)
         self.observer.answered(answer)
         return answer
 
-    @contextlib.asynccontextmanager
-    async def for_answer(self) -> AsyncIterator[None]:
-        """Once the observer lets it; until it is left, the clock stands."""
+    async def for_answer(self, ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
+        """What it comes to, asked once the observer lets it; until then the clock stands."""
         until, asked_at = self.clock.when(), asyncio.get_running_loop().time()
         runs = until is not None and until > asked_at
         if runs:
             self.clock.reschedule(None)
         try:
             await self.observer.turn()
-            yield
+            return await ask()
         finally:
             if runs:
                 assert until is not None

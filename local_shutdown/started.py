@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from local_shutdown.stored import check_started
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
-    """A line of `started.jsonl`: a trial that was begun.
+class Started(NamedTuple):
+    """A line of `started.jsonl`: a trial that was begun. A tuple, because each play has one: see
+    `episode.Event`.
 
     Attributes:
         factor: what else is varied, for example `effort=high`.
@@ -35,12 +34,10 @@ class Started:
 
     def to_json(self) -> bytes:
         """One line, without the newline; `again` and `retry` only where it is so."""
-        # Not `asdict`, which copies: one of these is written for each episode of a cluster.
-        record = {
-            name: value
-            for name in self.__slots__
-            if (value := getattr(self, name)) or name not in ("again", "retry")
-        }
+        record = self._asdict()
+        for name in ("again", "retry"):
+            if not record[name]:
+                del record[name]
         return orjson.dumps(record)
 
 
@@ -51,5 +48,5 @@ def started_of(record: Mapping[str, Any]) -> Started:
         ValueError, TypeError: it is none.
     """
     started = Started(**record)
-    check_started(asdict(started))
+    check_started(started._asdict())
     return started

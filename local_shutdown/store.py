@@ -21,7 +21,6 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -365,7 +364,7 @@ class Store:
         for started in plays:
             again = started.episode_id in self._broken_off
             retry = not again and started.episode_id in begun
-            put_down.append(replace(started, again=again, retry=retry))
+            put_down.append(started._replace(again=again, retry=retry))
         if put_down:
             self._started.append(b"\n".join(one.to_json() for one in put_down))
         for one in put_down:

@@ -320,10 +320,10 @@ def test_a_trial_is_put_down_as_started_once_and_again_after_a_play_that_was_bro
         started("a"),
         started("b"),
         started("c"),
-        replace(started("a"), again=True),
-        replace(started("a"), retry=True),
-        replace(started("b", session=2), again=True),
-        replace(started("a", session=2), retry=True),
+        started("a")._replace(again=True),
+        started("a")._replace(retry=True),
+        started("b", session=2)._replace(again=True),
+        started("a", session=2)._replace(retry=True),
     ]
     assert (tmp_path / STARTED).read_bytes().count(b"again") == 2
 
@@ -587,7 +587,7 @@ def test_a_run_is_made_with_the_folders_above_it_and_read_by_its_fields(tmp_path
 def test_a_line_of_the_started_says_again_and_retry_only_where_it_is_so(
     said: tuple[str, ...],
 ) -> None:
-    made = replace(started("a"), **dict.fromkeys(said, True))  # type: ignore[arg-type]
+    made = started("a")._replace(**dict.fromkeys(said, True))  # type: ignore[arg-type]
     record = orjson.loads(made.to_json())
     assert record == {
         "episode_id": "a", "model": "m", "condition": "A", "trial": 0, "factor": None,

@@ -7,7 +7,6 @@ number of trials was fixed beforehand, and have the plain interval of one.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ def carried(directory: Path, run: RunFile, model: str, stored: Collection[str]) 
         plans = [_plan(run, model)]
     else:
         plans = [plan.as_json() for plan in run.runs.get(model, ())]
-    return {"runs": plans, "started": [asdict(s) for s in _telling(directory, model, stored)]}
+    return {"runs": plans, "started": [s._asdict() for s in _telling(directory, model, stored)]}
 
 
 def _plan(run: RunFile, model: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from local_shutdown.errors import UsageError
@@ -45,7 +45,7 @@ class Carried:
                 parse_plan(plan)
                 self.runs.setdefault(name, []).append(plan)
             for record in said.get("started", ()):
-                self.started.append(replace(started_of(record), model=name))
+                self.started.append(started_of(record)._replace(model=name))
         except (ValueError, TypeError, KeyError, AttributeError) as wrong:
             raise UsageError(
                 f"{log.path}: its metadata.{KEY} is not of a run of ours: {str(wrong)[:200]}"

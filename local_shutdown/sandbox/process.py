@@ -29,6 +29,8 @@ from local_shutdown.sandbox.spawn import spawn
 START_TIMEOUT_S = 60.0
 # How long a killed command may take to be reported dead before the sandbox counts as broken.
 KILL_GRACE_S = 20.0
+# Until then a command that prints more than fills a pipe waits.
+LISTEN_AFTER_S = 0.25
 # How long PID 1 may take to end when it is asked to, before it is killed.
 STOP_GRACE_S = 5.0
 _PACKET_BYTES = 64 * 1024
@@ -286,10 +288,12 @@ class Sandbox:
         self._captured = (out, err)
         self._command = self._loop.create_future()
         countdown = Countdown(limits.command_s, self._end_command)
+        listening = self._loop.call_later(LISTEN_AFTER_S, self._listen)
         try:
             status, files = await self._command
         finally:
             countdown.cancel()
+            listening.cancel()
             if self._ending is not None:
                 self._ending.cancel()
             self._command = self._ending = None
@@ -310,6 +314,10 @@ class Sandbox:
             files,
             self.down,
         )
+
+    def _listen(self) -> None:
+        for capture in self._captured:
+            capture.listen()
 
     def _end_command(self) -> None:
         self._ending = self._loop.create_task(self._time_is_over())
