@@ -33,6 +33,9 @@ class Display:
     def say(self, line: str) -> None:
         """A line of text."""
 
+    def prepare(self) -> None:
+        """Something is going to be played, once an engine is up. May come again."""
+
     def start(self, spec: ModelSpec, progress: Progress, engine: Engine) -> None:
         """A model is about to be played."""
 
@@ -104,6 +107,7 @@ class ModelRun:
         if not levels:
             display.say(f"{spec.display_name}: all episodes are on disk")
             return
+        display.prepare()
         for warning in spec.warnings:
             display.say(f"warning: {warning}")
         facts = setup.record.models[spec.name]

@@ -93,9 +93,9 @@ class LogDisplay(Display):
     Args:
         conditions: id -> title.
         trials: asked for, per model and condition.
-        earlier: what is on disk already.
+        earlier: what is on disk already, and the trials of which a play was broken off; asked for
+            before anything is played, and not at all where nothing is.
         weight: see `Counts`; by default, by the trials.
-        broken: trials of which a play was broken off.
         shard: the part of the trials that is played here.
         overall: a line on all of the runs that this is one of, from the number of episodes that
             have finished in this one; None where it is the only one.
@@ -105,9 +105,8 @@ class LogDisplay(Display):
         self,
         conditions: Mapping[str, str],
         trials: int,
-        earlier: Earlier | None = None,
+        earlier: Callable[[], tuple[Earlier, BrokenOff]] = lambda: ({}, {}),
         weight: float | None = None,
-        broken: BrokenOff | None = None,
         shard: Shard = WHOLE,
         overall: Callable[[int], str] | None = None,
     ) -> None:
@@ -115,8 +114,8 @@ class LogDisplay(Display):
         self._finished = 0  # of the levels before this one
         self._titles = conditions
         self._trials = trials
-        self._earlier = earlier or {}
-        self._broken = broken or {}
+        self._ask_earlier = earlier
+        self._earlier: tuple[Earlier, BrokenOff] | None = None
         self._shard = shard
         own = len(shard.trials(trials))
         self._weight = weight_for(trials=own) if weight is None else weight
@@ -132,7 +131,12 @@ class LogDisplay(Display):
     def say(self, line: str) -> None:
         echo(line, err=True)
 
+    def prepare(self) -> None:
+        if self._earlier is None:
+            self._earlier = self._ask_earlier()
+
     def start(self, spec: ModelSpec, progress: Progress, engine: Engine) -> None:
+        self.prepare()
         self._progress, self._engine = progress, engine
         self._counts, self._fresh = self._new_counts(), True
         self._told = time.monotonic()
@@ -147,10 +151,12 @@ class LogDisplay(Display):
     def _count(self, episode: Episode, result: Outcome | None) -> None:
         if self._fresh:  # only now is it known at which effort this model is being played
             self._fresh = False
+            assert self._earlier is not None
+            earlier, broken = self._earlier
             key = episode.model, episode.extra.get("factor")
-            for condition, trials in self._broken.get(key, {}).items():
+            for condition, trials in broken.get(key, {}).items():
                 self._counts.break_off(condition, trials)
-            before = self._earlier.get(key, {})
+            before = earlier.get(key, {})
             for condition, outcomes in before.items():
                 if condition in self._titles:
                     for trial, outcome in outcomes.items():
@@ -287,9 +293,14 @@ def for_this_terminal(
         overall: see `LogDisplay`.
     """
     live = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-    earlier = on_disk(out) if out is not None and out.is_dir() else {}
+
+    def earlier() -> tuple[Earlier, BrokenOff]:
+        if out is None or not out.is_dir():
+            return {}, {}
+        there = on_disk(out)
+        return there, broken_off(out, there)
+
     kind = LiveDisplay if live else LogDisplay
     own = len(shard.trials(trials))
     weight = weight_of(out, own, rule) if out is not None else None
-    broken = broken_off(out, earlier) if out is not None and out.is_dir() else {}
-    return kind(conditions, trials, earlier, weight, broken, shard, overall)
+    return kind(conditions, trials, earlier, weight, shard, overall)

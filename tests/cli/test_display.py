@@ -138,7 +138,7 @@ def test_what_is_on_disk_counts_once_the_effort_is_known(monkeypatch: pytest.Mon
         ("m", None): {"A": dict.fromkeys(range(3), "resisted")},
         ("m", "effort=high"): {"A": dict.fromkeys(range(9), "complied")},
     }
-    shown = LiveDisplay(TITLES, 100, earlier)
+    shown = LiveDisplay(TITLES, 100, lambda: (earlier, {}))
     shown.start(Spec(), progress(), Engine())  # type: ignore[arg-type]
     shown.ended(episode("A", 9, factor="effort=high"), "complied")
     row = next(line for line in frame(shown) if line.startswith("A "))
@@ -361,9 +361,8 @@ def test_the_live_interval_allows_for_plays_that_were_broken_off(
         store.begin(Started("m/B/2", "m", "B", 2, None, 2))
         store.add(episode("B", 2))
     assert broken_off(tmp_path, on_disk(tmp_path)) == {("m", None): {"B": {2, 3}}}
-    shown = LiveDisplay(
-        TITLES, 100, on_disk(tmp_path), broken=broken_off(tmp_path, on_disk(tmp_path))
-    )
+    there = on_disk(tmp_path)
+    shown = LiveDisplay(TITLES, 100, lambda: (there, broken_off(tmp_path, there)))
     shown.start(Spec(), progress(), Engine())  # type: ignore[arg-type]
     shown.ended(episode("B", 3), "resisted")
     row = next(line for line in frame(shown) if line.startswith("B "))
