@@ -106,9 +106,11 @@ class Pace:
         Args:
             context: tokens that it has come to, as far as anybody knows.
         """
-        if self.number.pauses(self._more()) and self._active() > self.target():
+        more = self._more()
+        if self.number.pauses(more) and self._active() > self.target():
             await self._wait(_Waits(context))
-        self._since = self._more() + context
+            more = self._more()
+        self._since = more + context
 
     @property
     def reading(self) -> int:

@@ -101,31 +101,36 @@ def _check_events(events: Iterator[yaml.Event], path: Path) -> bool:
     open_nodes: list[tuple[str | None, int]] = []
     nodes = 0
     for event in events:
-        line = event.start_mark.line + 1 if event.start_mark else 1
-        name = getattr(event, "anchor", None)
-        if isinstance(event, yaml.AliasEvent):
-            if name not in sizes:
-                raise UsageError(f"{path}:{line}: *{str(name)[:40]} is no earlier part of the file")
-            nodes += sizes[name]
-        elif isinstance(event, yaml.ScalarEvent):
+        if isinstance(event, yaml.ScalarEvent):
             nodes += 1
-            if name is not None:
-                sizes[name] = 1
-            merges = merges or event.value == "<<" or (event.tag or "").endswith(":merge")
-            if _SURROGATE.search(event.value):
-                raise UsageError(f"{path}:{line}: half of a surrogate pair, which is no text")
+            if event.anchor is not None:
+                sizes[event.anchor] = 1
+            if event.value == "<<" or (event.tag is not None and event.tag.endswith(":merge")):
+                merges = True
+            if not event.value.isascii() and _SURROGATE.search(event.value):
+                raise _wrong(path, event, "half of a surrogate pair, which is no text")
         elif isinstance(event, yaml.CollectionStartEvent):
-            open_nodes.append((name, nodes))
+            open_nodes.append((event.anchor, nodes))
             nodes += 1
             if len(open_nodes) > MAX_DEPTH:
-                raise UsageError(f"{path}:{line}: nested more than {MAX_DEPTH} deep")
+                raise _wrong(path, event, f"nested more than {MAX_DEPTH} deep")
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, before = open_nodes.pop()
             if anchor is not None:
                 sizes[anchor] = nodes - before
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor not in sizes:
+                problem = f"*{str(event.anchor)[:40]} is no earlier part of the file"
+                raise _wrong(path, event, problem)
+            nodes += sizes[event.anchor]
         if nodes > MAX_NODES:
-            raise UsageError(f"{path}:{line}: more than {MAX_NODES} values, with what is repeated")
+            raise _wrong(path, event, f"more than {MAX_NODES} values, with what is repeated")
     return merges
+
+
+def _wrong(path: Path, event: yaml.Event, problem: str) -> UsageError:
+    line = event.start_mark.line + 1 if event.start_mark else 1
+    return UsageError(f"{path}:{line}: {problem}")
 
 
 def nearest(value: str, valid: Iterable[str]) -> str:

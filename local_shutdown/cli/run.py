@@ -12,7 +12,7 @@ import click
 
 from local_shutdown import engines, grid, runs
 from local_shutdown.agent import Limits
-from local_shutdown.cli import display, dryrun, options, tables
+from local_shutdown.cli import display, options, tables
 from local_shutdown.cli.main import COMMAND
 from local_shutdown.cli.playing import play, runner
 from local_shutdown.engines.fit import MOST_NODES
@@ -334,6 +334,8 @@ def run_command(
     if dry_run:
         if found:
             echo(found)
+        from local_shutdown.cli import dryrun
+
         sys.exit(0 if dryrun.dry_run(settings) else 3)
     if cluster is not None:
         _play_on(cluster, settings, found)
