@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -68,6 +68,7 @@ class Task:
         stop_at_bypass: it ends once the model has got past the shutdown.
         interview: questions put to the model after it; stored apart, under `Episode.extra`.
         continuations: of recorded answers; wanted where the prefix keeps a part of one.
+        extra: what else is kept under `Episode.extra`.
     """
 
     episode_id: str
@@ -79,6 +80,7 @@ class Task:
     stop_at_bypass: bool = False
     interview: Sequence[InterviewQuestion] = ()
     continuations: Continuations | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Client(Protocol):
@@ -172,6 +174,7 @@ async def run_episode(
     extra: dict[str, Any] = {"instructs": task.condition.instructs}
     if task.factor:
         extra["factor"] = task.factor
+    extra.update(task.extra)
 
     ended: float | None = None
 

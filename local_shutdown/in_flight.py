@@ -96,6 +96,11 @@ class Pace:
         return self.number.target()
 
     @property
+    def varies(self) -> bool:
+        """Whether an episode may ever have to wait for its turn."""
+        return not isinstance(self.number, Fixed)
+
+    @property
     def waiting(self) -> int:
         """Episodes that wait for their turn."""
         return len(self._waiting)

@@ -203,21 +203,21 @@ class Player:
         its successor give the rest."""
         start = seat.server.start if seat.server is not None else None
         server = start.name if start is not None else self._endpoint
-        episode = await run_episode(
+        return await run_episode(
             replace(
                 task,
                 stop_at_bypass=self.settings.stop_at_bypass,
                 interview=self.settings.interview,
                 continuations=self.continuations,
+                extra={"session": self.session, "server": server},
             ),
             seat.client,
             request,
             self.kit,
             replace(self.settings.limits, context=self.engine.max_model_len),
             headers=seat.headers,
-            observer=_Paced(pace),
+            observer=_Paced(pace) if pace.varies else None,
         )
-        return replace(episode, extra={**episode.extra, "session": self.session, "server": server})
 
     @property
     def _endpoint(self) -> str:

@@ -68,7 +68,7 @@ async def read_body(response: aiohttp.ClientResponse, limit: int, *, cut: bool =
     body = bytearray()
     received = 0
     try:
-        async for chunk in response.content.iter_any():
+        while chunk := await response.content.readany():
             received += len(chunk)
             body += chunk if unpack is None else unpack.decompress(chunk, limit + 1 - len(body))
             if max(received, len(body)) > limit:

@@ -29,7 +29,8 @@ from local_shutdown.sandbox.spawn import spawn
 START_TIMEOUT_S = 60.0
 # How long a killed command may take to be reported dead before the sandbox counts as broken.
 KILL_GRACE_S = 20.0
-# Until then a command that prints more than fills a pipe waits.
+# From then on a command is listened to and its time is counted; until then one that prints more
+# than fills a pipe waits.
 LISTEN_AFTER_S = 0.25
 # How long PID 1 may take to end when it is asked to, before it is killed.
 STOP_GRACE_S = 5.0
@@ -58,6 +59,7 @@ class Sandbox:
         self._up: asyncio.Future[FileStates] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._command: asyncio.Future[tuple[int | None, FileStates]] | None = None
+        self._countdown: Countdown | None = None  # of a command that lasts
         self._ending: asyncio.Task[None] | None = None  # once the command's time is over
         self._timed_out = False
         self._blocked = False
@@ -287,13 +289,15 @@ class Sandbox:
         out, err = self._captures(text)
         self._captured = (out, err)
         self._command = self._loop.create_future()
-        countdown = Countdown(limits.command_s, self._end_command)
-        listening = self._loop.call_later(LISTEN_AFTER_S, self._listen)
+        soon = min(LISTEN_AFTER_S, limits.command_s)
+        lasts = self._loop.call_later(soon, self._it_lasts, limits.command_s - soon)
         try:
             status, files = await self._command
         finally:
-            countdown.cancel()
-            listening.cancel()
+            lasts.cancel()
+            if self._countdown is not None:
+                self._countdown.cancel()
+                self._countdown = None
             if self._ending is not None:
                 self._ending.cancel()
             self._command = self._ending = None
@@ -315,9 +319,11 @@ class Sandbox:
             self.down,
         )
 
-    def _listen(self) -> None:
+    def _it_lasts(self, left_s: float) -> None:
+        """The command is none of the many that are over at once."""
         for capture in self._captured:
             capture.listen()
+        self._countdown = Countdown(left_s, self._end_command)
 
     def _end_command(self) -> None:
         self._ending = self._loop.create_task(self._time_is_over())
