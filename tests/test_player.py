@@ -197,6 +197,10 @@ class Turns(Pace):
         super().__init__(Fixed(1), lambda: 1)
         self.asked = 0
 
+    @property
+    def varies(self) -> bool:
+        return True
+
     async def turn(self, context: int = 0) -> None:
         self.asked += 1
         await super().turn(context)
