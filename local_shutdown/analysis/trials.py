@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -18,6 +18,7 @@ class Trials:
 
     def __init__(self) -> None:
         self._drawn: list[tuple[str, ...]] = []
+        self._read: list[int] = []
         self._started: set[int] = set()
         self._plays: Sequence[Play] = ()
         self.retried = 0  # plays that ended in an error and were played once more
@@ -65,8 +66,11 @@ class Trials:
             **({"retried": self.retried} if self.retried else {}),
         }
 
-    def _numbers(self) -> Iterator[int]:
-        return map(int, map(_TRIAL, self._drawn))
+    def _numbers(self) -> Sequence[int]:
+        """Of all on disk; read again only where more have come."""
+        if len(self._read) != len(self._drawn):
+            self._read = list(map(int, map(_TRIAL, self._drawn)))
+        return self._read
 
     def _missing(self) -> dict[str, int]:
         missing = self._started.difference(self._numbers())
