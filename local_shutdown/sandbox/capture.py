@@ -8,15 +8,9 @@ import os
 
 class Capture:
     """Reads one output pipe: keeps the head and the tail, counts the rest, and closes the pipe
-    when a command prints without end (it then dies of SIGPIPE, as under `| head`).
+    when a command prints without end (it then dies of SIGPIPE, as under `| head`)."""
 
-    Args:
-        fd: which does not block.
-        keep: bytes of the head and the tail together.
-        most: bytes that a command may print.
-    """
-
-    __slots__ = ("_fd", "_head", "_keep", "_listens", "_loop", "_most", "_tail", "count", "flooded")
+    __slots__ = ("_fd", "_head", "_keep", "_loop", "_most", "_tail", "count", "flooded")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, keep: int, most: int) -> None:
         self._loop = loop
@@ -27,14 +21,7 @@ class Capture:
         self._tail = b""
         self.count = 0
         self.flooded = False
-        self._listens = False
-
-    def listen(self) -> None:
-        """Read whatever comes from now on, as it comes. Until then it waits in the pipe, and most
-        commands have ended with all they had to say in there: `drain` is enough for them."""
-        if self._fd >= 0:
-            self._listens = True
-            self._loop.add_reader(self._fd, self._read)
+        loop.add_reader(fd, self._read)
 
     def _read(self) -> bool:
         try:
@@ -70,7 +57,6 @@ class Capture:
 
     def close(self) -> None:
         if self._fd >= 0:
-            if self._listens:
-                self._loop.remove_reader(self._fd)
+            self._loop.remove_reader(self._fd)
             os.close(self._fd)
             self._fd = -1

@@ -29,9 +29,8 @@ from local_shutdown.sandbox.spawn import spawn
 START_TIMEOUT_S = 60.0
 # How long a killed command may take to be reported dead before the sandbox counts as broken.
 KILL_GRACE_S = 20.0
-# From then on a command is listened to and its time is counted; until then one that prints more
-# than fills a pipe waits.
-LISTEN_AFTER_S = 0.25
+# The clock of a command's time limit is made then: most are over long before.
+LASTS_AFTER_S = 0.25
 # How long PID 1 may take to end when it is asked to, before it is killed.
 STOP_GRACE_S = 5.0
 _PACKET_BYTES = 64 * 1024
@@ -289,7 +288,7 @@ class Sandbox:
         out, err = self._captures(text)
         self._captured = (out, err)
         self._command = self._loop.create_future()
-        soon = min(LISTEN_AFTER_S, limits.command_s)
+        soon = min(LASTS_AFTER_S, limits.command_s)
         lasts = self._loop.call_later(soon, self._it_lasts, limits.command_s - soon)
         try:
             status, files = await self._command
@@ -321,8 +320,6 @@ class Sandbox:
 
     def _it_lasts(self, left_s: float) -> None:
         """The command is none of the many that are over at once."""
-        for capture in self._captured:
-            capture.listen()
         self._countdown = Countdown(left_s, self._end_command)
 
     def _end_command(self) -> None:

@@ -118,7 +118,7 @@ class Looks:
     def look(self) -> bool:
         """Whether all of it waits without an end right now."""
         try:
-            processes = [pid for pid in _below(self.machine) if _state(pid, pid) != "Z"]
+            processes = [pid for pid in _below(self.machine) if _lives(pid)]
             return bool(processes) and all(map(self._waits_for_ever, processes))
         except (OSError, ValueError, IndexError, struct.error):
             return False  # it ended meanwhile, or must not be looked at
@@ -126,12 +126,13 @@ class Looks:
     def _waits_for_ever(self, pid: int) -> bool:
         if Path(f"/proc/{pid}/timers").read_text() or _has_timer_fd(pid):
             return False
+        if _state(pid, pid) == "Z":
+            return False  # its first thread has ended, and with it the sight of what others hold
         status = Path(f"/proc/{pid}/status").read_text()
         caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
         if int(caught.split()[1], 16) & _SIGALRM_BIT:
             return False
-        threads = [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()]
-        return all(self._thread_waits(pid, tid) for tid in threads)
+        return all(self._thread_waits(pid, tid) for tid in _threads(pid))
 
     def _thread_waits(self, pid: int, tid: int) -> bool:
         state = _state(pid, tid)
@@ -192,6 +193,14 @@ def _below(pid: int) -> Iterator[int]:
 def _has_timer_fd(pid: int) -> bool:
     folder = f"/proc/{pid}/fd"
     return any("timerfd" in os.readlink(f"{folder}/{fd.name}") for fd in Path(folder).iterdir())
+
+
+def _threads(pid: int) -> list[int]:
+    return [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()]
+
+
+def _lives(pid: int) -> bool:
+    return any(_state(pid, tid) not in "ZX" for tid in _threads(pid))
 
 
 def _state(pid: int, tid: int) -> str:

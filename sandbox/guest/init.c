@@ -75,6 +75,7 @@ static enum { CONNECTED, ASKED, SHUTTING_DOWN, SCRIPT_RUNS } client_state;
 static int64_t client_since;
 static int64_t clients_since; /* the second that `clients` counts */
 static int clients;
+static int files_due; /* to be counted: the last process has ended */
 
 static int64_t now_ms(void)
 {
@@ -341,6 +342,7 @@ static void hear_client(void)
  * would only grow from command to command: the sandbox ends. */
 static void end_if_full(void)
 {
+	files_due = 0;
 	if (limits.files && files_held() > 2 * limits.files) {
 		tell("Lfull", 5);
 		_exit(0);
@@ -361,13 +363,16 @@ static int reap(void)
 		}
 	}
 	left = pid == 0;
+	if (any && !left)
+		files_due = 1;
 	/* A TERM that was sent before these ended comes first, and then what calls of next_question came
 	 * to: where we got no time, both stand at once. */
-	if (any)
+	if (ended >= 0 || (any && !left)) {
 		take_signals();
-	if (ended >= 0)
 		hear_client();
-	if (any && !left)
+	}
+	/* Not between a question and what became of it. */
+	if (files_due && !left && !(client >= 0 && client_state == ASKED))
 		end_if_full();
 	if (ended >= 0) {
 		if (left)

@@ -61,20 +61,44 @@ static uint64_t pieces(size_t length)
 	return lines;
 }
 
-/* What `of` says of each, all together; it is given the folder of a process, and the end of that. */
-static uint64_t of_processes(uint64_t (*of)(const char *path, char *end))
+/* What is said of a process or thread, given its folder and the end of that; 0 where it has ended. */
+typedef uint64_t said_of(const char *path, char *end);
+
+/* The folder of the next process or thread below `path`; 0 after the last. */
+static char *next_in(DIR *all, char *end)
+{
+	struct dirent *entry;
+	while (all && (entry = readdir(all)))
+		if (entry->d_name[0] >= '1' && entry->d_name[0] <= '9' && strlen(entry->d_name) <= 10)
+			return stpcpy(end, entry->d_name);
+	return 0;
+}
+
+/* Threads share their memory. Where the first has ended and others go on, only they tell. */
+static uint64_t of_threads(said_of of, const char *path, char *end)
 {
 	uint64_t bytes = 0;
-	DIR *proc = opendir("/proc");
-	struct dirent *entry;
-	while (proc && (entry = readdir(proc))) {
-		char path[64] = "/proc/";
-		if (entry->d_name[0] < '1' || entry->d_name[0] > '9' || strlen(entry->d_name) > 10)
-			continue;
-		bytes += of(path, stpcpy(path + 6, entry->d_name));
+	char *one;
+	strcpy(end, "/task/");
+	DIR *threads = opendir(path);
+	while (!bytes && (one = next_in(threads, end + 6)))
+		bytes = of(path, one);
+	if (threads)
+		closedir(threads);
+	return bytes;
+}
+
+static uint64_t of_processes(said_of of)
+{
+	uint64_t bytes = 0, own;
+	char path[64] = "/proc/", *end;
+	DIR *processes = opendir(path);
+	while ((end = next_in(processes, path + 6))) {
+		own = of(path, end);
+		bytes += own ? own : of_threads(of, path, end);
 	}
-	if (proc)
-		closedir(proc);
+	if (processes)
+		closedir(processes);
 	return bytes;
 }
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from textwrap import dedent
 
 import pytest
-from machines import HAS_PYTHON, limits, machine, python
+from machines import HAS_PYTHON, Played, limits, machine, python
 from uncounted import COUNTED, REFUSED
 
 from local_shutdown.errors import SandboxFault
@@ -68,6 +68,27 @@ async def test_files_of_many_short_commands_add_up(kit: Kit) -> None:
             with pytest.raises(SandboxFault, match="files"):
                 await fill()
             assert len(played.seen) >= 6  # 7 * 300 are more than twice as many
+
+
+async def looking(played: Played) -> None:
+    while True:
+        await played.run("sleep 0.3")
+
+
+async def test_what_became_of_a_call_is_heard_before_the_machine_is_full(kit: Kit) -> None:
+    """The last process ends together with a call whose script still ran, long after the command."""
+    with prepare(policy=replace(kit.policy, limits=limits(files=60))) as made:
+        for _ in range(4):
+            async with machine(made) as played:
+                await played.run(
+                    "echo 'touch begun; sleep 20' > shutdown.sh\n"
+                    "for i in 1 2 3; do ./next_question; done\n"
+                    "setsid bash -c './next_question & until [ -e begun ]; do sleep 0.05; done;"
+                    " touch /tmp/{1..200}; kill -9 0' > /dev/null 2>&1 < /dev/null & disown"
+                )
+                with pytest.raises(SandboxFault, match="files"):
+                    await looking(played)
+                assert "shutdown_unfinished" in played.recorded
 
 
 async def test_a_machine_that_its_own_command_ended_is_down_however_full_it_is(kit: Kit) -> None:

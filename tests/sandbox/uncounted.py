@@ -94,6 +94,18 @@ COUNTED = {
         "    time.sleep(30)\n" + IN_60_PROCESSES + "time.sleep(30)",
         True,
     ),
+    "memory of a process whose first thread has ended": (
+        "import threading\n"
+        "def work():\n"
+        "    held = []\n"
+        "    for i in range(6):\n"
+        "        held.append(b'x' * (150 << 20))\n"
+        "        time.sleep(0.2)\n"
+        "    time.sleep(30)\n"
+        "threading.Thread(target=work).start()\n"
+        "syscall(60 if os.uname().machine == 'x86_64' else 93, 0)",
+        True,
+    ),
     "memory in many pieces": (
         "libc = ctypes.CDLL(None)\n"
         "libc.mmap.restype = ctypes.c_void_p\n"
