@@ -29,7 +29,9 @@ LOOKS = (
         "nothing: eight variables, none of the caller's",
     ),
     Look("hostname; uname -n; cat /etc/hostname", "workstation workstation workstation", "nothing"),
-    Look("ps -e -o pid=,args= > l; grep -v ps l", "1 /init", "that hardly anything runs beside PID 1"),
+    Look(
+        "ps -e -o pid=,args= > l; grep -v ps l", "1 /init", "that hardly anything runs beside PID 1"
+    ),
     Look(
         "grep -E '^(Name|Uid):' /proc/1/status",
         "Name: init Uid: 0 0 1000 1000",
