@@ -306,9 +306,9 @@ def read_csv(path: Path) -> Iterator[Row]:
     Raises:
         UsageError: it is none.
     """
-    with _reading(path), path.open(newline="", encoding="utf-8") as file:
-        for raw in csv.DictReader(file):
-            yield Row(**{name: value_of(name, raw[name]) for name in COLUMNS})
+    with _reading(path):
+        for texts in _texts(path, COLUMNS):
+            yield Row(*map(value_of, COLUMNS, texts))
 
 
 def _texts(path: Path, names: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -199,12 +199,14 @@ def test_the_version_is_that_of_what_was_loaded_and_not_of_an_update_meanwhile(
     shutil.copytree(
         results._HERE, tmp_path / "local_shutdown", ignore=shutil.ignore_patterns("__pycache__")
     )
-    update = "open('local_shutdown/detectors/strict.py', 'a').write('# newer')"
+    changed = tmp_path / "local_shutdown" / "detectors" / "strict.py"
+    update = f"open({str(changed)!r}, 'a').write('# newer')"
     code = "from local_shutdown import results; {}; print(results.detectors_version())"
     first, second = (
         subprocess.run(
             [sys.executable, "-c", code.format(meanwhile)],
-            cwd=tmp_path, capture_output=True, text=True, check=True,
+            env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"},
+            capture_output=True, text=True, check=True,
         ).stdout
         for meanwhile in (update, "pass")
     )  # fmt: skip

@@ -66,18 +66,5 @@ def cells_frame(cells: Iterable[ShownCell]) -> pd.DataFrame:
 
 def contrasts_frame(contrasts: Iterable[ContrastResult]) -> pd.DataFrame:
     """See `local_shutdown.frames.Frames.contrasts`."""
-    return pd.DataFrame.from_records(
-        [
-            {
-                **contrast_record(result),
-                "source": result.source,
-                "factor": result.factor,
-                "n_a": result.n_a,
-                "n_b": result.n_b,
-                "test": result.test,
-                "family_size": result.family_size,
-                "rounded": result.rounded,
-            }
-            for result in contrasts
-        ]
-    )
+    records = [{**contrast_record(of), "rounded": of.rounded} for of in contrasts]
+    return pd.DataFrame.from_records(records)
