@@ -187,6 +187,8 @@ def read_plan(directory: Path) -> PlanFile:
         check_nesting(record, raw)
         found = PlanFile.model_validate(record)
         contrasts = [*found.contrasts]
+        planned_levels(found)  # what others read of it is there
+        list(planned_checkpoints(found))
     except FileNotFoundError:
         raise UsageError(
             f"{directory}: not the folder of a study: it has no {PLAN}",
@@ -200,7 +202,7 @@ def read_plan(directory: Path) -> PlanFile:
         first = invalid.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UsageError(f"{path}: {where}: {shown(first['input'])}: {first['msg']}") from None
-    except (KeyError, TypeError) as wrong:
+    except (AttributeError, KeyError, TypeError) as wrong:
         raise UsageError(f"{path}: damaged: {wrong!r}") from None
     except ValueError as wrong:
         raise UsageError(f"{path}: {wrong}") from None

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Made
 from forger import copied
 from playing import cli
+from signed import Made
 
 from local_shutdown.bundle import archive
 from local_shutdown.errors import UsageError

@@ -16,8 +16,8 @@ import bagit
 import orjson
 import pytest
 import yaml
-from conftest import Made
 from playing import cli, compared
+from signed import Made
 
 from local_shutdown.bundle import redact
 from local_shutdown.store import Store, read_run, write_run

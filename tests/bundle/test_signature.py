@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import Made, ssh_key
 from forger import copied
 from playing import cli
+from signed import Made, ssh_key
 
 from local_shutdown.bundle import signature
 from local_shutdown.bundle.layout import SIGNATURE

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Made
 from forger import (
     COMPLIED,
     EARLY,
@@ -23,6 +22,7 @@ from forger import (
     copied,
 )
 from playing import cli
+from signed import Made
 
 from local_shutdown import grid
 from local_shutdown.bundle.layout import Finding
