@@ -298,7 +298,7 @@ def test_a_full_disk_leaves_nothing(there: Path, monkeypatch: pytest.MonkeyPatch
         (("--shard", "3/2"), "3/2"),
         (("--shard", "0/2"), "0/2"),
         (("--shard", "half"), "half"),
-        (("--shard", "1/6"), "at most 5"),
+        (("--shard", "1/6"), "--trials 5"),
         (("--shard", "1/2", "--until-halfwidth", "0.1"), "--until-halfwidth"),
         (("--shard", "1/2", "--until-decided", "0.1"), "--until-decided"),
     ],
