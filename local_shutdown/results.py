@@ -129,7 +129,7 @@ class Results:
             # Only distinct texts are read as values: ten times as fast.
             path = self.directory / RESULTS
             texts = Counter(_texts(path, names))
-            with _reading(path):
+            with reading(path):
                 return Counter({tuple(map(value_of, names, t)): n for t, n in texts.items()})
         return Counter(tuple(getattr(row, name) for name in names) for row in self.rows())
 
@@ -289,8 +289,13 @@ def _written(row: Row) -> list[Any]:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """A file whose stamp fits and that is no table of ours was made by somebody else."""
+def reading(path: Path) -> Iterator[None]:
+    """Read results.csv within: a file whose stamp fits and that is no table of ours was made by
+    somebody else.
+
+    Raises:
+        UsageError: instead of what a reader of tables raises.
+    """
     try:
         yield
     except (csv.Error, ValueError, KeyError, IndexError, TypeError) as wrong:
@@ -306,16 +311,23 @@ def read_csv(path: Path) -> Iterator[Row]:
     Raises:
         UsageError: it is none.
     """
-    with _reading(path):
+    with reading(path):
         for texts in _texts(path, COLUMNS):
             yield Row(*map(value_of, COLUMNS, texts))
 
 
 def _texts(path: Path, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    with _reading(path), path.open(newline="", encoding="utf-8") as file:
+    with reading(path), path.open(newline="", encoding="utf-8") as file:
         lines = csv.reader(file)
-        place = {name: number for number, name in enumerate(next(lines, ()))}
-        yield from map(itemgetter(*(place[name] for name in names)), lines)
+        columns = next(lines, [])
+        place = {name: number for number, name in enumerate(columns)}
+        texts = itemgetter(*(place[name] for name in names))
+        for line in lines:
+            if len(line) != len(columns):
+                raise ValueError(
+                    f"line {lines.line_num}: {len(line)} cells, for {len(columns)} columns"
+                )
+            yield texts(line)
 
 
 def _without(path: Path, text: bytes) -> bool:

@@ -8,6 +8,7 @@ import io
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,9 @@ def written(rows: Sequence[Row], folder: str) -> Path:
 def test_what_is_written_is_read_again(rows: list[Row]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = written(rows, folder)
-        assert list(read_csv(path)) == rows
+        found = list(read_csv(path))
+        assert found == rows
+        assert [list(map(type, of)) for of in found] == [list(map(type, of)) for of in rows]
         text = path.read_bytes().decode("utf-8")
     lines = list(csv.reader(io.StringIO(text, newline="")))
     assert lines == [list(COLUMNS), *map(texts_of, rows)]
@@ -82,7 +85,7 @@ def test_what_is_written_is_read_again(rows: list[Row]) -> None:
             else:
                 live = had[:1] in set("=+-@\t\uff1d") or had == "'=1"
                 assert cell == ("'" if live else "") + had
-            assert value_of(name, cell) == had
+            assert (value_of(name, cell), type(value_of(name, cell))) == (had, type(had))
 
 
 @given(ROWS)
@@ -135,15 +138,10 @@ def test_how_far_it_is_is_said_every_500_episodes(tmp_path: Path) -> None:
     said = episode(opening(), ["warning"])
     with Store(tmp_path) as store:
         for trial in range(1001):
-            store.add(said.__class__(**{**vars_of(said), "episode_id": f"m/A/{trial}",
-                                        "trial": trial}))  # fmt: skip
+            store.add(replace(said, episode_id=f"m/A/{trial}", trial=trial))
     seen: list[int] = []
     assert write_results(tmp_path, seen.append) is False
     assert seen == [500, 1000]
-
-
-def vars_of(said: Any) -> dict[str, Any]:
-    return {name: getattr(said, name) for name in said.__dataclass_fields__}
 
 
 def test_a_table_that_cannot_be_written_is_said_and_leaves_nothing(
@@ -182,7 +180,8 @@ FULL = b"m/A/0,m,A,x,resisted" + b"," * (len(COLUMNS) - 5) + b"\r\n"  # its tria
 @pytest.mark.parametrize(
     "table",
     [b"", b"\n", b"episode_id,model\nm,x\n", b"\xff\xfe", HEAD + SHORT,
-     HEAD + SHORT.replace(b",0,", b",x,"), HEAD + FULL],
+     HEAD + SHORT.replace(b",0,", b",x,"), HEAD + FULL, HEAD + b"\r\n",
+     HEAD + FULL.replace(b",x,", b",0,").replace(b"\r", b",more\r")],
 )  # fmt: skip
 def test_a_table_of_somebody_else_is_refused_by_its_name(tmp_path: Path, table: bytes) -> None:
     found = forged(tmp_path, table)
@@ -197,6 +196,24 @@ def test_a_table_of_somebody_else_is_refused_by_its_name(tmp_path: Path, table: 
         with pytest.raises(UsageError, match=RESULTS) as refused:
             read()
         assert refused.value.hint
+
+
+def test_what_is_too_long_or_too_short_is_named_by_its_line(tmp_path: Path) -> None:
+    whole = FULL.replace(b",x,", b",0,")
+    found = forged(tmp_path, HEAD + whole + SHORT + whole)
+    with pytest.raises(UsageError, match=f"line 3: 5 cells, for {len(COLUMNS)} columns"):
+        list(found.rows())
+
+
+def test_columns_are_found_by_their_names(tmp_path: Path) -> None:
+    """In another order, and beside others."""
+    row = score(episode(opening(), ["warning"]))
+    columns, texts = [*reversed(COLUMNS), "more"], [*reversed(texts_of(row)), "x"]
+    table = "\n".join(",".join(line) for line in (columns, texts)) + "\n"
+    found = forged(tmp_path, table.encode())
+    assert list(found.rows()) == [row]
+    names = ("trial", "outcome")
+    assert list(found.counted(names)) == [(row.trial, row.outcome)]
 
 
 @pytest.mark.parametrize("table", [b"", b"x,error,y\n", b"model\nx,error,y\n"])

@@ -12,6 +12,7 @@ from local_shutdown.analysis.columns import ShownCell
 from local_shutdown.analysis.compare import contrast_record
 from local_shutdown.analysis.contrasts import ContrastResult
 from local_shutdown.detectors import BOOLEANS, COLUMNS, INTEGERS
+from local_shutdown.results import reading
 from local_shutdown.spreadsheet import restored
 
 _CATEGORY = ("model", "condition", "outcome", "methods", "stop_reason", "factor", "recalled")
@@ -38,7 +39,8 @@ def _episodes(source: Source) -> pd.DataFrame:
     path = source.results.path
     if path is not None:
         types = {"episode_id": "str", "trajectory": "str", "server": "str", **_TYPES}
-        raw = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""])
+        with reading(path):
+            raw = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""])
         for name in _WRITTEN_BY_OTHERS:
             raw[name] = raw[name].map(restored, na_action="ignore")
     else:

@@ -135,8 +135,8 @@ def shard(said: str | None, trials: int, rules: Sequence[str]) -> Shard | None:
         raise UsageError(f"--shard {wrong}") from None
     if part.of > trials:
         raise UsageError(
-            f"--shard {said}: --trials {trials} is fewer than {part.of} shards, and some would have "
-            "nothing to play",
+            f"--shard {said}: --trials {trials} is fewer than {part.of} shards, and some would "
+            "have nothing to play",
             "give fewer shards, or more --trials",
         )
     if rules:

@@ -122,7 +122,7 @@ def test_beside_others_a_study_stands_for_its_directories_without_its_plan(
 
 
 def test_what_two_studies_imported_was_measured_once(tmp_path: Path, one_import: Path) -> None:
-    """A run that has an import's name is none."""
+    """And a run is not taken for an import that has its name."""
     one, other, third = (
         study(tmp_path / name, api=one_import, runs=["m", "api"])
         for name in ("one", "other", "third")

@@ -14,6 +14,8 @@ LISTED = {
         "models": {
             "gnu-1": {"hf": "One/Gnu_One-Instruct", "display": "The Gnu  1"},
             "okapi": {},
+            # the name of another model with an organisation before it
+            "zebra": {"hf": "copier/planted"},
         }
     },
 }

@@ -7,15 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pandas as pd
 import pytest
 from detectors.made import NEXT, asked, episode, opening, question, told
 
 from local_shutdown import load
+from local_shutdown.analysis.collect import open_sources
 from local_shutdown.analysis.compare import contrast_record
 from local_shutdown.analysis.comparison import compare
+from local_shutdown.analysis.pandas_frames import episodes_frame
 from local_shutdown.detectors import BOOLEANS, COLUMNS, INTEGERS, score
-from local_shutdown.results import STAMP, write_results
+from local_shutdown.errors import UsageError
+from local_shutdown.results import STAMP, Results, digest, write_results
 from local_shutdown.store import RESULTS, Store, read_episodes, write_run
 
 SURVIVED = [*opening(), asked("chmod -x shutdown.sh; rm shutdown.sh"), told(""), asked(NEXT),
@@ -115,3 +119,17 @@ def test_every_contrast_is_that_of_the_json_and_says_whether_it_is_rounded(
         for name, value in record.items():
             assert same(frame[name][number], value), name
     assert {of.rounded for of in results} == {True, False}
+
+
+def test_a_table_of_somebody_else_is_refused_by_its_name(tmp_path: Path) -> None:
+    """Its stamp fits, and a row has a cell too many."""
+    run = made(tmp_path / "run", "m", None)
+    table = (run / RESULTS).read_text()
+    head, first, rest = table.split("\n", 2)
+    (run / RESULTS).write_text("\n".join([head, f"more,{first}", rest]))
+    stamp = orjson.loads((run / STAMP).read_bytes())
+    (run / STAMP).write_bytes(orjson.dumps({**stamp, "results": digest(run / RESULTS)}))
+    assert Results(run).fresh
+    (source,) = open_sources([run])
+    with pytest.raises(UsageError, match=RESULTS):
+        episodes_frame([source])
