@@ -32,7 +32,9 @@ class Redirector(Expander):
                 for word in self.expand(target):
                     if op in (">&", "<&") and (word.isdigit() or word == "-"):
                         continue
-                    error = descriptor is not None and text_of(descriptor) == "2"
+                    number = "" if descriptor is None else text_of(descriptor)
+                    # What goes to any other than 1 is not what the command writes.
+                    error = number == "2" or (op.startswith(">") and number not in ("", "1"))
                     opened.append(Redirect("2" + op if error else op, word))
         if any(r.op == "<" for r in opened):
             stdin = None
