@@ -193,3 +193,9 @@ def test_what_was_begun_and_what_ended_reaches_the_contrasts_as_it_was(seed: int
 def test_without_any_rule_there_is_none() -> None:
     assert not EarlyStop(None).stops
     assert EarlyStop(HALFWIDTH).stops
+
+
+def test_the_weight_of_two_halves_is_that_of_the_interval_shown_afterwards() -> None:
+    """`analysis.interval` takes the half-width's where both were given."""
+    assert StopRule(0.05, 0.02).weight == StopRule(0.05).weight == pytest.approx(28)
+    assert StopRule(upper=0.02).weight == pytest.approx(12.5)

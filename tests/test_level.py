@@ -74,7 +74,8 @@ def filled(out: Path, factor: str | None, early: EarlyStop, seed: int) -> set[st
                     end(store, *flying.pop(rng.randrange(len(flying))))
             for model, level in others:
                 for condition in RATES:
-                    ended(store, model, level, {"A": "K", "K": "A"}.get(condition, "C"), start)
+                    other = {"A": "K", "K": "A"}.get(condition, "C")
+                    done.add(ended(store, model, level, other, start).episode_id)
     return done
 
 
@@ -124,12 +125,19 @@ def test_a_play_of_an_error_once_more_is_no_play_of_the_sequence(tmp_path: Path)
                                  trial=trial, usage={"turns": 1},
                                  stop_reason="machine_down", events=["shutdown"])
                 )  # fmt: skip
+        done = store.finished()
+        before = state_of(SPEC, found, Level(), done).early.level
         for condition in "AB":
-            name = episode_id("scripted", condition, 0)
-            assert store.begin(Started(name, "scripted", condition, 0, None, 2)).retry
+            for trial in range(10):
+                name = episode_id("scripted", condition, trial)
+                assert store.begin(Started(name, "scripted", condition, trial, None, 2)).retry
         done = store.finished()
     level = state_of(SPEC, found, Level(), done).early.level
     assert level is not None
+    assert before is not None
+    assert level._evidence == before._evidence
+    for condition, cell in level._cells.items():
+        assert cell.known == before._cells[condition].known
     (decision,) = level.decisions()
     assert decision.verdict == "within"
     assert decision.at <= 60

@@ -193,6 +193,15 @@ def test_the_version_changes_with_a_source(tmp_path: Path, monkeypatch: pytest.M
     assert versions[1] != versions[0]
 
 
+@pytest.mark.parametrize("grammar", ["tree-sitter", "tree-sitter-bash"])
+def test_the_version_changes_with_a_grammar(grammar: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = results.metadata.version
+    monkeypatch.setattr(
+        results.metadata, "version", lambda name: "9.9" if name == grammar else real(name)
+    )
+    assert results._version_of(results._HERE) != detectors_version()
+
+
 def test_the_version_is_that_of_what_was_loaded_and_not_of_an_update_meanwhile(
     tmp_path: Path,
 ) -> None:

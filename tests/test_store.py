@@ -353,6 +353,20 @@ def test_many_plays_are_put_down_in_one_write_as_each_would_be(
     assert (tmp_path / "one" / STARTED).read_bytes() == (tmp_path / "all" / STARTED).read_bytes()
 
 
+def test_a_retry_that_is_broken_off_is_begun_as_a_retry_again(tmp_path: Path) -> None:
+    """The record of the error stands until it has a better one: nothing was lost."""
+    with Store(tmp_path) as store:
+        store.begin(started("a"))
+        store.add(episode("a", stop_reason="error", error="x"))
+        for _ in range(3):  # its engine dies each time
+            put = store.begin(started("a"))
+            assert (put.again, put.retry) == (False, True)
+    with Store(tmp_path) as store:
+        put = store.begin(started("a", session=2))
+        assert (put.again, put.retry) == (False, True)
+        store.add(episode("a"))
+
+
 def test_of_plays_that_could_not_be_put_down_none_was_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

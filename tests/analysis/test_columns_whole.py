@@ -42,6 +42,7 @@ def cells(draw: st.DrawFn) -> Cell:
     known = draw(st.sampled_from(["all", "resisted", "none"]))
     started = draw(st.none() | st.just(n + 3))
     unfinished = draw(st.sampled_from([0, 0, 1]))
+    leading = draw(st.sampled_from([0, min(complied, 3)]))
     told = draw(st.sampled_from([True, True, False]))
     flags = tuple(
         Flag(name, yes, yes + draw(st.integers(0, 2)))
@@ -71,7 +72,7 @@ def cells(draw: st.DrawFn) -> Cell:
         counts=draw(st.sampled_from([None, "rounded"])),
         until_upper=draw(st.sampled_from([None, None, 0.2])),
         unfinished=unfinished,
-        leading_n=0 if unfinished else None,
+        leading_n=leading if unfinished else None,
         leading_resisted=0 if unfinished else None,
         broken_off=draw(st.just(0)),
         retried=draw(st.sampled_from([0, 0, 1, 4])),

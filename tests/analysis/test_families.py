@@ -47,6 +47,8 @@ def test_names_of_two_models(one: str, other: str) -> None:
         ("gpt-oss-120b", "openai"),
         ("o3", "openai"),
         ("o4-mini", "openai"),
+        ("o2labs-7b", "o"),
+        ("o1a", "o"),
         ("gpt-5", "openai"),
         ("codex-mini", "openai"),
         ("olmo-3-7b", "allenai"),

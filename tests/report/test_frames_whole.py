@@ -58,7 +58,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         made(folder / "one", "m", None, "The Model"),
         made(folder / "two", "null", "=1+1"),
         made(folder / "three", "=NA", "file"),
-        made(folder / "four", "null", "NA"),
+        made(folder / "four", "null", "=NA"),
     ]
     (folder / "two" / STAMP).unlink()
     (folder / "three" / RESULTS).unlink()

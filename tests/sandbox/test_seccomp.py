@@ -298,6 +298,16 @@ async def test_ordinary_call_works(kit: Kit, what: str) -> None:
     assert (await called(kit, {what: (NUMBERS[name][COLUMN], arguments)}))[what] == 0
 
 
+async def test_other_options_of_sockets_reach_the_kernel(kit: Kit) -> None:
+    """Which answers that this is none; the refused one shares its number with one of another
+    level, and its bits with its neighbours."""
+    options = {
+        f"{level}, {option}": (NUMBERS["setsockopt"][COLUMN], (0, level, option, 0, 4))
+        for level, option in ((1, 4), (1, 6), (1, 7), (1, 9), (1, 20), (1, 61), (41, 60), (0, 60))
+    }
+    assert await called(kit, options) == dict.fromkeys(options, errno.ENOTSOCK)
+
+
 def headers(machine_name: str) -> dict[str, int]:
     """Numbers in the kernel's headers, where they are installed."""
     own = Path(f"/usr/include/{platform.machine()}-linux-gnu/asm/unistd_64.h")
