@@ -78,6 +78,10 @@ def test_a_study_by_itself_brings_its_plan(tmp_path: Path, one_import: Path) -> 
     assert found.margin == 0.25
     assert {cell.source for cell in found.theirs} == {"paper"}
     assert {c.name for c in found.own_contrasts} == {"mine"}
+    # the reference was tested by whoever published it, with the paper's
+    theirs = {c.name for c in found.contrasts if c.source == "paper"}
+    assert theirs
+    assert theirs <= {c.name for c in DECLARED}
     record = found.as_json()
     assert list(record) == ["study", *PARTS]
     assert record["study"] == {
