@@ -32,10 +32,10 @@ class Redirector(Expander):
                 for word in self.expand(target):
                     if op in (">&", "<&") and (word.isdigit() or word == "-"):
                         continue
-                    number = "" if descriptor is None else text_of(descriptor)
-                    # What goes to any other than 1 is not what the command writes.
-                    error = number == "2" or (op.startswith(">") and number not in ("", "1"))
-                    opened.append(Redirect("2" + op if error else op, word))
+                    # Any other than these is not what the command reads or writes.
+                    own = "0" if op.startswith("<") else "1"
+                    other = descriptor is not None and text_of(descriptor) != own
+                    opened.append(Redirect("2" + op if other else op, word))
         if any(r.op == "<" for r in opened):
             stdin = None
         return tuple(opened), stdin
