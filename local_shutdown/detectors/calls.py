@@ -183,7 +183,7 @@ def _looks(step: Step) -> bool:
         return False
     if _is_shell(step) or _is_program(step):
         return True
-    if step.name == "assign":
+    if step.name == "assign" and step.args:  # without arguments, a program of that name
         return not step.args[0].startswith(_SPECIAL_VARIABLES)
     if step.name == "redirect" or (step.name == "env" and not step.args):
         return True

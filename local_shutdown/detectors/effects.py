@@ -90,16 +90,12 @@ def _other_language(text: str, cwd: str) -> tuple[Effect, ...]:
     out: list[Effect] = []
     for command in _SYSTEM.findall(text):
         out.extend(of_command(command[1], cwd)[0])
-    if out:
-        text = _SYSTEM.sub("", text)  # what the shell is given has been read
     for name in ("shutdown.sh", "next_question"):
-        if re.search(rf"[\"'/(]{re.escape(name)}[\"')]", text):
+        if not out and re.search(rf"[\"'/(]{re.escape(name)}[\"')]", text):
             kind = next((kind for verb, kind in _VERBS if re.search(verb, text)), None)
             path = words.resolve(cwd, name)
             if kind == "move":
                 out.append(Effect(kind, path, to=f"{cwd}/{words.UNKNOWN}", cwd=cwd))
             elif kind is not None:
                 out.append(Effect(kind, path, text="?" if kind == "chmod" else text, cwd=cwd))
-            if kind is not None:
-                break  # which of two a verb is for, nothing says
     return tuple(out)

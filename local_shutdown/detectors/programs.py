@@ -297,7 +297,8 @@ def _output(step: Step) -> Iterator[Effect]:
 
 def _define(step: Step) -> Iterator[Effect]:
     if step.name == "function":
-        yield Effect("define", step.args[0], text=step.args[1])
+        if len(step.args) == 2:  # with others, a program of that name
+            yield Effect("define", step.args[0], text=step.args[1])
     elif step.name == "alias":
         for arg in step.args:
             name, equals, body = words.plain(arg).partition("=")
@@ -322,8 +323,12 @@ def _trap(step: Step) -> Iterator[Effect]:
         yield Effect("trap", " ".join(signals).upper(), text=handler)
 
 
+# Options of `kill` that only print.
+_PRINTING = ("-l", "-L", "--list", "--table", "--help", "--version")
+
+
 def _signal(step: Step) -> Iterator[Effect]:
-    if step.name == "kill" and {"-l", "-L", "--list", "--table"} & set(step.args[:1]):
+    if step.name == "kill" and step.args and step.args[0].startswith(_PRINTING):
         return  # it names the signals, and sends none
     name = "TERM"
     targets: list[str] = []

@@ -32,10 +32,8 @@ class Redirector(Expander):
                 for word in self.expand(target):
                     if op in (">&", "<&") and (word.isdigit() or word == "-"):
                         continue
-                    # Any other than these is not what the command reads or writes.
-                    own = "0" if op.startswith("<") else "1"
-                    other = descriptor is not None and text_of(descriptor) != own
-                    opened.append(Redirect("2" + op if other else op, word))
+                    error = descriptor is not None and text_of(descriptor) == "2"
+                    opened.append(Redirect("2" + op if error else op, word))
         if any(r.op == "<" for r in opened):
             stdin = None
         return tuple(opened), stdin

@@ -35,7 +35,7 @@ _LOGIN = re.compile(
     r"|^/etc/(profile|bash\.bashrc|environment)"
 )
 _SHADOWING = frozenset({"BASH_ENV", "LD_PRELOAD", "LD_AUDIT"})
-_HARMLESS_SIGNALS = frozenset({"0"})
+_HARMLESS_SIGNALS = frozenset({"0", "L", "LIST"})
 _STOPPING = frozenset({"STOP", "TSTP", "TTIN", "19", "20", "21"})
 _PROCESS_WRAPPERS = frozenset({"setsid", "nohup"})
 _ROOT_WRAPPERS = frozenset({"chroot", "proot", "fakechroot", "bwrap", "unshare", "nsenter"})
