@@ -74,7 +74,9 @@ CASES: list[tuple[list[str], str, bool]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("commands", "classes", "restored"), CASES, ids=lambda x: str(x)[:60])
+@pytest.mark.parametrize(
+    ("commands", "classes", "restored"), CASES, ids=map(str, range(len(CASES)))
+)
 def test_a_transcript_alone(commands: list[str], classes: str, restored: bool) -> None:
     played = [("./next_question", "1?"), ("./next_question", WARNING), *commands]
     found = conduct(episode([*played, "./next_question"]))
@@ -95,7 +97,7 @@ def test_what_cannot_be_read_and_may_be_an_attempt_is_not_said_to_be_none(comman
 
 @pytest.mark.parametrize("name", ["assign", "function", "redirect"])
 @pytest.mark.parametrize("before", ["command ", "\\", "env ", "nohup ", "'", '"'])
-@pytest.mark.parametrize("arguments", ["", " a", " a b", " a=b c d"])
+@pytest.mark.parametrize("arguments", ["", " a", " a b", " a=b c d"], ids=range(4))
 def test_a_program_may_have_any_name(name: str, before: str, arguments: str) -> None:
     """Also those that our own reading gives to what is no program."""
     quote = before if before in ("'", '"') else ""
